@@ -1,0 +1,335 @@
+"""Configuration: flat dataclasses read from YAML.
+
+A file holds one section per dataclass (`model:`, `loss:` ...). An unknown key is an error that names the nearest known
+one, a value of the wrong type is an error that names the key, and command-line overrides (`--learning_rate 1e-3`, or
+`--training.learning_rate 1e-3`) go through the same checks as the file.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from blspkd.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class PromptConfig:
+    """One chat turn: instruction and transcript (or speech) inside the LLM's own chat template."""
+
+    instruction: str = "Continue the following text in a coherent and engaging style with less than 40 words."
+    speech_position: str = "after"  # the input stands "after" or "before" the instruction
+    separator: str = "\n"  # between instruction and input
+    system: str = ""  # system message; empty: whatever the template does without one
+    template_args: dict = field(default_factory=dict)  # extra template variables, e.g. {enable_thinking: false}
+
+    def __post_init__(self):
+        _one_of("speech_position", self.speech_position, ("after", "before"))
+
+
+@dataclass
+class ContinuationConfig:
+    """Stage 2: how the LLM continues the transcripts."""
+
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    max_new_tokens: int = 64
+    do_sample: bool = True
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 32  # utterances decoded together
+    part_size: int = 512  # utterances per part file: what a kill can cost
+    seed: int = 0
+    dtype: str = "float32"
+    backend: str = "huggingface"
+    max_input_tokens: int = 512  # longer transcripts are skipped, and counted
+    min_tokens: int = 1  # shorter continuations are dropped, and counted
+    drop_unfinished: bool = False  # drop continuations without an end-of-turn token
+
+    def __post_init__(self):
+        _one_of("backend", self.backend, ("huggingface",))
+        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+
+
+@dataclass
+class ModelConfig:
+    """Speech encoder, adapter and LLM."""
+
+    llm: str = ""  # Hugging Face id or folder
+    speech_encoder: str = ""  # Hugging Face id or folder
+    dtype: str = "float32"  # of the frozen weights; what is trained stays in float32
+    attn_implementation: str = "sdpa"  # eager is faster for very small models on CPU
+    pad_to_30s: bool = True  # Whisper's own regime; false: cut to the batch's real length
+    train_encoder: bool = False
+    train_encoder_layers: int = -1  # with train_encoder: only the last n layers; -1: all of it
+    adapter: str = "cformer"  # or "conv" (BLSP's subsampler)
+    num_pre_cif_layers: int = 4
+    num_post_cif_layers: int = 4
+    adapter_heads: int = 8
+    adapter_ffn_dim: int = 2048
+    adapter_dropout: float = 0.0
+    alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
+    match_embedding_norm: bool = True  # fix the speech tokens' RMS to that of the LLM's embeddings
+    conv_layers: int = 3  # adapter "conv": stride-2 convolutions
+    conv_bottleneck: int = 512  # adapter "conv": inner width of its bottleneck
+    plora_rank: int = 0  # 0: no PLoRA
+    plora_alpha: float = 32.0
+    plora_dropout: float = 0.0
+    plora_targets: str = "all-linear"  # or module names, comma-separated: q_proj,v_proj
+
+    def __post_init__(self):
+        _one_of("adapter", self.adapter, ("cformer", "conv"))
+        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+
+
+@dataclass
+class LossConfig:
+    """What is minimised: w_input * input KL + w_response * response KL + w_quantity * quantity + w_ce * CE."""
+
+    w_input: float = 1.0
+    w_response: float = 1.0
+    w_quantity: float = 1.0
+    w_response_ce: float = 0.0  # BLSP's objective: cross-entropy on the continuation
+    divergence: str = "forward_kl"  # KL(teacher || student); or reverse_kl, jsd
+    jsd_beta: float = 0.5
+    temperature: float = 2.0
+    temperature_squared: bool = False  # multiply by T^2
+    response_positions: str = "shifted"  # "released": the authors' code, one position too late
+    chunk_mib: int = 64  # memory for one chunk of logits
+
+    def __post_init__(self):
+        _one_of("divergence", self.divergence, ("forward_kl", "reverse_kl", "jsd"))
+        _one_of("response_positions", self.response_positions, ("shifted", "released"))
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature: {self.temperature} is not a positive number")
+
+
+@dataclass
+class DataConfig:
+    """Which utterances are used, and how they are batched and augmented."""
+
+    min_duration: float = 0.1  # seconds; shorter or longer utterances are left out, and counted
+    max_duration: float = 30.0
+    max_tokens: int = 512  # longest prompt + response in LLM tokens; longer ones are left out, and counted
+    batch_utterances: int = 32  # at most this many in a batch
+    batch_tokens: int = 8192  # at most this many LLM positions in a batch, padding included
+    batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
+    num_workers: int = 1  # loading processes
+    max_bad_ratio: float = 0.0  # share of utterances that may fail to load before training stops
+    time_masks: int = 0  # SpecAugment: masks along time ...
+    time_mask_seconds: float = 0.2  # ... each of at most this length
+    frequency_masks: int = 0  # ... and along frequency
+    frequency_mask_ratio: float = 0.2  # ... each of at most this share of the bins
+    speed_factors: list = field(default_factory=list)  # speed perturbation, e.g. [0.9, 1.0, 1.1]
+    noise_snr_db: list = field(default_factory=list)  # added white noise: [lowest, highest] SNR in dB; empty: none
+
+
+@dataclass
+class TrainingConfig:
+    """Optimisation, checkpoints and logging."""
+
+    max_steps: int = -1  # optimiser steps; -1: num_epochs decides
+    num_epochs: float = 1.0
+    learning_rate: float = 1.0e-4
+    encoder_learning_rate: float = 1.0e-5  # with model.train_encoder
+    plora_learning_rate: float = 0.0  # 0: learning_rate
+    warmup_steps: int = 1000
+    schedule: str = "linear"  # any of transformers' schedules
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    seed: int = 0
+    log_steps: int = 50
+    eval_steps: int = 0  # 0: only at the end
+    save_steps: int = 1000
+    keep_checkpoints: int = 2
+    average_checkpoints: int = 0  # the final model averages this many last checkpoints; 0: none
+    deepspeed: str = ""  # a DeepSpeed configuration file
+    find_unused_parameters: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """`conf/train.yaml`. The prompt is not here: it is the one that stage 2 recorded beside the continuations."""
+
+    system: str = "blspkd"  # this model's name in results.json
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class TaskConfig:
+    """One instruction task of stage 4; references are `text.<task>`, or the transcript `text` where that is absent."""
+
+    instruction: str = ""  # empty: by utterance, from the data directory's file `instruction`
+    metrics: list = field(default_factory=list)  # of bleu, chrf, exact_match, wer, cer
+    normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
+
+    def __post_init__(self):
+        for metric in self.metrics:
+            _one_of("metrics", metric, ("bleu", "chrf", "exact_match", "wer", "cer"))
+
+
+@dataclass
+class DecodeConfig:
+    """`conf/decode.yaml`: tasks and decoding options of stage 4."""
+
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
+    batch_size: int = 32
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_utterances: int = 0  # 0: all
+    num_bootstrap: int = 1000
+    num_examples: int = 3  # shown in RESULTS.md
+
+    def __post_init__(self):
+        for system in self.systems:
+            _one_of("systems", system, ("text", "chance", "speech"))
+
+
+def load_config(cls: type[Config], path: str | Path | None = None, overrides: list[str] = ()) -> Config:
+    """Read `cls` from a YAML file (or its defaults alone) and apply `--key value` overrides.
+
+    Raises ConfigError for a missing file, invalid YAML, an unknown key, or a value of the wrong type.
+    """
+    values: dict = {}
+    if path is not None:
+        if not Path(path).is_file():
+            raise ConfigError(f"{path}: there is no such configuration file")
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    where = str(path or "defaults")
+    values = _merge(values, _parse_overrides(cls, list(overrides)))
+    return from_dict(cls, values, where)
+
+
+def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
+    """Build dataclass `cls` from nested dictionaries; `where` names the source in error messages."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected `key: value` lines, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key '{key}'; {_nearest(str(key), fields)}")
+        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def to_dict(config: Any) -> dict:
+    """The inverse of `from_dict`."""
+    return dataclasses.asdict(config)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write `config`, fully resolved, as YAML."""
+    from blspkd.atomic import atomic_write
+
+    with atomic_write(path) as file:
+        yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """Check `value` against the annotated type `kind`; numbers may be given as strings (YAML reads 1e-3 as one)."""
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, {} if value is None else value, where)
+    origin = typing.get_origin(kind)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+        item = typing.get_args(kind)[1]
+        return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if value is None else _convert(options[0], value, where)
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if kind is float:
+                return number
+            if number == int(number):
+                return int(number)
+        except (ValueError, OverflowError):
+            pass
+    elif isinstance(kind, type) and isinstance(value, kind):
+        return value
+    raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
+
+
+def _parse_overrides(cls: type, words: list[str]) -> dict:
+    """`["--learning_rate", "1e-3"]` -> {"training": {"learning_rate": "1e-3"}}."""
+    paths = _paths(cls)
+    values: dict = {}
+    while words:
+        option = words.pop(0)
+        if not option.startswith("--"):
+            raise ConfigError(f"'{option}': expected an option of the form --key value")
+        key, given, value = option[2:].partition("=")
+        if not given:
+            if not words:
+                raise ConfigError(f"{option}: needs a value")
+            value = words.pop(0)
+        matches = [path for path in paths if path == key or path.rpartition(".")[2] == key]
+        if not matches:
+            raise ConfigError(f"{option}: unknown option; {_nearest(key, {p.rpartition('.')[2] for p in paths})}")
+        if len(matches) > 1:
+            raise ConfigError(f"{option}: ambiguous; write one of {', '.join('--' + match for match in matches)}")
+        node = values
+        *parents, leaf = matches[0].split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = yaml.safe_load(value) if paths[matches[0]] in (list, dict) else value
+    return values
+
+
+def _paths(cls: type, prefix: str = "") -> dict[str, Any]:
+    """All leaves of a configuration: {"training.learning_rate": float, ...}."""
+    found = {}
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            found.update(_paths(kind, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = kind
+    return found
+
+
+def _merge(base: Any, extra: dict) -> Any:
+    if not isinstance(base, dict):
+        return base
+    merged = dict(base)
+    for key, value in extra.items():
+        merged[key] = _merge(merged.get(key) or {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: '{value}' is not one of {', '.join(allowed)}")

@@ -1,0 +1,1 @@
+"""Speech encoder, adapters, PLoRA and the speech LLM."""
