@@ -1,0 +1,114 @@
+"""Continuous integrate-and-fire (CIF, arXiv 1905.11235; as used by BLSP-KD, arXiv 2405.19041, section 3.2).
+
+Every frame t carries an amount alpha_t. The amounts are scaled to sum to n and laid end to end on a line: frame t covers
+[A_{t-1}, A_t] of it, and token u is the stretch [u-1, u] between two fires (threshold 1). A token is the sum of the
+frames that it overlaps, each weighted by the length of the overlap. So the weights of a token sum to 1 and those of a
+frame to its scaled alpha, whatever the number of fires inside one frame, and nothing is lost at the end.
+
+How it is computed: the fire points 1..n and the frame ends A_1..A_T, merged in order, cut the line into at most T + N
+pieces, each inside one frame and one token. The pieces of a token are consecutive, which makes the sum over them a
+weighted segment sum (`torch.nn.functional.embedding_bag`): one read of the frames, no [B, N, T] matrix, no loop.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Fired:
+    """Tokens cut out of frames."""
+
+    tokens: Tensor  # [B, N, C], rows past n_tokens[b] are zero
+    mask: Tensor  # [B, N] bool, True for the n_tokens[b] tokens of utterance b
+    times: Tensor  # [B, N] where each token closes, in frames (2.5: in the middle of the third); 0 past n_tokens[b]
+
+
+def count(alpha: Tensor) -> Tensor:
+    """The number of tokens at inference: max(1, round(sum of alpha)); halves go to the even number.
+
+    alpha: [B, T], zero on padding. Returns [B], int64.
+    """
+    return _running_sum(alpha)[:, -1].round().clamp(min=1).long()
+
+
+def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None = None) -> Fired:
+    """Integrate frames into exactly n_tokens[b] tokens per utterance.
+
+    frames:     [B, T, C]
+    alpha:      [B, T], non-negative, zero on padding, not scaled: gradients are with respect to it
+    n_tokens:   [B], int64, at least 1; when it is a CPU tensor nothing waits for the GPU
+    max_tokens: N, when the caller knows max(n_tokens)
+
+    The result of an utterance does not depend on its padding or its batch mates. An utterance whose alpha is all zero
+    has nothing to integrate: its tokens are zero vectors that close at time 0.
+    """
+    batch, num_frames, _ = frames.shape
+    max_tokens = int(n_tokens.max()) if max_tokens is None else max_tokens
+    n_tokens = n_tokens.to(frames.device, non_blocking=True)
+    ends = _frame_ends(alpha, n_tokens)  # [B, T]
+    fires = torch.arange(1, max_tokens + 1, device=ends.device, dtype=ends.dtype)  # [N]: 1, 2, ..., N
+    fires = torch.minimum(fires, ends.detach()[:, -1:])  # [B, N]; those past n_tokens[b] coincide with the last
+
+    frame_before_fire = torch.searchsorted(ends.detach(), fires)  # [B, N] frames that end strictly before each fire
+    tokens_by_slot, weights = _pieces(ends, fires, frame_before_fire, n_tokens)
+    frame_of_slot = (~tokens_by_slot.is_fire).cumsum(1) - (~tokens_by_slot.is_fire).long()  # frames closed before
+    row = torch.arange(batch, device=ends.device)[:, None]
+    index = (frame_of_slot.clamp(max=num_frames - 1) + row * num_frames).view(-1)
+    # N + 1 bags per utterance: the last one collects what lies behind the last fire, i.e. padding, and is dropped.
+    starts = F.pad(tokens_by_slot.fire_slot + 1, (1, 0)) + row * (num_frames + max_tokens)
+    bags = F.embedding_bag(index, frames.reshape(batch * num_frames, -1), starts.view(-1), mode="sum",
+                           per_sample_weights=weights.to(frames.dtype).view(-1))
+    tokens = bags.view(batch, max_tokens + 1, -1)[:, :max_tokens]
+    mask = torch.arange(max_tokens, device=ends.device) < n_tokens[:, None]
+    return Fired(tokens=tokens, mask=mask, times=_fire_times(ends.detach(), fires, frame_before_fire, mask))
+
+
+@dataclass
+class _Slots:
+    is_fire: Tensor  # [B, T + N] bool: the slot ends at a fire, not at the end of a frame
+    fire_slot: Tensor  # [B, N] slot of each fire
+
+
+def _pieces(ends: Tensor, fires: Tensor, frame_before_fire: Tensor, n_tokens: Tensor) -> tuple[_Slots, Tensor]:
+    """Merge frame ends and fires into T + N slots; a slot is the piece of the line that ends there.
+
+    Where a fire and a frame end coincide the fire comes first, so that everything behind the last fire is padding.
+    Returns the slots and the length of every piece [B, T + N], differentiable with respect to `ends`.
+    """
+    batch, num_frames = ends.shape
+    num_fires = fires.shape[1]
+    fire_slot = frame_before_fire + torch.arange(num_fires, device=ends.device)
+    is_fire = torch.zeros(batch, num_frames + num_fires, dtype=torch.bool, device=ends.device)
+    is_fire = is_fire.scatter(1, fire_slot, True)
+    # fires up to each frame's end; at the line's end all N count, also those past n_tokens[b]
+    at_end = ends.detach() >= ends.detach()[:, -1:]
+    fires_before = torch.where(at_end, num_fires, ends.detach().floor().long())
+    frame_slot = fires_before + torch.arange(num_frames, device=ends.device)
+    points = torch.zeros(is_fire.shape, dtype=ends.dtype, device=ends.device)
+    points = points.scatter(1, fire_slot, fires).scatter(1, frame_slot, ends)
+    return _Slots(is_fire, fire_slot), points.diff(dim=1, prepend=points.new_zeros(batch, 1))
+
+
+def _frame_ends(alpha: Tensor, n_tokens: Tensor) -> Tensor:
+    """A_t, the scaled running sum [B, T]; its last value is exactly n_tokens[b] (x / x is 1 in floating point)."""
+    total = _running_sum(alpha)
+    last = total[:, -1:]
+    return total / torch.where(last > 0, last, 1) * n_tokens[:, None]
+
+
+def _running_sum(alpha: Tensor) -> Tensor:
+    """Cumulative sum in float64: rounding it to half precision moves most fires (float32 where there is no float64)."""
+    return alpha.to(torch.float32 if alpha.device.type == "mps" else torch.float64).cumsum(1)
+
+
+def _fire_times(ends: Tensor, fires: Tensor, frame: Tensor, mask: Tensor) -> Tensor:
+    """[B, N] position of each fire in frames: whole frames before it plus the share of its frame up to it."""
+    frame = frame.clamp(max=ends.shape[1] - 1)
+    after = ends.gather(1, frame)
+    before = torch.where(frame > 0, ends.gather(1, (frame - 1).clamp(min=0)), 0)
+    length = after - before
+    share = torch.where(length > 0, (fires - before) / torch.where(length > 0, length, 1), 0)
+    return torch.where(mask, frame + share, 0).float()
