@@ -174,6 +174,7 @@ class TaskConfig:
     instruction: str = ""  # empty: by utterance, from the data directory's file `instruction`
     metrics: list = field(default_factory=list)  # of bleu, chrf, exact_match, wer, cer
     normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
+    bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
 
     def __post_init__(self):
         for metric in self.metrics:
@@ -186,7 +187,10 @@ class DecodeConfig:
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
-    batch_size: int = 32
+    device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
+    batch_size: int = 32  # at most this many utterances in a batch
+    batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
+    part_size: int = 256  # utterances per part file: what a kill can cost
     max_new_tokens: int = 64
     num_beams: int = 1
     do_sample: bool = False
@@ -200,6 +204,11 @@ class DecodeConfig:
     def __post_init__(self):
         for system in self.systems:
             _one_of("systems", system, ("text", "chance", "speech"))
+        for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.num_bootstrap < 2:
+            raise ConfigError(f"num_bootstrap: {self.num_bootstrap} draws give no interval; use 1000")
 
 
 def load_config(cls: type[Config], path: str | Path | None = None, overrides: list[str] = ()) -> Config:

@@ -1,0 +1,1 @@
+"""Evaluation: decode test sets, score them, and write the results down."""
