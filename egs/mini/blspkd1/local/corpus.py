@@ -1,0 +1,109 @@
+"""Write the text of the mini recipe: the LLM's training text, the tokenizer's, and the sentences to be spoken.
+
+    python local/corpus.py --output_dir data/local [--num_lm 120000] [--num_train 16000] [--num_test 300] [--seed 0]
+
+writes
+    lm/train.jsonl, lm/dev.jsonl    rows {"task", "instruction", "input", "output"}, to train and check the LLM
+    sentences.txt                   one text per line for the tokenizer, from training rows only
+    spoken/<set>.jsonl              rows {"text", "translate", "question", "answer"}: what is to be said, for each set
+All training text comes from sentences of the train split, so no dev or test sentence occurs in it.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from continuations import continue_sentence
+from german import translate
+from grammar import Grammar, Sentence
+from questions import KINDS, Question, questions
+
+from blspkd.atomic import atomic_write
+from blspkd.errors import command
+
+INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
+                "translate": "Translate the following text into German."}  # that of "qa" is the question
+TASK_SHARES = {"continue": 0.30, "repeat": 0.15, "translate": 0.30, "qa": 0.25}
+NUM_LM_DEV = 2000
+SPOKEN_SPLITS = {"train": "train", "valid": "dev", "test": "test"}
+
+
+def lm_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Iterator[dict]:
+    """Instruction examples, each about a fresh sentence of `split`."""
+    for _ in range(count):
+        sentence = grammar.draw(split)
+        task = rng.choices(list(TASK_SHARES), list(TASK_SHARES.values()))[0]
+        instruction = INSTRUCTIONS.get(task, "")
+        if task == "continue":
+            output = continue_sentence(sentence, rng)
+        elif task == "repeat":
+            output = sentence.text
+        elif task == "translate":
+            output = translate(sentence)
+        else:
+            question = choose_question(sentence, rng)
+            instruction, output = question.text, question.answer
+        yield {"task": task, "instruction": instruction, "input": sentence.text, "output": output}
+
+
+def choose_question(sentence: Sentence, rng: random.Random) -> Question:
+    """One question, each kind that the sentence answers being equally likely."""
+    found = questions(sentence)
+    kinds = [kind for kind in KINDS if any(question.kind == kind for question in found)]
+    kind = rng.choice(kinds)
+    return rng.choice([question for question in found if question.kind == kind])
+
+
+def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Iterator[dict]:
+    """`count` different sentences of `split` with their references."""
+    seen: set[str] = set()
+    while len(seen) < count:
+        sentence = grammar.draw(split)
+        if sentence.text in seen:
+            continue
+        seen.add(sentence.text)
+        question = choose_question(sentence, rng)
+        yield {"text": sentence.text, "translate": translate(sentence), "question": question.text,
+               "answer": question.answer}
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_corpus(output_dir: Path, num_lm: int, num_spoken: dict[str, int], seed: int) -> None:
+    """Write all files; `num_spoken` counts the sentences of "train", "valid" and "test"."""
+    for name, split, count in (("train", "train", num_lm), ("dev", "dev", min(num_lm, NUM_LM_DEV))):
+        stream = f"lm {name} {seed}"
+        rows = list(lm_rows(Grammar(stream), split, count, random.Random(stream)))
+        write_rows(output_dir / f"lm/{name}.jsonl", rows)
+        if name == "train":
+            with atomic_write(output_dir / "sentences.txt") as file:
+                for text in sorted({row[key] for row in rows for key in ("instruction", "input", "output")}):
+                    file.write(text + "\n")
+    for name, count in num_spoken.items():
+        stream = f"spoken {name} {seed}"
+        rows = spoken_rows(Grammar(stream), SPOKEN_SPLITS[name], count, random.Random(stream))
+        write_rows(output_dir / f"spoken/{name}.jsonl", rows)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--num_lm", type=int, default=120000, help="examples to train the LLM on")
+    parser.add_argument("--num_train", type=int, default=16000, help="training sentences to be spoken")
+    parser.add_argument("--num_valid", type=int, default=300)
+    parser.add_argument("--num_test", type=int, default=300, help="test sentences, the same for all test sets")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    spoken = {"train": args.num_train, "valid": args.num_valid, "test": args.num_test}
+    write_corpus(args.output_dir, args.num_lm, spoken, args.seed)
+
+
+if __name__ == "__main__":
+    main()
