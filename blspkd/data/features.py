@@ -1,0 +1,111 @@
+"""Waveform -> what the speech encoder reads, by the encoder's own Hugging Face feature extractor.
+
+Whisper-type encoders read log-mel frames, wav2vec 2.0-type encoders the waveform itself. Audio longer than the encoder's
+window (Whisper: 30 s) is cut into windows that are encoded one by one and joined again behind the encoder.
+Augmentation lives here too; it is drawn from a generator that the caller seeds per utterance and epoch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor
+
+from blspkd.config import DataConfig
+from blspkd.data.prompts import check_model_path
+from blspkd.errors import AudioError, ModelError
+
+
+@dataclass
+class Features:
+    """One utterance, one entry per window."""
+
+    windows: list[Tensor]  # each [F, M] log-mel frames, or [S] samples
+    lengths: list[int]  # real frames (samples) of each window; the rest is padding to the encoder's fixed window
+
+
+class FeatureExtractor:
+    """Features for the encoder `name`; with `pad_to_30s` each window is padded as Hugging Face does."""
+
+    def __init__(self, name: str, pad_to_30s: bool):
+        check_model_path(name, "speech encoder")
+        try:
+            self.extractor = AutoFeatureExtractor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{name}: its feature extractor cannot be loaded ({reason})") from None
+        self.sampling_rate: int = self.extractor.sampling_rate
+        self.is_mel = hasattr(self.extractor, "hop_length")
+        self.pad = pad_to_30s and self.is_mel
+        self.window_samples: int = self.extractor.n_samples if self.is_mel else 30 * self.sampling_rate
+
+    @property
+    def frames_per_second(self) -> float:
+        """Feature frames (or samples) per second."""
+        return self.sampling_rate / self.extractor.hop_length if self.is_mel else float(self.sampling_rate)
+
+    def __call__(self, waveform: np.ndarray) -> Features:
+        """waveform: float32 [samples] at `sampling_rate`. Raises AudioError where too little is left for one frame."""
+        starts = range(0, max(1, len(waveform)), self.window_samples)
+        pieces = [waveform[start:start + self.window_samples] for start in starts]
+        shortest = self.extractor.hop_length if self.is_mel else 400  # one frame
+        if len(pieces) > 1 and len(pieces[-1]) < shortest:
+            pieces.pop()
+        if len(pieces[0]) < shortest:
+            raise AudioError(f"only {len(pieces[0])} samples: too short for one feature frame")
+        return Features(*map(list, zip(*map(self._window, pieces), strict=True)))
+
+    def _window(self, samples: np.ndarray) -> tuple[Tensor, int]:
+        if not self.is_mel:
+            values = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")["input_values"][0]
+            return values, len(values)
+        options = {} if self.pad else {"padding": "longest", "truncation": False}
+        if not self.pad and len(samples) < self.extractor.n_fft:
+            samples = np.pad(samples, (0, self.extractor.n_fft - len(samples)))  # the STFT needs one whole window
+        mel = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt", **options)
+        mel = mel["input_features"][0].transpose(0, 1)
+        return mel, min(len(mel), -(-len(samples) // self.extractor.hop_length))
+
+
+class Augmenter:
+    """Speed, noise and SpecAugment (arXiv 1904.08779), each off unless `DataConfig` asks for it."""
+
+    def __init__(self, config: DataConfig, frames_per_second: float):
+        self.config = config
+        self.mask_frames = max(1, round(config.time_mask_seconds * frames_per_second))
+
+    def waveform(self, waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Speed perturbation by resampling (tempo and pitch), then white noise at a random SNR."""
+        if self.config.speed_factors:
+            factor = float(generator.choice(self.config.speed_factors))
+            if factor != 1.0:
+                positions = np.arange(0, len(waveform) - 1, factor)
+                waveform = np.interp(positions, np.arange(len(waveform)), waveform).astype(np.float32)
+        if self.config.noise_snr_db:
+            low, high = self.config.noise_snr_db
+            power = float(np.mean(waveform**2)) / 10 ** (generator.uniform(low, high) / 10)
+            waveform = waveform + generator.standard_normal(len(waveform), dtype=np.float32) * np.sqrt(power)
+        return waveform.astype(np.float32)
+
+    def features(self, features: Features, generator: np.random.Generator) -> Features:
+        """Mask stretches of time and bands of frequency by the window's mean."""
+        for window, length in zip(features.windows, features.lengths, strict=True):
+            if window.dim() != 2:
+                continue  # raw samples: nothing to mask
+            fill = window[:length].mean()
+            for _ in range(self.config.time_masks):
+                width = int(generator.integers(0, self.mask_frames + 1))
+                start = int(generator.integers(0, max(1, length - width)))
+                window[start:start + width] = fill
+            for _ in range(self.config.frequency_masks):
+                bins = window.shape[1]
+                width = int(generator.integers(0, int(bins * self.config.frequency_mask_ratio) + 1))
+                start = int(generator.integers(0, max(1, bins - width)))
+                window[:, start:start + width] = fill
+        return features
+
+
+def pad_windows(windows: list[Tensor]) -> Tensor:
+    """[F_i, M] or [S_i] each -> [W, F, M] or [W, S], zero-padded."""
+    return torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)

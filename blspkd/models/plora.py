@@ -1,0 +1,152 @@
+"""Partial LoRA (PLoRA; arXiv 2405.19041, section 3.3): low-rank updates at speech positions only.
+
+y = W x + m * (alpha / r) B A x, with m = 1 at speech positions and 0 elsewhere. It is peft's LoRA with another forward:
+peft's configuration, peft's files. Which positions are speech travels with the call, in a context variable: nothing is
+left on a module, threads do not see each other's calls, and what is text is never touched, nor computed.
+
+    llm = add_plora(llm, rank=16, ...)
+    with speech_positions(mask):      # [B, L] bool over all positions, also those still to be generated
+        llm(inputs_embeds=...)        # or llm.generate(...)
+    llm(input_ids=...)                # outside: the base LLM, bit for bit
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from blspkd.errors import ModelError
+
+
+@dataclass
+class _Rows:
+    """The speech rows of one forward call; q, k and v (and gate and up) read the same input, gathered once."""
+
+    index: Tensor  # [S] int64 into the [B * L] positions of the call
+    gathered: list = field(default_factory=lambda: [None, None])  # the last input and its speech rows
+
+    def of(self, x: Tensor) -> Tensor:
+        """x: [B, L, C] -> [S, C]"""
+        if self.gathered[0] is not x:
+            self.gathered[:] = [x, x.reshape(-1, x.shape[-1]).index_select(0, self.index)]
+        return self.gathered[1]
+
+
+_MASK: ContextVar[Tensor | None] = ContextVar("speech mask of the sequence", default=None)
+_ROWS: ContextVar[_Rows | None] = ContextVar("speech rows of the running forward call", default=None)
+
+
+@contextmanager
+def speech_positions(mask: Tensor) -> Iterator[None]:
+    """Within this block PLoRA acts where `mask` [B, L] is True; L counts from the start of the sequence.
+
+    Forward calls that go on from a KV cache find their own stretch of the mask; positions behind its end are text.
+    Beams repeat the rows of the mask. A mask on the CPU costs no wait for the GPU.
+    """
+    token = _MASK.set(mask)
+    try:
+        yield
+    finally:
+        _MASK.reset(token)
+
+
+class PLoraLinear(LoraLinear):
+    """peft's LoRA linear layer, applied to the speech rows of the running call only."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """x: [B, L, C] -> [B, L, C']"""
+        result = self.base_layer(x, *args, **kwargs)
+        rows = _ROWS.get()
+        if rows is None or self.disable_adapters:
+            return result
+        speech = rows.of(x)
+        for adapter in self.active_adapters:
+            if adapter in self.lora_A:
+                a, b = self.lora_A[adapter], self.lora_B[adapter]
+                update = b(a(self.lora_dropout[adapter](speech.to(a.weight.dtype)))) * self.scaling[adapter]
+                flat = result.view(-1, result.shape[-1])
+                result = flat.index_add(0, rows.index, update.to(result.dtype)).view(result.shape)
+        return result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused: merged weights would act on text as well."""
+        raise ModelError("PLoRA cannot be merged into the LLM: it acts at speech positions only")
+
+
+def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: str) -> PeftModel:
+    """Put PLoRA on the linear layers `targets` ("all-linear", or names separated by commas) of a causal LM.
+
+    Its weights are float32 and trainable, everything else is frozen. Raises ModelError where nothing matches.
+    """
+    names = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
+    config._register_custom_module({nn.Linear: PLoraLinear})
+    try:
+        model = get_peft_model(llm, config)
+    except ValueError as error:
+        raise ModelError(f"plora_targets '{targets}': {error}") from None
+    return _prepare(model)
+
+
+def load_plora(llm: nn.Module, folder: str, trainable: bool = False) -> PeftModel:
+    """Load what `PeftModel.save_pretrained` wrote into `folder`."""
+    config = LoraConfig.from_pretrained(folder)
+    config._register_custom_module({nn.Linear: PLoraLinear})
+    return _prepare(PeftModel.from_pretrained(llm, folder, config=config, is_trainable=trainable))
+
+
+def checkpoint_context() -> tuple:
+    """`context_fn` of non-reentrant gradient checkpointing: the recomputed forward sees the rows of the first one."""
+    rows = _ROWS.get()
+    return nullcontext(), nullcontext() if rows is None else _running(_Rows(rows.index))
+
+
+def _prepare(model: PeftModel) -> PeftModel:
+    plain = [name for name, module in model.named_modules()
+             if isinstance(module, LoraLayer) and not isinstance(module, PLoraLinear)]
+    if plain:
+        raise ModelError(f"PLoRA works on torch.nn.Linear layers only, and {plain[0]} is none; name others in "
+                         "plora_targets, or load the LLM without quantisation")
+    backbone = model.get_base_model().base_model
+    backbone.register_forward_pre_hook(_enter, with_kwargs=True)
+    backbone.register_forward_hook(_leave, with_kwargs=True, always_call=True)
+    return model
+
+
+def _enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Before the LLM's layers run: find the speech rows among the positions of this very call."""
+    mask = _MASK.get()
+    rows = None
+    if mask is not None:
+        inputs = kwargs.get("inputs_embeds")
+        inputs = inputs if inputs is not None else kwargs.get("input_ids", args[0] if args else None)
+        cache = kwargs.get("past_key_values")
+        past = cache.get_seq_length() if cache is not None else 0
+        here = mask[:, past:past + inputs.shape[1]]
+        # Every position of the call is in the index's range, also those behind the mask's end: they are text.
+        here = nn.functional.pad(here, (0, inputs.shape[1] - here.shape[1]))
+        if len(here) != len(inputs):
+            here = here.repeat_interleave(len(inputs) // len(here), dim=0)
+        index = here.reshape(-1).nonzero().squeeze(1)
+        if len(index) or torch.is_grad_enabled():  # in training an empty index gives zero gradients, not none
+            rows = _Rows(index.to(inputs.device, non_blocking=True))
+    _ROWS.set(rows)
+
+
+def _leave(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
+    _ROWS.set(None)
+
+
+@contextmanager
+def _running(rows: _Rows) -> Iterator[None]:
+    token = _ROWS.set(rows)
+    try:
+        yield
+    finally:
+        _ROWS.reset(token)
