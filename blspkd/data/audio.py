@@ -1,0 +1,267 @@
+"""One utterance's samples. This is the only module that opens audio.
+
+Formats are those of libsndfile: wav (every PCM width, float, extensible), flac, ogg (Vorbis, Opus), mp3, NIST SPHERE
+and more; besides, entries `file.ark:offset` of a Kaldi archive that holds wav data (as `wav-copy` writes it) or
+encoded files (as kaldiio writes them). Archives are read here and not by kaldiio, so that an utterance costs only its
+own bytes, and because kaldiio unpickles what it finds. Reading a segment of a long file seeks to it.
+
+What cannot be used as it is ends in an AudioError that names the file: missing, not a regular file, undecodable,
+truncated, without samples, NaN or Inf, several channels of which nobody chose one, a segment outside the recording.
+Any sampling rate is accepted: `load` resamples (soxr, high quality).
+"""
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import soxr
+
+from blspkd.errors import AudioError
+
+MAX_OVERSHOOT = 0.5  # seconds a segment may reach past the end of its recording: as Kaldi's extract-segments
+MAX_PEAK = 8.0  # float samples above 1 are clipped; far above they are on another scale, e.g. that of 16 bit integers
+MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its header announces: three frames
+STREAMED = 0x7FFF0000  # a wav header with at least this many bytes was written to a pipe: the length is the file's
+UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the header has none
+
+_ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
+_CHUNK_CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSource:
+    """Where samples are: a file or `file.ark:offset`, from `start` to `end` seconds (None: to the end of the file).
+
+    channel: counted from 0; None is right only where the file has one channel.
+    """
+
+    path: str
+    start: float = 0.0
+    end: float | None = None
+    channel: int | None = None
+
+
+def load(source: AudioSource | str, sampling_rate: int = 16000) -> np.ndarray:
+    """Samples of `source`: float32 [samples] in [-1, 1] at `sampling_rate` Hz; raises AudioError."""
+    source = _as_source(source)
+    with _open(source.path) as file:
+        samples = _read(file, source)
+        rate = file.samplerate
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+        if not len(samples):
+            raise AudioError(f"{_name(source)}: too short to be resampled to {sampling_rate} Hz; leave it out")
+    return np.clip(samples, -1.0, 1.0, dtype=np.float32)
+
+
+def duration(source: AudioSource | str) -> float:
+    """Seconds of `source`, from the header; raises AudioError wherever `load` would.
+
+    Samples are read only to make sure that the last one is there and, in float formats, that all are finite.
+    """
+    result = durations([_as_source(source)])[0]
+    if isinstance(result, AudioError):
+        raise result
+    return result
+
+
+def durations(sources: list[AudioSource]) -> list[float | AudioError]:
+    """`duration` of many sources of one and the same file, which is opened once; errors are returned, not raised."""
+    assert len({source.path for source in sources}) <= 1, "the sources are to be of one file"
+    results: list[float | AudioError] = []
+    try:
+        with _open(sources[0].path) as file:
+            for source in sources:
+                try:
+                    results.append(_duration(file, source))
+                except AudioError as error:
+                    results.append(error)
+    except AudioError as error:
+        return [error] * len(sources)
+    return results
+
+
+def is_command(path: str) -> bool:
+    """True for a wav.scp entry that is a pipe (`sph2pipe ... |`) or standard input, not a file."""
+    return path.endswith("|") or path.startswith("|") or path == "-"
+
+
+def file_of(path: str) -> str:
+    """The file to look for: `a.ark` for `a.ark:123`, else `path` itself."""
+    match = _ARCHIVE_ENTRY.fullmatch(path)
+    return match[1] if match and not os.path.exists(path) else path
+
+
+def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
+    first, count = _frames(file, source)
+    if file.subtype in ("FLOAT", "DOUBLE"):
+        _read(file, source)
+    else:
+        slack = MP3_SLACK if file.format == "MP3" else 0
+        _decode(file, source, first + max(0, count - 1 - slack), 1)
+    return count / file.samplerate
+
+
+def _read(file: soundfile.SoundFile, source: AudioSource) -> np.ndarray:
+    """Samples of the chosen channel and segment: float32 [samples] at the file's own rate, finite."""
+    first, count = _frames(file, source)
+    samples = _decode(file, source, first, count)[:, source.channel or 0]
+    if not np.isfinite(samples).all():
+        bad = int(np.flatnonzero(~np.isfinite(samples))[0])
+        raise AudioError(f"{_name(source)}: NaN or Inf at sample {first + bad}; write the file again or leave it out")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        raise AudioError(f"{_name(source)}: samples reach {peak:.4g}, float audio has to be within -1 and 1; scale it "
+                         "(16 bit integers stored as float: divide by 32768)")
+    return np.ascontiguousarray(samples)
+
+
+def _frames(file: soundfile.SoundFile, source: AudioSource) -> tuple[int, int]:
+    """First sample and number of samples of `source`, after checking channel and segment against the file."""
+    name, rate = _name(source), file.samplerate
+    if source.channel is None and file.channels > 1:
+        raise AudioError(f"{name}: has {file.channels} channels and none is chosen; choose one (counted from 0), e.g. "
+                         "`python -m blspkd.bin.data_dir choose_channel DIR 0`")
+    if source.channel is not None and not 0 <= source.channel < file.channels:
+        raise AudioError(f"{name}: channel {source.channel} is chosen but the file has channels 0 to "
+                         f"{file.channels - 1}")
+    length = file.frames / rate
+    if not 0 <= source.start < length or (source.end is not None and source.end > length + MAX_OVERSHOOT):
+        raise AudioError(f"{name}: the segment is outside the recording, which is {length:.3f} s long; mend `segments`")
+    first = round(source.start * rate)
+    last = file.frames if source.end is None else min(file.frames, round(source.end * rate))
+    if last <= first:
+        raise AudioError(f"{name}: the segment holds no sample; mend `segments`")
+    return first, last - first
+
+
+def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: int) -> np.ndarray:
+    """float32 [count, channels]"""
+    try:
+        file.seek(first)
+        samples = file.read(count, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, MemoryError) as error:
+        raise AudioError(f"{_name(source)}: cannot be decoded near sample {first} ({_reason(error)}); "
+                         "truncated or corrupt? Get the file again or leave it out") from None
+    missing = count - len(samples)
+    if missing > (MP3_SLACK if file.format == "MP3" else 0) or not len(samples):
+        raise AudioError(f"{_name(source)}: {missing} of {count} samples are not there: the file is truncated; "
+                         "get it again or leave it out")
+    return samples
+
+
+@contextmanager
+def _open(path: str) -> Iterator[soundfile.SoundFile]:
+    """Open a file or an archive entry, and refuse at once what holds no samples or fewer than its header says."""
+    if is_command(path):
+        raise AudioError(f"{path!r}: is a command, and commands run only with consent: `python -m blspkd.bin.data_dir "
+                         "materialize DIR DUMP_DIR --allow_pipes true`")
+    place = file_of(path)
+    try:
+        status = os.stat(place)
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{path}: is not a regular file")
+        if not status.st_size:
+            raise AudioError(f"{path}: is an empty file; get it again or leave it out")
+        with open(place, "rb") as raw:
+            window = raw if place == path else _entry(raw, int(path.rpartition(":")[2]), path)
+            with soundfile.SoundFile(window) as file:
+                _check_complete(file, window, path)
+                yield file
+    except FileNotFoundError:
+        raise AudioError(f"{path}: there is no such file; mend wav.scp (relative paths count from the working "
+                         "directory) or run `python -m blspkd.bin.data_dir fix DIR`") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise AudioError(f"{path}: cannot be read: {_reason(error)}") from None
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless raw
+        hint = "; shorten-compressed SPHERE? Uncompress it first (sph2pipe)" if place.endswith(".sph") else ""
+        raise AudioError(f"{path}: is not audio that libsndfile can decode ({_reason(error)}){hint}; "
+                         "convert it, get it again or leave it out") from None
+
+
+def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> None:
+    log = file.extra_info
+    expected, found = file.frames, file.frames
+    cut = _CHUNK_CUT_SHORT.search(log)
+    if cut and int(cut[1]) < STREAMED:
+        expected, found = int(cut[1]), int(cut[2])
+    if file.format == "NIST":
+        position = raw.tell()
+        raw.seek(0)
+        count = re.search(rb"sample_count -i (\d+)", raw.read(4096))
+        raw.seek(position)
+        expected = int(count[1]) if count else expected
+    if found < expected or "lacks an end-of-stream bit" in log:
+        raise AudioError(f"{path}: the file is truncated; get it again or leave it out")
+    if not file.frames:
+        raise AudioError(f"{path}: holds no samples; leave it out")
+    if file.frames >= UNKNOWN_LENGTH:
+        raise AudioError(f"{path}: does not say how long it is (written to a pipe?); convert it to wav")
+
+
+class _Window(io.RawIOBase):
+    """`length` bytes of an open file from `start` on, as a file of its own."""
+
+    def __init__(self, file: io.BufferedIOBase, start: int, length: int):
+        self.file, self.start, self.length, self.position = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
+        self.position = max(0, base + offset)
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        wanted = min(len(buffer), max(0, self.length - self.position))
+        self.file.seek(self.start + self.position)
+        data = self.file.read(wanted)
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+def _entry(file: io.BufferedIOBase, offset: int, path: str) -> _Window:
+    """The audio file inside a Kaldi archive at `offset`."""
+    file.seek(offset)
+    head = file.read(16)
+    if head[:4] == b"RIFF":
+        start, length = offset, 8 + int.from_bytes(head[4:8], "little")
+    elif head[:5] == b"AUDIO":  # kaldiio: width of the length, length, an encoded file
+        width = head[5] if len(head) > 5 else 0
+        start, length = offset + 6 + width, int.from_bytes(head[6 : 6 + width], "little")
+    else:
+        raise AudioError(f"{path}: there is no audio at this offset of the archive (matrices have no sampling rate); "
+                         "write the archive with Kaldi's wav-copy, and mend wav.scp")
+    if start + length > os.fstat(file.fileno()).st_size:
+        raise AudioError(f"{path}: the archive is truncated, or this entry's length is unknown; write it again")
+    return _Window(file, start, length)
+
+
+def _as_source(source: AudioSource | str) -> AudioSource:
+    return source if isinstance(source, AudioSource) else AudioSource(str(source))
+
+
+def _name(source: AudioSource) -> str:
+    if not source.start and source.end is None:
+        return source.path
+    return f"{source.path} [{source.start:g} s to {'the end' if source.end is None else f'{source.end:g} s'}]"
+
+
+def _reason(error: Exception) -> str:
+    """The system's or the decoder's own words, without the path in front."""
+    text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return text.strip().rstrip(".") or type(error).__name__
