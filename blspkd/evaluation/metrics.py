@@ -17,6 +17,8 @@ from blspkd.config import TaskConfig
 from blspkd.errors import ConfigError, DataError
 
 APOSTROPHES = "'\u2019\u02bc`\u00b4"  # deleted, where other punctuation becomes a space: don't -> dont
+KNOWN = frozenset(["bleu", "chrf", "exact_match", "count_accuracy",
+                   *(error + part for error in ("wer", "cer") for part in ("", "_sub", "_del", "_ins", "_sent"))])
 RESAMPLES_PER_BLOCK = 100  # bounds the bootstrap's memory to this many index rows at a time
 
 
@@ -135,7 +137,10 @@ def _ratio(metric: str, errors: np.ndarray, totals: np.ndarray, num_bootstrap: i
 def _sacrebleu(metric: str, hypotheses: list[str], references: list[str], tokenize: str, num_bootstrap: int) -> Score:
     from sacrebleu.metrics import BLEU, CHRF
 
-    scorer = BLEU(tokenize=tokenize) if metric == "bleu" else CHRF()
+    try:
+        scorer = BLEU(tokenize=tokenize) if metric == "bleu" else CHRF()
+    except (KeyError, ImportError, RuntimeError) as error:  # an unknown name, or an extra that is not installed
+        raise ConfigError(f"bleu_tokenize: sacreBLEU cannot use '{tokenize}': {error}") from None
     score = scorer.corpus_score(hypotheses, [references], n_bootstrap=num_bootstrap)
     low, high = max(0.0, score._mean - score._ci), min(100.0, score._mean + score._ci)
     return Score(metric, float(score.score), (float(low), float(high)), len(hypotheses), str(scorer.get_signature()))

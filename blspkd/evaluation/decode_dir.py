@@ -1,0 +1,140 @@
+"""One decode directory, `exp/<tag>/decode_<task>_<set>[.<system>]`: its fingerprint, its parts, its finished files.
+
+While it grows it holds `parts/`: whole part files beside the fingerprint they were made with. Finished, it holds
+`hyp.jsonl`, `text` and, written last, `decode.json` with the fingerprint; scoring adds `score.json`.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from blspkd.atomic import atomic_write
+from blspkd.data.kaldi_dir import write_table
+from blspkd.errors import DataError
+
+log = logging.getLogger(__name__)
+SUFFIX = {"speech": "", "text": ".text", "chance": ".chance"}  # system -> ending of the directory's name
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # a Kaldi table cannot hold these; hyp.jsonl keeps them
+Fingerprint = dict[str, object]
+
+
+def decode_dir_path(exp_dir: str | Path, task: str, set_name: str, system: str) -> Path:
+    return Path(exp_dir) / f"decode_{task}_{set_name}{SUFFIX[system]}"
+
+
+class DecodeDir:
+    """The hypotheses of one (task, system) on one set; rows are dictionaries as in `hyp.jsonl`."""
+
+    def __init__(self, exp_dir: str | Path, task: str, set_name: str, system: str, fingerprint: Fingerprint):
+        self.path = decode_dir_path(exp_dir, task, set_name, system)
+        self.task, self.system = task, system
+        self.fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from the file
+
+    def start(self) -> bool:
+        """Make ready for decoding; false if there is nothing to do. What another fingerprint left is removed."""
+        finished, started = self.path / "decode.json", self.path / "parts" / "fingerprint.json"
+        if finished.is_file():
+            changed = self._changes(_read_json(finished).get("fingerprint"))
+            if not changed:
+                shutil.rmtree(self.path / "parts", ignore_errors=True)  # a kill came between the marker and this
+                return False
+            log.info("%s: decoding again, since it was made with another %s", self.path, ", ".join(changed))
+            shutil.rmtree(self.path)
+        elif started.is_file():
+            changed = self._changes(_read_json(started))
+            if changed:
+                log.info("%s: starting over, since it was begun with another %s", self.path, ", ".join(changed))
+                shutil.rmtree(self.path)
+            else:
+                log.info("%s: going on after %d finished part(s)", self.path, len(self._part_files()))
+        elif self.path.exists():
+            shutil.rmtree(self.path)
+        with atomic_write(started) as file:
+            json.dump(self.fingerprint, file)
+        return True
+
+    def has_part(self, index: int) -> bool:
+        return self._part(index).is_file()
+
+    def write_part(self, index: int, rows: Iterable[dict]) -> None:
+        _write_rows(self._part(index), rows)
+
+    def finish(self, rows: Iterable[dict] | None = None) -> None:
+        """Write the final files, in utterance order, from `rows` or from the parts, then remove the parts."""
+        if rows is None:
+            rows = [row for part in self._part_files() for row in read_rows(part)]
+        rows = sorted(rows, key=lambda row: row["utt_id"].encode())
+        _write_rows(self.path / "hyp.jsonl", rows)
+        write_table(self.path / "text", {row["utt_id"]: " ".join(CONTROL.sub(" ", row["hypothesis"]).split())
+                                         for row in rows})
+        with atomic_write(self.path / "decode.json") as file:
+            json.dump({"n": len(rows), "fingerprint": self.fingerprint}, file, indent=2, ensure_ascii=False)
+        shutil.rmtree(self.path / "parts")
+        for left_by_a_kill in self.path.glob("*.tmp-*"):
+            left_by_a_kill.unlink()
+
+    def rows(self) -> list[dict]:
+        return read_rows(self.path / "hyp.jsonl")
+
+    def _part(self, index: int) -> Path:
+        return self.path / "parts" / f"part-{index:05d}.jsonl"
+
+    def _part_files(self) -> list[Path]:
+        return sorted((self.path / "parts").glob("part-*.jsonl"))
+
+    def _changes(self, other: object) -> list[str]:
+        if not isinstance(other, dict):
+            return ["version of this toolkit"]
+        return [key for key in sorted({*self.fingerprint, *other}) if self.fingerprint.get(key) != other.get(key)]
+
+
+def read_finished(path: Path) -> list[dict]:
+    """Rows of a finished decode directory; DataError with the remedy if it is missing or was not finished."""
+    if not (path / "decode.json").is_file():
+        state = "is not finished" if path.is_dir() else "is not there"
+        raise DataError(f"{path}: {state}; decode first (stage 4, or python -m blspkd.bin.decode)")
+    return read_rows(path / "hyp.jsonl")
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a `hyp.jsonl` or part file. Raises DataError naming file and line."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for line in file:
+                rows.append(json.loads(line))
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; remove {path.parent} and decode again") from None
+    except ValueError as error:
+        raise DataError(f"{path}:{len(rows) + 1}: not JSON ({error}); remove {path.parent} and decode again") from None
+    return rows
+
+
+def fingerprint_files(paths: Iterable[Path]) -> dict[str, str]:
+    """File -> digest of its contents, for all files at or under `paths`, by names relative to each path."""
+    found = {}
+    for path in paths:
+        for file in [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()):
+            digest = hashlib.sha256()
+            with open(file, "rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+            found[file.relative_to(path.parent).as_posix()] = digest.hexdigest()[:16]
+    return found
+
+
+def _write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

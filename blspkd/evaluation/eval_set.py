@@ -1,0 +1,142 @@
+"""One test set as stage 4 sees it: utterances with, for every task, an instruction and a reference."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blspkd.config import DecodeConfig
+from blspkd.data import audio
+from blspkd.data.kaldi_dir import KaldiDir, Utterance, read_instructions, read_references
+from blspkd.errors import AudioError, ConfigError, DataError
+from blspkd.evaluation.derangement import derange
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """The utterances of `path` that are evaluated, in utterance order."""
+
+    path: Path
+    utterances: dict[str, Utterance]
+    instructions: dict[str, dict[str, str]]  # task -> utt_id -> instruction
+    references: dict[str, dict[str, str]]  # task -> utt_id -> reference
+    sources: dict[str, str]  # chance: utt_id -> the utterance whose speech is heard; empty without that system
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @classmethod
+    def read(cls, data_dir: str | Path, config: DecodeConfig) -> "EvalSet":
+        """Read and check `data_dir` for all of `config`'s tasks and systems.
+
+        A set without transcripts can be used for the system "speech" alone. Raises DataError for a missing or empty
+        reference or instruction, ConfigError for tasks that cannot be.
+        """
+        path = Path(data_dir)
+        if not config.tasks:
+            raise ConfigError("tasks: none; conf/decode.yaml must name at least one, e.g. repeat: {metrics: [wer]}")
+        need_text = bool(set(config.systems) & {"text", "chance"}) or (path / "text").exists()
+        utterances = KaldiDir.read(path, need_text=need_text).utterances
+        if not utterances:
+            raise DataError(f"{path}: no utterance in it")
+        if 0 < config.max_utterances < len(utterances):
+            chosen = random.Random(config.seed).sample(sorted(utterances, key=str.encode), config.max_utterances)
+            utterances = {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
+        try:
+            transcripts = {utt_id: utterance.text for utt_id, utterance in utterances.items()}
+            sources = derange(transcripts, config.seed) if "chance" in config.systems else {}
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        return cls(path, utterances, _instructions(path, config, utterances), _references(path, config, utterances),
+                   sources)
+
+    def heard(self, system: str, utt_id: str) -> str:
+        """The utterance whose speech (or, for "text", whose transcript) `system` gets in the place of `utt_id`."""
+        return self.sources[utt_id] if system == "chance" else utt_id
+
+    def parts(self, system: str, config: DecodeConfig) -> list[list[list[str]]]:
+        """All utterance ids: parts (what is saved together) of batches (what is decoded together), longest first."""
+        if system == "text":
+            lengths = {utt_id: float(len(utterance.text)) for utt_id, utterance in self.utterances.items()}
+            batches = plan_batches(lengths, config.batch_size, float("inf"))
+        else:
+            seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}
+            batches = plan_batches(seconds, config.batch_size, config.batch_seconds)
+        parts: list[list[list[str]]] = []
+        room = 0
+        for batch in batches:
+            if len(batch) > room:
+                parts.append([])
+                room = config.part_size
+            parts[-1].append(batch)
+            room -= len(batch)
+        return parts
+
+    def load(self, utt_id: str, sampling_rate: int) -> np.ndarray:
+        """Samples [samples] at `sampling_rate` Hz. Raises AudioError naming the utterance."""
+        try:
+            return audio.load(self.utterances[utt_id].audio, sampling_rate)
+        except AudioError as error:
+            raise AudioError(f"{self.path}: utterance {utt_id}: {error}") from None
+
+    def _duration(self, utt_id: str) -> float:
+        utterance = self.utterances[utt_id]
+        if utterance.duration is not None:
+            return utterance.duration
+        try:
+            return audio.duration(utterance.audio)
+        except AudioError as error:
+            raise AudioError(f"{self.path}: utterance {utt_id}: {error}") from None
+
+
+def plan_batches(lengths: Mapping[str, float], batch_size: int, batch_length: float) -> list[list[str]]:
+    """Batches of similar length, longest first: at most `batch_size` items and `batch_length` with padding each.
+
+    An item longer than `batch_length` gets a batch of its own.
+    """
+    batches: list[list[str]] = []
+    for key in sorted(lengths, key=lambda key: (-lengths[key], key.encode())):
+        last = batches[-1] if batches else None
+        if last and len(last) < batch_size and lengths[last[0]] * (len(last) + 1) <= batch_length:
+            last.append(key)
+        else:
+            batches.append([key])
+    return batches
+
+
+def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name, task in config.tasks.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise ConfigError(f"tasks: '{name}' names files; use letters, digits, - and _")
+        if task.instruction:
+            found[name] = dict.fromkeys(utt_ids, task.instruction)
+            continue
+        by_utterance = read_instructions(path)
+        if by_utterance is None:
+            raise DataError(f"{path}: task {name} has no instruction; set tasks.{name}.instruction in the configuration "
+                            "or write the file `instruction` (one per utterance)")
+        found[name] = {utt_id: _value(by_utterance, utt_id, path / "instruction") for utt_id in utt_ids}
+    return found
+
+
+def _references(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    found = {}
+    for name in config.tasks:
+        file = path / f"text.{name}"
+        if not file.exists():
+            file = path / "text"
+        references = read_references(path, name)
+        found[name] = {utt_id: _value(references, utt_id, file) for utt_id in utt_ids}
+    return found
+
+
+def _value(table: Mapping[str, str], utt_id: str, file: Path) -> str:
+    value = table.get(utt_id, "")
+    if not value.strip():
+        raise DataError(f"{file}: nothing for utterance {utt_id}; add its line or remove the utterance from the set")
+    return value

@@ -1,0 +1,129 @@
+"""From finished decode directories to `score.json` files, `results.json` and the examples that a report shows."""
+
+import dataclasses
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from blspkd.atomic import atomic_write
+from blspkd.config import DecodeConfig
+from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation import metrics
+from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
+from blspkd.evaluation.results import Row, update_results
+
+log = logging.getLogger(__name__)
+MANY_UNFINISHED = 0.05  # share of answers cut off at max_new_tokens that is worth a warning
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `exp/<tag>/config.yaml` says about the trained model."""
+
+    system: str  # its name in results.json
+    seed: int | None
+    counts_tokens: bool  # the adapter decides on a number of tokens that can be compared with the transcript's
+
+
+def read_experiment(exp_dir: str | Path) -> Experiment:
+    """Raises DataError where the file is missing or says no system or seed."""
+    path = Path(exp_dir) / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Experiment(str(values["system"]), int(values["training"]["seed"]),
+                          values.get("model", {}).get("adapter", "cformer") == "cformer")
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; train first (stage 3), or name the folder that stage 3 wrote") from None
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: no `system` and `training.seed` to be read there ({error!r})") from None
+
+
+def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Sequence[str]) -> list[Row]:
+    """Score every task and system of `config` on `test_sets`; returns all rows of the updated `results.json`.
+
+    Rows of other systems, sets and metrics stay in the file. Also writes `examples.json`.
+    Raises DataError for a decode directory that is missing or not finished.
+    """
+    exp_dir = Path(exp_dir)
+    if not test_sets:
+        raise ConfigError("test_sets: none was named")
+    experiment = read_experiment(exp_dir)
+    decoded = {(task, name, system): read_finished(decode_dir_path(exp_dir, task, name, system))
+               for task in config.tasks for name in test_sets for system in config.systems}
+    rows: list[Row] = []
+    for (task, set_name, system), answers in decoded.items():
+        scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
+        rows += [_row(score, system, set_name, task, experiment) for score in scores]
+    if "speech" in config.systems and experiment.counts_tokens:
+        first = next(iter(config.tasks))
+        for set_name in test_sets:
+            score = count_accuracy(decoded[first, set_name, "speech"], config)
+            if score:
+                rows.append(_row(score, "speech", set_name, "alignment", experiment))
+    examples = choose_examples(decoded, config, test_sets, experiment)
+    with atomic_write(exp_dir / "examples.json") as file:
+        json.dump(examples, file, indent=2, ensure_ascii=False)
+    scored = {(row.system, row.set) for row in rows}
+    return update_results(exp_dir / "results.json", rows,
+                          lambda row: (row.system, row.set) in scored and row.metric in metrics.KNOWN)
+
+
+def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
+    """Scores of one decode directory, also written to its `score.json`."""
+    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "hypothesis", "reference"))
+    scores: list[metrics.Score] = []
+    for metric in config.tasks[task].metrics:
+        try:
+            scores += metrics.compute(metric, ids, hypotheses, references, config.tasks[task], config.num_bootstrap,
+                                      config.seed)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    unfinished = sum(not row["finished"] for row in answers)
+    if unfinished > MANY_UNFINISHED * len(answers):
+        log.warning("%s: %d of %d answers were cut off at max_new_tokens", path, unfinished, len(answers))
+    with atomic_write(path / "score.json") as file:
+        json.dump({"task": task, "n": len(answers), "unfinished": unfinished,
+                   "scores": [dataclasses.asdict(score) for score in scores]}, file, indent=2, ensure_ascii=False)
+    return scores
+
+
+def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score | None:
+    """Percentage of utterances with as many speech tokens as the transcript has LLM tokens; None without transcripts."""
+    pairs = [(row["n_tokens"], row["n_tokens_reference"]) for row in answers if row["n_tokens_reference"] is not None]
+    if not pairs:
+        return None
+    return metrics.percent_true("count_accuracy", [heard == written for heard, written in pairs], config.num_bootstrap,
+                                config.seed, "speech tokens == transcript tokens")
+
+
+def choose_examples(decoded: dict, config: DecodeConfig, test_sets: Sequence[str], experiment: Experiment) -> list[dict]:
+    """`num_examples` spoken examples, drawn by the seed and not by how good they are; tasks and sets take turns."""
+    draw = random.Random(config.seed)
+    examples = []
+    tasks, systems = list(config.tasks), list(config.systems)
+    for number in range(config.num_examples):
+        task, set_name = tasks[number % len(tasks)], test_sets[-1 - number % len(test_sets)]
+        by_system = {system: {row["utt_id"]: row for row in decoded[task, set_name, system]} for system in systems}
+        chosen = draw.choice(sorted(by_system[systems[0]], key=str.encode))
+        row = by_system[systems[0]][chosen]
+        examples.append({
+            "set": set_name, "task": task,
+            **{key: row[key] for key in ("utt_id", "transcript", "instruction", "reference")},
+            "answers": {_system_name(system, experiment): by_system[system][chosen]["hypothesis"]
+                        for system in sorted(systems, key=("text", "chance", "speech").index)},
+        })
+    return examples
+
+
+def _row(score: metrics.Score, system: str, set_name: str, task: str, experiment: Experiment) -> Row:
+    return Row(_system_name(system, experiment), set_name, task, score.metric, score.value, list(score.ci95), score.n,
+               experiment.seed, score.signature)
+
+
+def _system_name(system: str, experiment: Experiment) -> str:
+    return experiment.system if system == "speech" else system

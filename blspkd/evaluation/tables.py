@@ -1,0 +1,185 @@
+"""Tables of `results.json` rows: aligned for the screen, Markdown for RESULTS.md. A missing combination shows as "-"."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blspkd.evaluation.results import Row
+
+HEADLINES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match", "wer": "WER", "cer": "CER"}
+PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
+SYSTEM_ORDER = ("text", "chance", "cascade")  # then all others by name
+WIDTH = 100  # characters of a screen table
+GAP = "  "
+
+System = tuple[str, int | None]  # name, seed
+
+
+@dataclass(frozen=True)
+class Table:
+    """Systems by (task, metric, set), for one selection of rows."""
+
+    systems: list[System]
+    columns: list[tuple[str, str, str]]  # task, metric, set; sets of one (task, metric) side by side
+    cells: dict[tuple[System, tuple[str, str, str]], Row]
+
+    def label(self, system: System) -> str:
+        name, seed = system
+        several = sum(other == name for other, _ in self.systems) > 1
+        return system_label(name) + (f" (seed {seed})" if several else "")
+
+    def sizes(self, column: tuple[str, str, str]) -> str:
+        """The number of utterances, or the range over systems where they differ."""
+        found = sorted({row.n for (_, place), row in self.cells.items() if place == column})
+        return f"n={found[0]}" if len(found) == 1 else f"n={found[0]}-{found[-1]}"
+
+
+def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+    """The rows of `metrics`; tasks, metrics and sets in the order in which they first appear in `rows`."""
+    rows = [row for row in rows if row.metric in metrics]
+    systems = sorted({(row.system, row.seed) for row in rows}, key=_system_rank)
+    pairs = list(dict.fromkeys((row.task, row.metric) for row in rows))
+    sets = list(dict.fromkeys(row.set for row in rows))
+    cells = {((row.system, row.seed), (row.task, row.metric, row.set)): row for row in rows}
+    present = {column for _, column in cells}
+    columns = [(*pair, name) for pair in pairs for name in sets if (*pair, name) in present]
+    return Table(systems, columns, cells)
+
+
+def screen(rows: Sequence[Row]) -> str:
+    """What the last stage prints: the tasks' table with 95% intervals, and token-count accuracy below it."""
+    table = arrange(rows, list(HEADLINES))
+    blocks = [_screen_block(table, columns) for columns in _fitting(table)]
+    counts = arrange(rows, ["count_accuracy"])
+    if counts.systems:
+        lines = ["token-count accuracy (utterances with exactly as many speech tokens as transcript tokens)"]
+        width = max(len(counts.label(system)) for system in counts.systems)
+        for system in counts.systems:
+            found = [(column, counts.cells.get((system, column))) for column in counts.columns]
+            cells = [f"{column[2]} {_value(row)} ({_interval(row)}, n={row.n})" for column, row in found if row]
+            lines.append(GAP.join([counts.label(system).ljust(width), *cells]))
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) if blocks else "no results yet"
+
+
+def markdown(table: Table) -> str:
+    """`table` as Markdown: one row per system, each cell with its interval."""
+    if not table.systems:
+        return ""
+    heads = [f"{task} {metric_label(metric)}<br>{name}, {table.sizes((task, metric, name))}"
+             for task, metric, name in table.columns]
+    lines = [[escape(table.label(system)), *(_cell(table.cells.get((system, column))) for column in table.columns)]
+             for system in table.systems]
+    return markdown_table(["system", *heads], lines)
+
+
+def markdown_errors(rows: Sequence[Row]) -> str:
+    """ESPnet's view of WER and CER: correct, substituted, deleted, inserted units and wrong sentences, in percent."""
+    lines = []
+    by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
+    table = arrange(rows, ["wer", "cer"])
+    for system in table.systems:
+        for task, metric, name in table.columns:
+            found = [by_key.get((*system, name, task, metric + part)) for part in ("", *PARTS)]
+            if all(found):
+                total, sub, deleted, inserted, sentences = (row.value for row in found)
+                numbers = (100 - sub - deleted, sub, deleted, inserted, total, sentences)
+                lines.append([f"{escape(table.label(system))}/{task}/{name}", metric.upper(), str(found[0].n),
+                              *(f"{number:.1f}" for number in numbers)])
+    heads = ["system/task/set", "", "Snt", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
+    return markdown_table(heads, lines) if lines else ""
+
+
+def markdown_others(rows: Sequence[Row]) -> str:
+    """All measurements that no other table shows."""
+    shown = {*HEADLINES, *(error + part for error in ("wer", "cer") for part in PARTS)}
+    table = arrange(rows, [row.metric for row in rows if row.metric not in shown])
+    lines = [[escape(table.label(system)), task, metric_label(metric), name, _cell(row), str(row.n)]
+             for system in table.systems for task, metric, name in table.columns
+             if (row := table.cells.get((system, (task, metric, name))))]
+    return markdown_table(["system", "task", "measurement", "set", "value", "n"], lines) if lines else ""
+
+
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """First column to the left, numbers to the right."""
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rule, *lines])
+
+
+def escape(text: str) -> str:
+    """Make `text` harmless inside a Markdown table or paragraph."""
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def system_label(name: str) -> str:
+    """blspkd+plora -> BLSP-KD+plora; text, chance and cascade as they are."""
+    if name == "text":
+        return "text (upper bound)"
+    return re.sub("^blspkd", "BLSP-KD", name) if name.startswith("blspkd") else re.sub("^blsp", "BLSP", name)
+
+
+def metric_label(metric: str) -> str:
+    return HEADLINES.get(metric, metric.replace("_", " "))
+
+
+def _system_rank(system: System) -> tuple:
+    name, seed = system
+    known = SYSTEM_ORDER.index(name) if name in SYSTEM_ORDER else len(SYSTEM_ORDER)
+    return known, name, -1 if seed is None else seed
+
+
+def _fitting(table: Table) -> list[list[tuple[str, str, str]]]:
+    """The columns, cut into blocks that fit on the screen; a block always holds at least one column."""
+    blocks: list[list] = []
+    used = 0
+    for column in table.columns:
+        width = _column_width(table, column) + len(GAP)
+        if not blocks or used + width > WIDTH:
+            blocks.append([])
+            used = _label_width(table)
+        blocks[-1].append(column)
+        used += width
+    return blocks
+
+
+def _screen_block(table: Table, columns: list[tuple[str, str, str]]) -> str:
+    """Three header lines (task and metric, set, n), then for every system its values and below them the intervals."""
+    label, widths = _label_width(table), [_column_width(table, column) for column in columns]
+
+    def line(first: str, cells: Sequence[str]) -> str:
+        return GAP.join([first.ljust(label), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))]).rstrip()
+
+    titles = [_title(column) for column in columns]
+    lines = [line("", titles), line("", [column[2] for column in columns]),
+             line("95% interval below", [table.sizes(column) for column in columns])]
+    lines.append("-" * len(line("", ["x" * w for w in widths])))
+    for system in table.systems:
+        rows = [table.cells.get((system, column)) for column in columns]
+        lines.append(line(table.label(system), [_value(row) for row in rows]))
+        lines.append(line("", [_interval(row) for row in rows]))
+    return "\n".join(lines)
+
+
+def _title(column: tuple[str, str, str]) -> str:
+    return f"{column[0]} {metric_label(column[1])}"
+
+
+def _label_width(table: Table) -> int:
+    return max(len("95% interval below"), *(len(table.label(system)) for system in table.systems))
+
+
+def _column_width(table: Table, column: tuple[str, str, str]) -> int:
+    rows = [row for (_, place), row in table.cells.items() if place == column]
+    return max(len(_title(column)), len(column[2]), len(table.sizes(column)), *(len(_interval(row)) for row in rows))
+
+
+def _value(row: Row | None) -> str:
+    return f"{row.value:.1f}" if row else "-"
+
+
+def _interval(row: Row | None) -> str:
+    return f"{row.ci95[0]:.1f}-{row.ci95[1]:.1f}" if row else ""
+
+
+def _cell(row: Row | None) -> str:
+    return f"{row.value:.1f} [{row.ci95[0]:.1f}, {row.ci95[1]:.1f}]" if row else "-"
