@@ -1,8 +1,9 @@
 """espeak-ng through ctypes, from the wheel `espeakng-loader`: text to samples and word times.
 
-espeak-ng keeps hidden state: the same text spoken twice in one process gives different samples. The same sequence of
-calls in a fresh process gives the same samples, bit for bit, so what must be reproducible is spoken in a fixed order by
-a process of its own. One `Espeak` per process.
+espeak-ng keeps hidden state: the same text spoken twice in one process gives different samples, also after
+`espeak_Terminate`. The same sequence of calls in a fresh process gives the same samples, bit for bit, once the random
+numbers that breathy voices use are seeded (espeak-ng seeds them with the time of day). So what must be reproducible is
+spoken in a fixed order by a process of its own. One `Espeak` per process.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ from blspkd.errors import AudioError
 
 SYNCHRONOUS = 2  # espeak_Synth calls back while it speaks and returns when it is done; other modes sleep
 CHARS_UTF8 = 1
+RANDOM_SEED = 1
 RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 EVENT_WORD = 1  # espeak_EVENT_TYPE
 
@@ -48,6 +50,7 @@ class Espeak:
         self.sampling_rate = self._library.espeak_Initialize(SYNCHRONOUS, 0, data_path().as_posix().encode(), 0)
         if self.sampling_rate <= 0:
             raise AudioError(f"espeak-ng does not start with the data in {data_path()}; reinstall espeakng-loader")
+        self._library.espeak_ng_SetRandSeed(RANDOM_SEED)
         self._samples: list[bytes] = []
         self._starts: list[tuple[int, int]] = []
         self._callback = _Callback(self._receive)  # kept here: the library only borrows it
