@@ -42,24 +42,27 @@ class Distilled:
     agreement: Tensor  # [n] bool: teacher and student put the same token first
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, divergence: Divergence, *,
+def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, weights: Tensor, divergence: Divergence, *,
                       labels: Tensor | None = None, label_weights: Tensor | None = None, head_bias: Tensor | None = None,
                       chunk_bytes: int = 64 << 20) -> Distilled:
     """sum_i weights[i] * D(teacher_i, student_i) + sum_i label_weights[i] * CE(student_i, labels[i]).
 
-    student, teacher: [n, D] hidden states at the selected positions; gradients reach `student` only
+    student, teacher: [n, D] hidden states at the selected positions; gradients reach `student` only. Without a teacher
+                      there are only the hard labels
     head:             [V, D] output head, frozen; head_bias: [V]
     weights:          [n]; a token mean over a whole accumulated, distributed batch is 1 / (its number of positions)
-    labels:           [n] int64 token ids; label_weights: [n], 0 where there is no label (temperature 1)
+    labels:           [n] int64 token ids, negative where there is none; label_weights: [n] (temperature 1)
     chunk_bytes:      memory for one chunk of logits and its temporaries
     No position at all gives a 0 that is connected to the graph.
     """
     if head.requires_grad and torch.is_grad_enabled():
         raise ValueError("the output head is shared by teacher and student and must be frozen")
-    if student.shape != teacher.shape or student.dtype != teacher.dtype:
+    if teacher is None:
+        weights = torch.zeros_like(weights)
+    elif student.shape != teacher.shape or student.dtype != teacher.dtype:
         raise ValueError(f"student {tuple(student.shape)} {student.dtype} and teacher {tuple(teacher.shape)} "
                          f"{teacher.dtype} differ")
-    loss, *details = _Distillation.apply(student, teacher.detach(), head, weights, divergence, labels, label_weights,
+    loss, *details = _Distillation.apply(student, None if teacher is None else teacher.detach(), head, weights, divergence, labels, label_weights,
                                          head_bias, chunk_bytes)
     return Distilled(loss, *details)
 
@@ -74,22 +77,25 @@ class _Distillation(torch.autograd.Function):
         rows = max(1, chunk_bytes // (4 * vocabulary * wide.itemsize))
         values, entropies = weights.new_zeros(n, dtype=wide), weights.new_zeros(n, dtype=wide)
         agreement = torch.zeros(n, dtype=torch.bool, device=student.device)
-        gradient = torch.empty_like(student) if needs_grad else None
+        gradient = torch.zeros_like(student) if needs_grad else None
         for start in range(0, n, rows):
             chunk = slice(start, start + rows)
             log_q = _logits(student[chunk], head, head_bias, wide)
-            log_p = _logits(teacher[chunk], head, head_bias, wide)
-            agreement[chunk] = log_q.argmax(1) == log_p.argmax(1)
             slope = None
             if labels is not None:
                 slope, entropies[chunk] = _label_slope(log_q, labels[chunk], label_weights[chunk].to(wide), needs_grad)
-            log_p = _log_softmax_(log_p.div_(divergence.temperature))
-            log_q = _log_softmax_(log_q.div_(divergence.temperature))
-            values[chunk], kd_slope = _VALUE_AND_SLOPE[divergence.kind](log_p, log_q, divergence.beta, needs_grad)
-            if needs_grad:
-                factor = divergence.temperature if divergence.temperature_squared else 1 / divergence.temperature
-                kd_slope *= (weights[chunk].to(wide) * factor)[:, None]
-                slope = kd_slope if slope is None else slope.add_(kd_slope)
+            if teacher is not None:
+                log_p = _logits(teacher[chunk], head, head_bias, wide)
+                agreement[chunk] = log_q.argmax(1) == log_p.argmax(1)
+                log_p = _log_softmax_(log_p.div_(divergence.temperature))
+                log_q = _log_softmax_(log_q.div_(divergence.temperature))
+                compare = _VALUE_AND_SLOPE[divergence.kind]
+                values[chunk], kd_slope = compare(log_p, log_q, divergence.beta, needs_grad)
+                if needs_grad:
+                    factor = divergence.temperature if divergence.temperature_squared else 1 / divergence.temperature
+                    kd_slope *= (weights[chunk].to(wide) * factor)[:, None]
+                    slope = kd_slope if slope is None else slope.add_(kd_slope)
+            if slope is not None:
                 gradient[chunk] = _times_head(slope, head).to(student.dtype)
         if divergence.temperature_squared:
             values *= divergence.temperature**2
@@ -138,14 +144,15 @@ _VALUE_AND_SLOPE = {"forward_kl": _forward_kl, "reverse_kl": _reverse_kl, "jsd":
 
 def _label_slope(logits: Tensor, labels: Tensor, weights: Tensor, slope: bool) -> tuple[Tensor | None, Tensor]:
     """Cross-entropy of hard labels [n] and its weighted slope with respect to the logits [n, V]."""
-    labelled = weights != 0
+    labelled = labels >= 0
     safe = labels.clamp(min=0)[:, None]
     log_q = F.log_softmax(logits, dim=1)
     entropy = torch.where(labelled, -log_q.gather(1, safe).squeeze(1), 0)
     if not slope:
         return None, entropy
     q = log_q.exp_()
-    return q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0)).mul_(weights[:, None]), entropy
+    slope = q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0))
+    return slope.mul_(torch.where(labelled, weights, 0)[:, None]), entropy
 
 
 def _log_softmax_(logits: Tensor) -> Tensor:

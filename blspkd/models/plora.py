@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blspkd.errors import ModelError
@@ -94,11 +96,11 @@ def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: 
     return _prepare(model)
 
 
-def load_plora(llm: nn.Module, folder: str, trainable: bool = False) -> PeftModel:
-    """Load what `PeftModel.save_pretrained` wrote into `folder`."""
-    config = LoraConfig.from_pretrained(folder)
-    config._register_custom_module({nn.Linear: PLoraLinear})
-    return _prepare(PeftModel.from_pretrained(llm, folder, config=config, is_trainable=trainable))
+def load_plora(model: PeftModel, folder: Path) -> None:
+    """Load the weights that `PeftModel.save_pretrained` wrote into `folder` into the PLoRA of `model`."""
+    loaded = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    if loaded.unexpected_keys:
+        raise ModelError(f"{folder}: holds weights for other layers, {loaded.unexpected_keys[0]} among them")
 
 
 def checkpoint_context() -> tuple:

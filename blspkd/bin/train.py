@@ -1,0 +1,84 @@
+"""Stage 3: train adapter, PLoRA and encoder of a speech LLM on continuations.
+
+    python -m blspkd.bin.train --config conf/train.yaml --llm LLM --speech_encoder ENCODER \
+        --train_dir data/train --valid_dir data/valid --output_dir exp/train [--learning_rate 1e-3 ...]
+
+Any key of the configuration can be set by an option of its name. A run that was stopped goes on from its last complete
+checkpoint.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+
+from blspkd.config import TrainConfig, load_config
+from blspkd.data.examples import make_examples
+from blspkd.data.features import FeatureExtractor
+from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.errors import command
+from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.checkpoint import complete_checkpoints
+from blspkd.training.objective import KdObjective
+from blspkd.training.run import check_unchanged, describe, prompt_of
+from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="conf/train.yaml")
+    parser.add_argument("--llm", help="Hugging Face id or folder; overrides the configuration")
+    parser.add_argument("--speech_encoder", help="Hugging Face id or folder; overrides the configuration")
+    parser.add_argument("--train_dir", required=True)
+    parser.add_argument("--valid_dir", required=True)
+    parser.add_argument("--output_dir", required=True, help="exp/<tag>")
+    options, overrides = parser.parse_known_args(arguments)
+    config = load_config(TrainConfig, options.config, overrides)
+    config.model.llm = options.llm or config.model.llm
+    config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.set_seed(config.training.seed)
+    torch.set_flush_denormal(True)
+
+    prompt_config = prompt_of(options.train_dir, config.model.llm)
+    prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
+    extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)
+    check_unchanged(config, options.output_dir)
+    examples = {}
+    for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
+        selection = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
+                                  config.data)
+        logging.info("%s: %s", folder, selection)
+        examples[name] = selection.examples
+
+    objective = KdObjective(SpeechLlm.from_config(config.model, prompt_config), config.loss)
+    logging.info(describe(objective.speech_llm))
+    if config.training.gradient_checkpointing:
+        objective.speech_llm.enable_gradient_checkpointing()
+    arguments = training_arguments(config, options.output_dir)
+    arguments.max_steps = optimiser_steps(config, examples["train"], arguments.world_size)
+    trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
+
+    checkpoints = complete_checkpoints(options.output_dir)
+    if checkpoints:
+        logging.info("going on from %s", checkpoints[-1].name)
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    if config.training.average_checkpoints:
+        newest = complete_checkpoints(options.output_dir)[-config.training.average_checkpoints:]
+        trainer.load_average(newest)
+        logging.info("averaged %s", ", ".join(path.name for path in newest))
+    trainer.evaluate()
+    trainer.save_model(str(Path(options.output_dir) / "model"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Which examples share a batch, and how they are laid out in tensors.
+
+Sequences are concatenated first and padded once, at the end; batches are filled with sequences of similar total length
+up to a budget, so that hardly any LLM position is padding.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blspkd.config import DataConfig
+from blspkd.data.examples import Example, LoadedExample
+from blspkd.data.features import pad_windows
+
+POOL_BATCHES = 50  # batches that are sorted together; larger: less padding, smaller: more random
+
+
+@dataclass
+class TokenBatch:
+    """Whole sequences, right-padded. Positions of the input are where speech tokens go in."""
+
+    ids: Tensor  # [B, L] int64; at input positions the transcript's tokens
+    input_mask: Tensor  # [B, L] bool, on the CPU
+    response_mask: Tensor  # [B, L] bool, on the CPU: positions *of* the response's tokens
+    lengths: Tensor  # [B] int64, on the CPU
+
+
+@dataclass
+class Batch:
+    """What one training step reads."""
+
+    utt_ids: list[str]
+    features: Tensor  # [W, F, M] log-mel or [W, S] samples
+    feature_lengths: Tensor  # [W] int64, on the CPU
+    windows: list[int]  # windows of each utterance, sum W
+    n_tokens: Tensor  # [B] int64, on the CPU: tokens of the transcripts
+    sequences: TokenBatch
+    examples: list[Example]
+    errors: list[str]  # utterances whose audio could not be read, and why
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move what is computed with; what decides shapes stays on the CPU, so that nobody has to wait for it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        sequences = TokenBatch(**{**vars(self.sequences), "ids": self.sequences.ids.to(device, non_blocking=True)})
+        return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences})
+
+
+def collate(loaded: list[LoadedExample]) -> Batch:
+    """Pad and stack; examples with an error are left out and reported in `errors`."""
+    good = [item for item in loaded if item.features is not None]
+    examples = [item.example for item in good]
+    windows = [window for item in good for window in item.features.windows]
+    return Batch(
+        utt_ids=[example.utt_id for example in examples],
+        features=pad_windows(windows) if windows else torch.zeros(0, 0),
+        feature_lengths=torch.tensor([length for item in good for length in item.features.lengths]),
+        windows=[len(item.features.windows) for item in good],
+        n_tokens=torch.tensor([example.n_tokens for example in examples]),
+        sequences=lay_out(examples, [example.n_tokens for example in examples]),
+        examples=examples,
+        errors=[item.error for item in loaded if item.features is None],
+    )
+
+
+def lay_out(examples: list[Example], n_inputs: list[int]) -> TokenBatch:
+    """Concatenate prefix, n_inputs[b] input positions, suffix and response of every example, and pad at the end.
+
+    Where n_inputs[b] is not the transcript's length (an adapter with a rate of its own) the input ids are zeros.
+    """
+    rows, inputs, responses = [], [], []
+    for example, n in zip(examples, n_inputs, strict=True):
+        middle = example.input if n == example.n_tokens else np.zeros(n, dtype=np.int32)
+        rows.append(np.concatenate([example.prefix, middle, example.suffix, example.response]))
+        inputs.append((len(example.prefix), len(example.prefix) + n))
+        responses.append((len(rows[-1]) - len(example.response), len(rows[-1])))
+    longest = max(map(len, rows), default=0)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, :len(row)] = torch.from_numpy(row)
+    return TokenBatch(ids=ids, input_mask=_spans(inputs, longest), response_mask=_spans(responses, longest),
+                      lengths=torch.tensor([len(row) for row in rows]))
+
+
+def _spans(spans: list[tuple[int, int]], size: int) -> Tensor:
+    """[B, size] bool: True from start to end of each span."""
+    starts, ends = torch.tensor(spans).view(-1, 2).unbind(1)
+    positions = torch.arange(size)
+    return (positions >= starts[:, None]) & (positions < ends[:, None])
+
+
+class BatchPlan:
+    """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
+
+    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length and
+    cut under the budgets of `config`; then the batches are shuffled. The plan depends on nothing else, so a run that goes
+    on from step k skips the batches before it (which loads nothing) and sees the very ones that it would have seen.
+    """
+
+    def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
+                 num_ranks: int = 1):
+        """num_batches: of this rank, over all epochs."""
+        self.lengths = np.array([example.length for example in examples])
+        self.durations = np.array([example.duration for example in examples])
+        self.config, self.seed = config, seed
+        self.num_batches, self.rank, self.num_ranks = num_batches, rank, num_ranks
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        stop = self.num_batches * self.num_ranks
+        for number, batch in enumerate(self._stream()):
+            if number >= stop:
+                return
+            if number % self.num_ranks == self.rank:
+                yield batch
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """All batches of one epoch, as lists of indices."""
+        generator = np.random.default_rng((self.seed, epoch))
+        order = generator.permutation(len(self.lengths))
+        pool = POOL_BATCHES * self.config.batch_utterances
+        batches = []
+        for first in range(0, len(order), pool):
+            part = order[first:first + pool]
+            batches += self._cut(part[np.lexsort((self.durations[part], self.lengths[part]))])
+        generator.shuffle(batches)
+        return batches
+
+    def _stream(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = 0
+        while True:
+            yield from ([(epoch, int(index)) for index in batch] for batch in self.epoch(epoch))
+            epoch += 1
+
+    def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Consecutive stretches that stay under the budgets, padding included."""
+        batches, first, longest_audio = [], 0, 0.0
+        for i, index in enumerate(indices):
+            size = i - first + 1
+            longest_audio = max(longest_audio, self.durations[index])
+            # sorted by length: the newest is the longest
+            if i > first and (size > self.config.batch_utterances
+                              or size * self.lengths[index] > self.config.batch_tokens
+                              or size * longest_audio > self.config.batch_seconds):
+                batches.append(indices[first:i])
+                first, longest_audio = i, self.durations[index]
+        batches.append(indices[first:])
+        return batches
+
+
+def batches_per_epoch(examples: list[Example], config: DataConfig, seed: int, num_ranks: int) -> int:
+    """Batches of one rank in the first epoch (later ones differ by a few)."""
+    return math.ceil(len(BatchPlan(examples, config, seed, 1).epoch(0)) / num_ranks)

@@ -1,0 +1,121 @@
+"""Utterance + transcript + continuation -> Example: token ids and where the audio lies."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from blspkd.config import DataConfig
+from blspkd.data.audio import AudioSource, load
+from blspkd.data.features import Augmenter, FeatureExtractor, Features
+from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.prompts import Prompt
+from blspkd.errors import AudioError, DataError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training turn. Its sequence is prefix + input + suffix + response."""
+
+    utt_id: str
+    audio: AudioSource
+    duration: float  # seconds
+    prefix: np.ndarray  # token ids, int32, like the three below
+    input: np.ndarray
+    suffix: np.ndarray
+    response: np.ndarray  # continuation and end-of-turn token
+
+    @property
+    def n_tokens(self) -> int:
+        """LLM tokens of the transcript, which is how many speech tokens CIF has to fire."""
+        return len(self.input)
+
+    @property
+    def length(self) -> int:
+        """Positions of the whole sequence."""
+        return len(self.prefix) + len(self.input) + len(self.suffix) + len(self.response)
+
+
+@dataclass
+class Selection:
+    """Which utterances became examples, and why the others did not."""
+
+    examples: list[Example] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"{len(self.examples)} utterances" + (f" (left out: {reasons})" if reasons else "")
+
+
+def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prompt, config: DataConfig) -> Selection:
+    """Tokenise every utterance that has a continuation and fits the limits of `config`; count the others.
+
+    Raises DataError where durations are missing or nothing is left.
+    """
+    selection = Selection()
+    shared: dict[tuple, np.ndarray] = {}  # prefixes and suffixes are mostly the same: keep one of each
+
+    def once(ids: list[int]) -> np.ndarray:
+        return shared.setdefault(tuple(ids), np.asarray(ids, dtype=np.int32))
+
+    for utterance in data:
+        if utterance.duration is None:
+            raise DataError(f"{data.path}: no duration for utterance {utterance.utt_id}; run "
+                            f"`python -m blspkd.bin.data_dir durations {data.path}`")
+        if utterance.utt_id not in continuations:
+            selection.left_out["without a continuation"] += 1
+        elif utterance.duration < config.min_duration:
+            selection.left_out[f"shorter than {config.min_duration} s"] += 1
+        elif utterance.duration > config.max_duration:
+            selection.left_out[f"longer than {config.max_duration} s"] += 1
+        else:
+            ids = prompt.split(utterance.text)
+            example = Example(utterance.utt_id, utterance.audio, utterance.duration, once(ids.prefix),
+                              np.asarray(ids.input, dtype=np.int32), once(ids.suffix),
+                              np.asarray(prompt.response(continuations[utterance.utt_id]), dtype=np.int32))
+            if example.length > config.max_tokens:
+                selection.left_out[f"longer than {config.max_tokens} LLM tokens"] += 1
+            else:
+                selection.examples.append(example)
+    if not selection.examples:
+        raise DataError(f"{data.path}: no utterance is left to train on: {selection}")
+    return selection
+
+
+@dataclass
+class LoadedExample:
+    """An example with its features, or the error that its audio gave."""
+
+    example: Example
+    features: Features | None
+    error: str = ""
+
+
+class ExampleDataset(torch.utils.data.Dataset):
+    """Examples by (epoch, index); what augmentation draws depends on the seed, the epoch and the index only."""
+
+    def __init__(self, examples: list[Example], extractor: FeatureExtractor, config: DataConfig, seed: int,
+                 augment: bool):
+        self.examples = examples
+        self.extractor = extractor
+        self.augmenter = Augmenter(config, extractor.frames_per_second) if augment else None
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, key: tuple[int, int]) -> LoadedExample:
+        epoch, index = key
+        example = self.examples[index]
+        try:
+            waveform = load(example.audio, self.extractor.sampling_rate)
+            if self.augmenter is None:
+                return LoadedExample(example, self.extractor(waveform))
+            generator = np.random.default_rng((self.seed, epoch, index))
+            features = self.extractor(self.augmenter.waveform(waveform, generator))
+            return LoadedExample(example, self.augmenter.features(features, generator))
+        except AudioError as error:
+            return LoadedExample(example, None, f"utterance {example.utt_id}: {error}")

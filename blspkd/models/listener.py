@@ -1,0 +1,124 @@
+"""A trained model at work: an instruction about something said, or typed, -> the LLM's reply.
+
+    listener = Listener.from_pretrained("exp/train/model")
+    listener.generate_from_speech([waveform], ["Translate the following text into German."])[0].text
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from blspkd.data.features import FeatureExtractor, pad_windows
+from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.models.plora import speech_positions
+from blspkd.models.speech_llm import SpeechLlm
+
+
+@dataclass
+class GenerationOptions:
+    """Passed on to Hugging Face's `generate`."""
+
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass
+class Generated:
+    """One reply."""
+
+    text: str  # without special tokens
+    token_ids: list[int]  # with the end-of-turn token, if it came
+    n_tokens: int  # speech tokens, or transcript tokens, that stood in the prompt
+    finished: bool  # the end-of-turn token came within max_new_tokens
+
+
+class Listener:
+    """Features, prompts and generation around one SpeechLlm."""
+
+    def __init__(self, model: SpeechLlm, tokenizer: PreTrainedTokenizerBase, extractor: FeatureExtractor):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.extractor = extractor
+        self.prompt = Prompt(tokenizer, model.prompt_config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Listener":
+        """Load what stage 3 left in `exp/<tag>/model`. Raises ModelError."""
+        model = SpeechLlm.from_pretrained(folder).to(device)
+        extractor = FeatureExtractor(model.config.speech_encoder, model.config.pad_to_30s)
+        return cls(model, load_tokenizer(model.config.llm), extractor)
+
+    @torch.inference_mode()
+    def generate_from_speech(self, waveforms: list[np.ndarray], instructions: list[str],
+                             options: GenerationOptions | None = None) -> list[Generated]:
+        """Reply to float32 waveforms at `self.extractor.sampling_rate`, one instruction each."""
+        return self.reply(self.listen(waveforms), instructions, options)
+
+    @torch.inference_mode()
+    def generate_from_text(self, transcripts: list[str], instructions: list[str],
+                           options: GenerationOptions | None = None) -> list[Generated]:
+        """The same with the transcripts typed in: what the LLM itself can do."""
+        embed = self.model.causal_lm.get_input_embeddings()
+        turns, counts = [], []
+        for transcript, instruction in zip(transcripts, instructions, strict=True):
+            ids = self.prompt.split(transcript, instruction)
+            turns.append(embed(torch.tensor(ids.prefix + ids.input + ids.suffix, device=self.model.device)))
+            counts.append(len(ids.input))
+        return self._generate(turns, [slice(0, 0)] * len(turns), counts, options or GenerationOptions())
+
+    @torch.inference_mode()
+    def listen(self, waveforms: list[np.ndarray]) -> list[Tensor]:
+        """Speech tokens [n, D] of each waveform; they can be used for any number of instructions."""
+        features = [self.extractor(waveform) for waveform in waveforms]
+        speech = self.model.speech_tokens(
+            pad_windows([window for item in features for window in item.windows]).to(self.model.device),
+            torch.tensor([length for item in features for length in item.lengths]),
+            [len(item.windows) for item in features])
+        return [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
+
+    @torch.inference_mode()
+    def reply(self, speech: list[Tensor], instructions: list[str],
+              options: GenerationOptions | None = None) -> list[Generated]:
+        """Generate behind prefix + speech tokens + suffix."""
+        embed = self.model.causal_lm.get_input_embeddings()
+        turns, inputs = [], []
+        for tokens, instruction in zip(speech, instructions, strict=True):
+            prefix, suffix = (torch.tensor(ids, dtype=torch.int64, device=self.model.device)
+                              for ids in self.prompt.around(instruction))
+            turns.append(torch.cat([embed(prefix), tokens.to(embed.weight.dtype), embed(suffix)]))
+            inputs.append(slice(len(prefix), len(prefix) + len(tokens)))
+        return self._generate(turns, inputs, [len(tokens) for tokens in speech], options or GenerationOptions())
+
+    def _generate(self, turns: list[Tensor], inputs: list[slice], counts: list[int],
+                  options: GenerationOptions) -> list[Generated]:
+        """turns: embeddings [L_b, D] of each prompt; inputs: where PLoRA acts. Prompts are padded on the left."""
+        longest = max(map(len, turns))
+        embeddings = turns[0].new_zeros(len(turns), longest, turns[0].shape[1])
+        attention = torch.zeros(len(turns), longest, dtype=torch.int64)
+        is_speech = torch.zeros(len(turns), longest, dtype=torch.bool)
+        for row, (turn, speech) in enumerate(zip(turns, inputs, strict=True)):
+            left = longest - len(turn)
+            embeddings[row, left:] = turn
+            attention[row, left:] = 1
+            is_speech[row, left + speech.start:left + speech.stop] = True
+        with speech_positions(is_speech):
+            replies = self.model.causal_lm.generate(
+                inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),
+                eos_token_id=self.prompt.end_of_turn, pad_token_id=self.prompt.end_of_turn,
+                **{name: value for name, value in asdict(options).items()
+                   if options.do_sample or name not in ("temperature", "top_p")})
+        return [self._generated(ids, n) for ids, n in zip(replies.tolist(), counts, strict=True)]
+
+    def _generated(self, ids: list[int], n_tokens: int) -> Generated:
+        finished = self.prompt.end_of_turn in ids
+        if finished:
+            ids = ids[:ids.index(self.prompt.end_of_turn) + 1]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return Generated(text=text, token_ids=ids, n_tokens=n_tokens, finished=finished)

@@ -1,0 +1,223 @@
+"""The speech LLM: speech encoder + adapter + LLM (arXiv 2405.19041, section 3).
+
+Shape legend, used everywhere: B utterances, F feature frames, T encoder frames, C encoder width, N speech tokens
+(= transcript tokens in training), D LLM width, L LLM positions, V vocabulary, W encoder windows, M mel bins.
+
+Teacher and student are one LLM in memory. The teacher reads text, with PLoRA off and without gradient; the student reads
+speech tokens in the place of the transcript's tokens, with PLoRA on at those positions only.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from blspkd.atomic import atomic_path
+from blspkd.config import ModelConfig, PromptConfig, load_config, save_config
+from blspkd.data.batching import Batch, TokenBatch, lay_out
+from blspkd.data.prompts import check_model_path
+from blspkd.errors import ConfigError, ModelError
+from blspkd.models.cformer import CFormer
+from blspkd.models.conv_subsampler import ConvSubsampler
+from blspkd.models.plora import add_plora, checkpoint_context, load_plora, speech_positions
+from blspkd.models.speech_encoder import SpeechEncoder
+from blspkd.models.speech_tokens import SpeechTokens
+
+ADAPTERS = {"cformer": CFormer, "conv": ConvSubsampler}
+
+
+@dataclass
+class SpeechLlmConfig:
+    """What `save_pretrained` writes beside the weights."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+
+
+class SpeechLlm(nn.Module):
+    """An LLM that listens. Build it with `from_config` (new adapter) or `from_pretrained` (a trained one)."""
+
+    def __init__(self, config: ModelConfig, prompt: PromptConfig, encoder: SpeechEncoder, llm: nn.Module):
+        super().__init__()
+        self.config, self.prompt_config = config, prompt
+        self.encoder = encoder
+        self.llm = llm  # a causal LM, or the PeftModel around it
+        embeddings = self.causal_lm.get_input_embeddings()
+        rms = embeddings.weight.detach().float().pow(2).mean().sqrt().item() * getattr(embeddings, "embed_scale", 1.0)
+        width = embeddings.embedding_dim
+        self.adapter = ADAPTERS[config.adapter](config, encoder.width, width, float(rms))
+        encoder.requires_grad_(False)
+        if config.train_encoder:
+            _unfreeze(encoder.encoder, config.train_encoder_layers)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, prompt: PromptConfig) -> "SpeechLlm":
+        """Load the base models and put a new adapter between them. Raises ModelError."""
+        encoder, llm = _load_base_models(config)
+        if config.plora_rank:
+            llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets)
+        return cls(config, prompt, encoder, llm)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "SpeechLlm":
+        """Put the whole model together again from what was trained and the base models that `config.yaml` names."""
+        folder = Path(folder)
+        if not (folder / "config.yaml").is_file():
+            raise ModelError(f"{folder}: there is no trained model here (no config.yaml); run stage 3 first")
+        saved = load_config(SpeechLlmConfig, folder / "config.yaml")
+        model = cls.from_config(saved.model, saved.prompt)
+        model.load_trained(folder)
+        return model
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Load the trained weights from a folder of `save_pretrained` into this model. Raises ModelError."""
+        folder = Path(folder)
+        try:
+            self.adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
+            if self.config.train_encoder:
+                trained = load_file(folder / "speech_encoder.safetensors")
+                unknown = self.encoder.load_state_dict(trained, strict=False).unexpected_keys
+                if unknown:
+                    raise ModelError(f"{folder}/speech_encoder.safetensors: not of this encoder: {unknown[0]}")
+            if self.config.plora_rank:
+                load_plora(self.llm, folder / "plora")
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ModelError(f"{folder}: the weights do not fit {self.config.speech_encoder} and {self.config.llm}, or "
+                             f"are damaged: {reason}") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what was trained, and only that, atomically."""
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
+            save_file(_contiguous(self.adapter.state_dict()), temporary / "adapter.safetensors")
+            trained = {name: value for name, value in self.encoder.named_parameters() if value.requires_grad}
+            if trained:
+                save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
+            if self.config.plora_rank:
+                self.llm.save_pretrained(temporary / "plora")
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        return self.llm.get_base_model() if self.config.plora_rank else self.llm
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.adapter.parameters()).device
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias of the output head."""
+        layer = self.causal_lm.get_output_embeddings()
+        return layer.weight, getattr(layer, "bias", None)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Non-reentrant only: reentrant checkpointing would silently lose PLoRA's gradients."""
+        self.causal_lm.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_context})
+        if self.config.train_encoder:
+            self.encoder.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def speech_tokens(self, features: Tensor, lengths: Tensor, windows: list[int],
+                      n_tokens: Tensor | None = None) -> SpeechTokens:
+        """Listen: features [W, F, M] (lengths [W] and windows on the CPU) -> speech tokens [B, N, D].
+
+        n_tokens [B] fixes their number (training); None lets the adapter decide.
+        """
+        with nullcontext() if self.config.train_encoder else torch.no_grad():
+            frames, frame_lengths = self.encoder(features, lengths, windows)
+        return self.adapter(frames.to(self.adapter_dtype), frame_lengths, n_tokens)
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        return next(self.adapter.parameters()).dtype
+
+    @torch.no_grad()
+    def teacher_states(self, sequences: TokenBatch) -> Tensor:
+        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off."""
+        return self.causal_lm.base_model(input_ids=sequences.ids, use_cache=False).last_hidden_state
+
+    def student_states(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
+        """The LLM reads speech at the input positions: last hidden states [B, L, D], PLoRA on there."""
+        embeddings = self.embed(sequences, speech)
+        with speech_positions(sequences.input_mask):
+            return self.causal_lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+
+    def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
+        """The student's layout: the teacher's, unless the adapter has a rate of its own."""
+        if self.adapter.matches_text_length:
+            return batch.sequences
+        sequences = lay_out(batch.examples, speech.n_tokens.tolist())
+        sequences.ids = sequences.ids.to(batch.sequences.ids.device)
+        return sequences
+
+    def embed(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
+        """Embeddings [B, L, D] with speech tokens at the input positions."""
+        embeddings = self.causal_lm.get_input_embeddings()(sequences.ids)
+        rows = sequences.input_mask.reshape(-1).nonzero().squeeze(1)
+        is_token = torch.arange(speech.tokens.shape[1]) < speech.n_tokens[:, None]
+        tokens = speech.tokens.flatten(0, 1)
+        tokens = tokens.index_select(0, is_token.view(-1).nonzero().squeeze(1).to(tokens.device, non_blocking=True))
+        flat = embeddings.detach().flatten(0, 1)
+        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), tokens.to(flat.dtype))
+        return flat.view_as(embeddings)
+
+    def train(self, mode: bool = True) -> "SpeechLlm":
+        """Frozen parts stay in evaluation mode (their dropout is zero in any case, see `_load_base_models`)."""
+        super().train(mode)
+        if not self.config.train_encoder:
+            self.encoder.eval()
+        return self
+
+
+def _load_base_models(config: ModelConfig) -> tuple[SpeechEncoder, nn.Module]:
+    dtype = getattr(torch, config.dtype)
+    encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation,
+                                            torch.float32 if config.train_encoder else dtype)
+    check_model_path(config.llm, "LLM")
+    try:
+        llm_config = AutoConfig.from_pretrained(config.llm)
+        for name, value in list(vars(llm_config).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(llm_config, name, 0.0)  # teacher and student must be the same function
+        llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=dtype,
+                                                   attn_implementation=config.attn_implementation)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
+    llm.requires_grad_(False)
+    _check_head(llm, config.llm)
+    return encoder, llm
+
+
+@torch.no_grad()
+def _check_head(llm: nn.Module, name: str) -> None:
+    """The losses compute logits as h W^T + b from the last hidden state: make sure that this is all there is."""
+    ids = torch.tensor([[0, 1]], device=next(llm.parameters()).device)
+    head = llm.get_output_embeddings()
+    expected = llm(input_ids=ids, use_cache=False).logits.float()
+    found = head(llm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
+        raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or scaled "
+                         "logits are not supported)")
+
+
+def _unfreeze(encoder: nn.Module, num_layers: int) -> None:
+    """All of the encoder (-1) or its last `num_layers` layers; position tables stay as they are."""
+    if num_layers < 0:
+        encoder.requires_grad_(True)
+        if hasattr(encoder, "embed_positions"):
+            encoder.embed_positions.requires_grad_(False)
+        return
+    layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layers
+    if num_layers > len(layers):
+        raise ConfigError(f"train_encoder_layers: {num_layers}, but the encoder has {len(layers)} layers")
+    for layer in layers[len(layers) - num_layers:]:
+        layer.requires_grad_(True)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in tensors.items()}

@@ -1,0 +1,113 @@
+"""One training step's loss (arXiv 2405.19041, section 3.1): input KL + response KL + quantity, or BLSP's cross-entropy."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blspkd.config import LossConfig
+from blspkd.data.batching import Batch
+from blspkd.errors import ConfigError
+from blspkd.losses.distillation import Distilled, Divergence, distillation_loss
+from blspkd.losses.quantity import quantity_loss
+from blspkd.models.speech_llm import SpeechLlm
+
+# What the sums in `Objective.sums` are of, and by which denominator each becomes a mean.
+TERMS = {"input_kl": "input", "input_top1": "input", "response_kl": "response", "response_top1": "response",
+         "response_ce": "response", "quantity": "utterances", "count_accuracy": "utterances"}
+
+
+@dataclass
+class Denominators:
+    """Numbers of input positions, response positions and utterances that the losses are means over.
+
+    They are counted over all accumulated micro-batches and all ranks, so that any split gives the loss of one big batch.
+    """
+
+    input: float
+    response: float
+    utterances: float
+
+    @classmethod
+    def of(cls, batches: list[Batch]) -> "Denominators":
+        return cls(input=float(sum(int(batch.n_tokens.sum()) for batch in batches)),
+                   response=float(sum(int(batch.sequences.response_mask.sum()) for batch in batches)),
+                   utterances=float(sum(len(batch.utt_ids) for batch in batches)))
+
+
+@dataclass
+class Objective:
+    """The loss and its terms."""
+
+    loss: Tensor  # scalar
+    sums: Tensor  # [len(TERMS)] sums over positions or utterances, no gradient
+
+
+class KdObjective(nn.Module):
+    """SpeechLlm with its loss, as one module, so that DistributedDataParallel sees a single forward call."""
+
+    def __init__(self, speech_llm: SpeechLlm, config: LossConfig):
+        super().__init__()
+        self.speech_llm, self.loss_config = speech_llm, config
+        if not speech_llm.adapter.matches_text_length and config.w_input:
+            raise ConfigError("w_input: input KL needs as many speech tokens as text tokens, which adapter "
+                              f"'{speech_llm.config.adapter}' does not give; set w_input to 0 or adapter to cformer")
+        if config.w_response_ce and config.response_positions != "shifted":
+            raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
+        if not (config.w_input or config.w_response or config.w_response_ce):
+            raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
+
+    def forward(self, batch: Batch, denominators: Denominators) -> Objective:
+        """Loss of one micro-batch, to be summed over micro-batches and ranks."""
+        config, model = self.loss_config, self.speech_llm
+        speech = model.speech_tokens(batch.features, batch.feature_lengths, batch.windows, batch.n_tokens)
+        sequences = model.student_sequences(batch, speech)
+        student = model.student_states(sequences, speech).flatten(0, 1)
+        uses_teacher = bool(config.w_input or config.w_response or not self.training)
+        teacher = model.teacher_states(batch.sequences).flatten(0, 1) if uses_teacher else None
+
+        with_input = model.adapter.matches_text_length and (config.w_input > 0 or not self.training)
+        shifted = config.response_positions == "shifted"
+        rows_student = _rows(sequences, with_input, shifted, student.device)
+        rows_teacher = _rows(batch.sequences, with_input, shifted, student.device) if uses_teacher else None
+        n_input = int(batch.n_tokens.sum()) if with_input else 0
+        n_response = len(rows_student) - n_input
+
+        weights = torch.full((n_input + n_response,), config.w_response / denominators.response, device=student.device)
+        weights[:n_input] = config.w_input / denominators.input
+        labels = label_weights = None
+        if config.w_response_ce or not self.training:
+            answers = batch.sequences.ids[batch.sequences.response_mask.to(batch.sequences.ids.device)]
+            labels = torch.cat([answers.new_full((n_input,), -100), answers])
+            label_weights = torch.full_like(weights, config.w_response_ce / denominators.response)
+        head, bias = model.head
+        distilled = distillation_loss(
+            student.index_select(0, rows_student),
+            teacher.index_select(0, rows_teacher) if uses_teacher else None, head, weights,
+            Divergence(config.divergence, config.temperature, config.jsd_beta, config.temperature_squared),
+            labels=labels, label_weights=label_weights, head_bias=bias, chunk_bytes=config.chunk_mib << 20)
+
+        loss = distilled.loss
+        quantity = count = torch.zeros((), device=student.device)
+        if speech.alpha is not None:
+            losses = quantity_loss(speech.alpha, batch.n_tokens)
+            loss = loss + config.w_quantity * losses.sum() / denominators.utterances
+            predicted = speech.alpha.detach().sum(1).round().clamp(min=1)
+            quantity, count = losses.detach().sum(), (predicted == batch.n_tokens.to(predicted.device)).sum()
+        return Objective(loss, torch.stack([value.float() for value in (*_sums(distilled, n_input), quantity, count)]))
+
+
+def _rows(sequences, with_input: bool, shifted: bool, device: torch.device) -> Tensor:
+    """Selected positions of the flattened [B * L]: the inputs', then those of the response."""
+    response = sequences.response_mask
+    if shifted:  # the position before a token predicts it
+        response = torch.cat([response[:, 1:], response.new_zeros(len(response), 1)], dim=1)
+    masks = [sequences.input_mask, response] if with_input else [response]
+    return torch.cat([mask.reshape(-1).nonzero().squeeze(1) for mask in masks]).to(device, non_blocking=True)
+
+
+def _sums(distilled: Distilled, n_input: int) -> list[Tensor]:
+    """In the order of TERMS."""
+    return [distilled.divergence[:n_input].sum(), distilled.agreement[:n_input].sum(),
+            distilled.divergence[n_input:].sum(), distilled.agreement[n_input:].sum(),
+            distilled.cross_entropy[n_input:].sum()]

@@ -1,0 +1,62 @@
+"""A training run's folder, exp/<tag>: its configuration, the prompt that it inherits from stage 2, what it says of itself."""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from blspkd.config import PromptConfig, TrainConfig, from_dict, load_config, save_config, to_dict
+from blspkd.errors import ConfigError, DataError
+
+# Keys that may change between a run's start and its continuation: they change no result.
+_FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "loss.chunk_mib"}
+
+
+def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
+    """The prompt under which stage 2 wrote `data_dir`/continuation; the same LLM must read it now.
+
+    Raises DataError where stage 2 has not run, ConfigError for another LLM.
+    """
+    path = Path(data_dir) / "continuation.info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        prompt = from_dict(PromptConfig, info["prompt"], str(path))
+    except OSError:
+        raise DataError(f"{path}: not there; write the continuations first (stage 2)") from None
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{path}: damaged ({error}); remove it and run stage 2 again") from None
+    if info.get("model") != llm:
+        raise ConfigError(f"{path}: these continuations were written by {info.get('model')}, and the LLM to train with is "
+                          f"{llm}; distillation needs the LLM's own continuations: run stage 2 with --llm {llm}")
+    return prompt
+
+
+def check_unchanged(config: TrainConfig, folder: str | Path) -> None:
+    """Save the configuration in exp/<tag>, or make sure that it is the one that the run there began with."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        save_config(config, path)
+        return
+    before, now = (_flat(to_dict(c)) for c in (load_config(TrainConfig, path), config))
+    changed = [f"{key} was {before[key]} and is now {now[key]}" for key in now
+               if before[key] != now[key] and key not in _FREE_KEYS]
+    if changed:
+        raise ConfigError(f"{path}: this run began with other options ({'; '.join(changed)}); choose another --tag, or "
+                          f"remove {folder} to start anew")
+
+
+def describe(model: nn.Module) -> str:
+    """Parameters by part, trained and in all."""
+    parts = []
+    for name, part in model.named_children():
+        total = sum(p.numel() for p in part.parameters())
+        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        parts.append(f"{name} {trained / 1e6:.2f}/{total / 1e6:.2f} M")
+    return "parameters (trained/all): " + ", ".join(parts)
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

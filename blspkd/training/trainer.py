@@ -1,0 +1,225 @@
+"""The Hugging Face Trainer, set up for BLSP-KD: batches by plan, exact loss means, checkpoints of what is trained."""
+
+import logging
+import math
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from blspkd.config import TrainConfig
+from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
+from blspkd.data.examples import Example, ExampleDataset
+from blspkd.data.features import FeatureExtractor
+from blspkd.errors import AudioError, ModelError
+from blspkd.progress import progress_bar
+from blspkd.training.objective import TERMS, Denominators, KdObjective
+
+logger = logging.getLogger(__name__)
+
+
+def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingArguments:
+    """Our configuration in the Trainer's terms; max_steps is set when the number of batches is known."""
+    training = config.training
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(output_dir) / "tensorboard")
+    use_cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(output_dir), max_steps=max(1, training.max_steps), learning_rate=training.learning_rate,
+        warmup_steps=training.warmup_steps, lr_scheduler_type=training.schedule, weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm, gradient_accumulation_steps=training.gradient_accumulation,
+        bf16=training.bf16, use_cpu=use_cpu, ddp_backend="gloo" if use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None, seed=training.seed,
+        logging_steps=training.log_steps, logging_first_step=True, logging_nan_inf_filter=False,
+        save_strategy="steps", save_steps=training.save_steps,
+        save_total_limit=max(training.keep_checkpoints, training.average_checkpoints),
+        eval_strategy="steps" if training.eval_steps else "no", eval_steps=training.eval_steps or None,
+        ddp_find_unused_parameters=training.find_unused_parameters, deepspeed=training.deepspeed or None,
+        report_to=["tensorboard"], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=not use_cpu,
+        average_tokens_across_devices=False)
+
+
+def optimiser_steps(config: TrainConfig, examples: list[Example], num_ranks: int) -> int:
+    """Steps of the whole run: max_steps, or num_epochs in steps."""
+    training = config.training
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = batches_per_epoch(examples, config.data, training.seed, num_ranks)
+    return max(1, math.ceil(training.num_epochs * batches / training.gradient_accumulation))
+
+
+class KdTrainer(Trainer):
+    """Trains a KdObjective."""
+
+    def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
+                 train: list[Example], valid: list[Example], extractor: FeatureExtractor):
+        super().__init__(model=objective, args=arguments, callbacks=[_Bar()])
+        self.remove_callback(PrinterCallback)  # our log lines say the same
+        self.config = config
+        self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
+        self.loss_is_scaled_for_ga = True  # every micro-batch is divided by the counts of the whole step
+        self.can_return_loss = True
+        self._sums = torch.zeros(len(TERMS))  # of the steps since the last log line
+        self._counts = Denominators(0.0, 0.0, 0.0)
+        self._bad, self._seen = 0, 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The whole run is one pass through a BatchPlan, so that resuming skips exactly the batches that were seen."""
+        data = self.config.data
+        plan = BatchPlan(self.train_examples, data, self.args.seed,
+                         self.args.max_steps * self.args.gradient_accumulation_steps,
+                         self.args.process_index, self.args.world_size)
+        dataset = ExampleDataset(self.train_examples, self.extractor, data, self.args.seed, augment=True)
+        return DataLoader(dataset, batch_sampler=plan, num_workers=data.num_workers, collate_fn=collate,
+                          pin_memory=False, worker_init_fn=_one_thread)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with a learning rate per part: adapter, PLoRA, speech encoder."""
+        if self.optimizer is None:
+            training = self.config.training
+            rates = {"adapter": training.learning_rate, "encoder": training.encoder_learning_rate,
+                     "llm": training.plora_learning_rate or training.learning_rate}
+            groups = []
+            for part, rate in rates.items():
+                named = [(name, p) for name, p in getattr(self.model.speech_llm, part).named_parameters()
+                         if p.requires_grad]
+                for decay in (True, False):  # biases and norms are not decayed
+                    parameters = [p for name, p in named if (p.dim() > 1) == decay]
+                    if parameters:
+                        groups.append({"params": parameters, "lr": rate,
+                                       "weight_decay": training.weight_decay if decay else 0.0})
+            self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
+        return self.optimizer
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Denominators:
+        counts = Denominators.of(batch_samples)
+        if self.args.world_size > 1:
+            values = torch.tensor([counts.input, counts.response, counts.utterances], device=device)
+            dist.all_reduce(values)
+            counts = Denominators(*values.tolist())
+        for name in vars(counts):
+            setattr(self._counts, name, getattr(self._counts, name) + getattr(counts, name))
+        return counts
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        self._check_errors(inputs)
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted: the Trainer's estimate knows no speech encoder."""
+        return 0
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False,
+                     num_items_in_batch: Denominators | None = None):
+        """Loss of one micro-batch, a share of the step's global mean."""
+        result = model(inputs, num_items_in_batch)
+        self._sums += result.sums.cpu()
+        if self.state.global_step % 10 == 0 and not torch.isfinite(result.loss):
+            raise ModelError(f"the loss is {float(result.loss)} at step {self.state.global_step}; lower learning_rate, "
+                             "or look for broken audio in " + ", ".join(inputs.utt_ids[:5]))
+        # DistributedDataParallel averages gradients over ranks; ours are shares of a sum
+        return result.loss * self.args.world_size
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the loss terms since the last line."""
+        if "loss" in logs and self._counts.utterances:
+            sums = self._sums.to(self.args.device)
+            if self.args.world_size > 1:
+                dist.all_reduce(sums)
+            logs |= _means(sums.cpu(), self._counts, self.config)
+            self._sums.zero_()
+            self._counts = Denominators(0.0, 0.0, 0.0)
+        super().log(logs, start_time)
+        if self.is_world_process_zero() and "train_runtime" not in logs:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items()
+                               if isinstance(value, float) and name != "epoch")
+            logger.info("step %d/%d  %s", self.state.global_step, self.state.max_steps, values)
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss terms on the validation set, every rank its share of the batches."""
+        data = self.config.data
+        dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False)
+        batches = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)[self.args.process_index::self.args.world_size]
+        loader = DataLoader(dataset, batch_sampler=[[(0, int(index)) for index in batch] for batch in batches],
+                            num_workers=data.num_workers, collate_fn=collate, worker_init_fn=_one_thread)
+        was_training = self.model.training
+        self.model.eval()
+        totals = torch.zeros(len(TERMS) + 3, dtype=torch.float64)
+        for batch in loader:
+            counts = Denominators.of([batch])
+            sums = self.model(self._prepare_inputs(batch), counts).sums
+            totals += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
+        self.model.train(was_training)
+        if self.args.world_size > 1:
+            totals = totals.to(self.args.device)
+            dist.all_reduce(totals)
+        means = _means(totals[:len(TERMS)].cpu(), Denominators(*totals[len(TERMS):].tolist()), self.config)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        self.log(metrics)
+        return metrics
+
+    def load_average(self, checkpoints: list[Path]) -> None:
+        """Put the mean of the checkpoints' weights into the model."""
+        parameters = dict(self.model.speech_llm.named_parameters())
+        sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items() if p.requires_grad}
+        for checkpoint in checkpoints:
+            self._load_from_checkpoint(str(checkpoint))
+            for name, total in sums.items():
+                total += parameters[name].detach().double()
+        with torch.no_grad():
+            for name, total in sums.items():
+                parameters[name].copy_(total / len(checkpoints))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            self.model.speech_llm.save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.model.speech_llm.load_trained(resume_from_checkpoint)
+
+    def _check_errors(self, batch: Batch) -> None:
+        """Stop when more utterances failed to load than `data.max_bad_ratio` allows."""
+        self._bad += len(batch.errors)
+        self._seen += len(batch.errors) + len(batch.utt_ids)
+        for error in batch.errors:
+            logger.warning("%s", error)
+        # a small run must not stop at its first utterance, nor a large one wait long
+        if batch.errors and (not batch.utt_ids or self._bad > self.config.data.max_bad_ratio * max(self._seen, 100)):
+            raise AudioError(f"{self._bad} of {self._seen} utterances could not be loaded, and data.max_bad_ratio is "
+                             f"{self.config.data.max_bad_ratio}; the last: {batch.errors[-1]}")
+
+
+def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig) -> dict[str, float]:
+    """Means by term; terms that this configuration does not compute are left out."""
+    means = {name: float(value) / max(1.0, getattr(counts, kind))
+             for (name, kind), value in zip(TERMS.items(), sums, strict=True)}
+    return {name: 100 * value if name.endswith(("accuracy", "top1")) else value
+            for name, value in means.items() if value != 0}
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+class _Bar(TrainerCallback):
+    """Progress in optimiser steps, with the time left."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = progress_bar("training", total=state.max_steps, unit="step") if state.is_world_process_zero else None
+        if self.bar:
+            self.bar.update(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar:
+            self.bar.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.bar and logs and "loss" in logs:
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar:
+            self.bar.close()

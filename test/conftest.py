@@ -1,0 +1,111 @@
+"""Small models and data that many tests share; everything is made here, nothing is downloaded."""
+
+import json
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+torch.set_num_threads(1)
+
+CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+                 "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+SENTENCES = ["the farmer sold six bags", "a nurse saw the old house", "we found two red cats in the park",
+             "she reads a book on monday", "the pilot bought a car", "they ate nine cakes at noon"]
+
+
+def make_tokenizer(folder) -> str:
+    """A byte-level BPE tokenizer with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>",
+                                   additional_special_tokens=special[1:4])
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory) -> str:
+    """Folder of a random two-layer Llama with a tokenizer and a chat template."""
+    folder = tmp_path_factory.mktemp("llm")
+    make_tokenizer(folder)
+    torch.manual_seed(1)
+    config = LlamaConfig(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                         initializer_range=0.2, bos_token_id=None, eos_token_id=4, pad_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> str:
+    """Folder of a random two-layer Whisper encoder with a 2-second window of 100 frames per second."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(2)
+    config = WhisperConfig(d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+                           decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=20,
+                           max_source_positions=100, max_target_positions=16, vocab_size=32, pad_token_id=0,
+                           bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None,
+                           begin_suppress_tokens=None, init_std=0.2)
+    WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(folder)
+    return str(folder)
+
+
+def write_data_dir(folder, count: int = 6, rate: int = 16000, seed: int = 0) -> str:
+    """A Kaldi data directory of `count` short noises with transcripts, durations and continuations."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {name: [] for name in ("wav.scp", "text", "utt2spk", "utt2dur", "continuation", "spk2utt")}
+    for i in range(count):
+        utt_id, seconds = f"spk{i % 2}-utt{i:03d}", float(generator.uniform(0.6, 1.6))
+        samples = generator.standard_normal(int(seconds * rate)) * 0.1
+        soundfile.write(folder / f"{utt_id}.wav", samples, rate, subtype="PCM_16")
+        sentence = SENTENCES[i % len(SENTENCES)]
+        tables["wav.scp"].append(f"{utt_id} {folder}/{utt_id}.wav")
+        tables["text"].append(f"{utt_id} {sentence}")
+        tables["utt2spk"].append(f"{utt_id} {utt_id[:4]}")
+        tables["utt2dur"].append(f"{utt_id} {len(samples) / rate:.4f}")
+        tables["continuation"].append(f"{utt_id} {json.dumps(SENTENCES[(i + 1) % len(SENTENCES)])}")
+    for speaker in ("spk0", "spk1"):
+        ids = sorted(row.split()[0] for row in tables["text"] if row.startswith(speaker))
+        if ids:
+            tables["spk2utt"].append(f"{speaker} {' '.join(ids)}")
+    for name, rows in tables.items():
+        (folder / name).write_text("".join(f"{row}\n" for row in sorted(rows)))
+    return str(folder)
+
+
+def write_info(folder, llm: str) -> None:
+    """continuation.info.json as stage 2 leaves it."""
+    prompt = {"instruction": "Continue:", "speech_position": "after", "separator": "\n", "system": "",
+              "template_args": {}}
+    (folder / "continuation.info.json").write_text(json.dumps({"model": llm, "prompt": prompt}))
+
+
+@pytest.fixture
+def data_dir(tmp_path, tiny_llm) -> str:
+    """A training directory with continuations written by `tiny_llm`."""
+    folder = write_data_dir(tmp_path / "data" / "train", count=12)
+    write_info(tmp_path / "data" / "train", tiny_llm)
+    return folder
