@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# From a corpus to an LLM that follows spoken instructions, in four stages (BLSP-KD, arXiv 2405.19041):
+#   1 data            local/data.sh makes the data directories; they are checked
+#   2 continuations   the LLM continues the transcripts
+#   3 train           the adapter learns to make the LLM continue speech as it continues text
+#   4 evaluate        instructions that the training never saw; tables on the screen and in RESULTS.md
+# A number or name chooses a stage: `./run.sh --stage train --stop_stage 4`. What is done is skipped, what was killed
+# goes on, and what was made with other options is reported, never silently used again.
+
+# shellcheck disable=SC2086,SC2154  # commands (cmd.sh) and lists of sets are words; split_words makes arrays
+set -euo pipefail
+
+# Every option is declared here, once (see utils/parse_options.sh).
+stage=data                                  # first stage to run: number or name
+stop_stage=evaluate                         # last stage to run: number or name
+skip_stages=                                # stages to leave out, e.g. "1 train"
+nj=4                                        # parallel jobs
+ngpu=1                                      # GPUs that train together on one machine; 0: CPU only
+num_nodes=1                                 # machines that train together
+num_threads=1                               # CPU threads of a training process
+train_set=train                             # name of the training set below datadir
+valid_set=valid                             # name of the validation set
+test_sets="test"                            # names of the test sets, separated by spaces
+llm=Qwen/Qwen2.5-0.5B-Instruct              # chat LLM: Hugging Face id or folder
+speech_encoder=openai/whisper-small         # speech encoder: Hugging Face id or folder
+local_data_opts=                            # stage 1: options for local/data.sh
+local_data_outputs=                         # stage 1: what local/data.sh makes besides data directories, e.g. models
+allow_pipes=false                           # stage 1: run the commands (ending in "|") that wav.scp holds
+continuation_config=conf/continuation.yaml  # stage 2: prompt and sampling
+continuation_args=                          # stage 2: what overrides the configuration, e.g. "--max_new_tokens 40"
+train_config=conf/train.yaml                # stage 3: model, loss, data, training
+train_args=                                 # stage 3: what overrides it, e.g. "--learning_rate 1e-4 --bf16 true"
+inference_config=conf/decode.yaml           # stage 4: tasks and decoding
+inference_args=                             # stage 4: what overrides it, e.g. "--max_utterances 100"
+results=RESULTS.md                          # stage 4: file for the tables
+preamble=                                   # stage 4: Markdown file to put above the tables
+datadir=data                                # folder of the data directories
+dumpdir=dump                                # folder for audio that the commands of wav.scp make
+expdir=exp                                  # folder of the experiments
+tag=                                        # name of the experiment; empty: the name of train_config
+python=python                               # Python interpreter
+
+command_line=$(printf '%q ' "$0" "$@")
+. utils/log.sh
+. utils/parse_options.sh
+[ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
+. ./path.sh
+. ./cmd.sh
+stages="data continuations train evaluate"
+. utils/stages.sh
+choose_stages
+
+exp=${expdir}/${tag:-$(basename "${train_config}" .yaml)}
+gpu_per_job=$((ngpu > 0 ? 1 : 0))
+all_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")
+split_words local_data_words "${local_data_opts}"
+split_words continuation_words "${continuation_args}"
+split_words train_words "${train_args}"
+split_words inference_words "${inference_args}"
+
+if stage data; then
+    needs local/data.sh "write it; it makes these folders in ${datadir}: ${all_sets}"
+    if step "${datadir}/.done/corpus.json" --value "local_data_opts=${local_data_opts}" --code local \
+            --outputs "${datadir}/%/wav.scp" "${all_sets}" --outputs % "${local_data_outputs}" \
+            --remedy "To make the corpus again, remove ${datadir}; to keep it, give other --datadir and --local_data_opts"
+    then
+        utils/run.py --screen true "${datadir}/log/data.log" local/data.sh --nj "${nj}" "${local_data_words[@]}"
+        steps_done
+    fi
+    for name in ${all_sets}; do
+        dir=${datadir}/${name}
+        if step "${datadir}/.done/check_${name}.json" --redo --output "${dir}/utt2dur" \
+                --data "${dir}" wav.scp segments reco2channel utt2spk text; then
+            if "${allow_pipes}"; then
+                "${python}" -m blspkd.bin.data_dir materialize "${dir}" "${dumpdir}/${name}"
+            fi
+            "${python}" -m blspkd.bin.data_dir validate "${dir}"
+            "${python}" -m blspkd.bin.data_dir durations "${dir}" --nj "${nj}"
+            steps_done
+        fi
+    done
+fi
+
+if stage continuations; then
+    for name in ${train_set} ${valid_set}; do
+        dir=${datadir}/${name}
+        needs "${dir}/utt2dur" "run stage 1 (data)"
+        if step "${datadir}/.done/continuations_${name}.json" --model llm "${llm}" --text "${continuation_config}" \
+                --value "continuation_args=${continuation_args}" --data "${dir}" text \
+                --output "${dir}/continuation" --output "${dir}/continuation.info.json" \
+                --remedy "To write them again, remove ${dir}/continuation; to keep them, give another --datadir"; then
+            ${generate_cmd} --gpu "${gpu_per_job}" JOB="1:${nj}" "${dir}/log/generate_continuations.JOB.log" \
+                "${python}" -m blspkd.bin.generate_continuations --config "${continuation_config}" --llm "${llm}" \
+                --data_dir "${dir}" --job JOB --num_jobs "${nj}" "${continuation_words[@]}"
+            "${python}" -m blspkd.bin.merge_continuations --data_dir "${dir}"
+            steps_done
+        fi
+    done
+fi
+
+if stage train; then
+    for name in ${train_set} ${valid_set}; do
+        needs "${datadir}/${name}/utt2dur" "run stage 1 (data)"
+        needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
+    done
+    if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
+            --text "${train_config}" --value "train_args=${train_args}" \
+            --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
+            --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
+            --output "${exp}/model" --partial "${exp}/checkpoint-*" \
+            --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
+        rm -f "${exp}/rendezvous"
+        ${train_cmd} --gpu "${ngpu}" --num_threads "${num_threads}" NODE="1:${num_nodes}" \
+            "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.NODE.log; else echo train.log; fi)" \
+            utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+            --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
+            blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
+            --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" \
+            "${train_words[@]}"
+        steps_done
+    fi
+fi
+
+if stage evaluate; then
+    needs "${exp}/model" "run stage 3 (train)"
+    to_decode=()
+    for name in ${test_sets}; do
+        dir=${datadir}/${name}
+        needs "${dir}/utt2dur" "run stage 1 (data)"
+        if step "${exp}/.done/decode_${name}.json" --model model "${exp}/model" --text "${inference_config}" \
+                --value "inference_args=${inference_args}" \
+                --data "${dir}" wav.scp segments reco2channel "text*" instruction \
+                --output "${exp}/decode_*_${name}" \
+                --remedy "To decode again, remove ${exp}/decode_*_${name}*; to keep it, copy ${exp} to another --tag"
+        then
+            to_decode+=("${name}")
+        fi
+    done
+    if [ "${#to_decode[@]}" -gt 0 ]; then
+        ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${#to_decode[@]}" "${exp}/log/decode.JOB.log" \
+            utils/pick.sh JOB "${to_decode[*]}" "${python}" -m blspkd.bin.decode --config "${inference_config}" \
+            --model_dir "${exp}/model" --data_dir "${datadir}/{}" --exp_dir "${exp}" "${inference_words[@]}"
+        steps_done
+    fi
+    if step "${exp}/.done/score.json" --redo --text "${inference_config}" --value "inference_args=${inference_args}" \
+            --value "test_sets=${test_sets}" --data "${exp}" "decode_*/hyp.jsonl" --output "${exp}/results.json"; then
+        "${python}" -m blspkd.bin.score --config "${inference_config}" --exp_dir "${exp}" --test_sets "${test_sets}" \
+            "${inference_words[@]}"
+        steps_done
+    fi
+    if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results}"
+    then
+        stage_times "${exp}/stage_times.tsv" "${datadir}/.done" "${exp}/.done"
+        "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
+            --output "${results}" --preamble "${preamble}" --command_line "${command_line}"
+        steps_done
+    else
+        "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv"
+    fi
+fi
+log "finished"

@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Run jobs on this machine, several at a time; the stand-in for Kaldi's run.pl, queue.pl and slurm.pl.
+
+    run.py [options] [JOB=first:last] LOG COMMAND [ARGUMENT ...]
+    run.py --num_threads 2 JOB=1:4 exp/log/decode.JOB.log decode --part JOB
+
+`JOB` becomes the job's number in LOG and in every argument. Words that are shell operators (`|`, `>`, `&&` ...) act
+as such; all others reach the command unchanged. Options, each with a value; those that only a cluster needs are
+accepted and ignored:
+    --max_jobs_run N   at most N jobs at a time; default: the number of CPU cores divided by --num_threads
+    --num_threads N    CPU threads of one job
+    --gpu N            GPUs of one job: every running job gets its own; 0 hides them all; not given: no change
+    --screen true      show the job's lines here too, not only in its log
+Each job's output goes to its log. Progress bars are shown here (one live line on a terminal, else one line every
+30 s); the log keeps only their last state. When a job fails, the end of its log, its path and the command to run it
+again are shown at once; running jobs go on, waiting ones do not start, and the exit status is 1. When this program
+ends, however it ends, its jobs end too.
+"""
+
+import collections
+import os
+import re
+import selectors
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.job import Job, now, signal_group
+from runner.memory import record_peak, tree_mib
+from runner.screen import Screen
+from runner.watchdog import Watchdog
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+MEMORY_SECONDS = 2  # between two looks at the memory in use
+
+
+class Stopped(Exception):
+    """A signal told us to stop; its number is the argument."""
+
+
+@dataclass
+class Request:
+    """The command line, taken apart."""
+
+    options: dict = field(default_factory=dict)
+    name: str = ""  # "JOB"; empty: a single job without a number
+    first: int = 1
+    last: int = 1
+    log: str = ""
+    command: list = field(default_factory=list)
+
+    def jobs(self) -> list:
+        def fill(word, number):
+            return word.replace(self.name, str(number)) if self.name else word
+
+        return [Job(number, fill(self.log, number), [fill(word, number) for word in self.command])
+                for number in range(self.first, self.last + 1)]
+
+
+def parse(arguments: list) -> Request:
+    request = Request()
+    words = collections.deque(arguments)
+    while words:
+        word = words[0]
+        numbers = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", word)
+        if numbers:
+            request.name, request.first, request.last = numbers[1], int(numbers[2]), int(numbers[3] or numbers[2])
+            words.popleft()
+        elif word.startswith("-"):
+            words.popleft()
+            key, given, value = word.lstrip("-").replace("-", "_").partition("=")
+            if word != "-V" and not given:
+                value = words.popleft() if words else fail(f"{word} needs a value")
+            request.options[key] = value
+        else:
+            break
+    if len(words) < 2:
+        fail("usage: run.py [options] [JOB=first:last] LOG COMMAND [ARGUMENT ...]")
+    request.log, *request.command = words
+    if request.last < request.first:
+        fail(f"{request.name}={request.first}:{request.last}: the last job comes before the first")
+    if request.last > request.first and request.name not in request.log:
+        fail(f"{request.log}: several jobs cannot share one log; put {request.name} into its name")
+    return request
+
+
+def count(options: dict, key: str, default: int, smallest: int) -> int:
+    """A whole-number option."""
+    value = str(options.get(key, default))
+    if not value.isdigit() or int(value) < smallest:
+        fail(f"--{key} {value}: not a whole number from {smallest} up")
+    return int(value)
+
+
+class Slots:
+    """How many jobs may run at a time, and on which GPUs."""
+
+    def __init__(self, options: dict):
+        self.free = count(options, "max_jobs_run",
+                          max(1, cpu_count() // count(options, "num_threads", 1, 1)), 1)
+        self.gpus_per_job = count(options, "gpu", 0, 0) if "gpu" in options else None
+        self.gpus = visible_gpus()
+        if self.gpus_per_job:
+            if self.gpus_per_job > len(self.gpus):
+                fail(f"a job needs {self.gpus_per_job} GPU(s), this machine shows {len(self.gpus)}; "
+                     "--ngpu 0 runs on the CPU")
+            self.free = min(self.free, len(self.gpus) // self.gpus_per_job)
+
+    def take(self, job: Job) -> None:
+        self.free -= 1
+        if self.gpus_per_job is not None:
+            job.gpus, self.gpus = self.gpus[:self.gpus_per_job], self.gpus[self.gpus_per_job:]
+            job.environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
+
+    def give_back(self, job: Job) -> None:
+        self.free += 1
+        self.gpus = job.gpus + self.gpus
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list:
+    """Names of the GPUs that this process may use."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    return [str(position) for position in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def run(jobs: list, slots: Slots, screen: Screen) -> list:
+    """Run the jobs; returns those that failed, in the order of failing. Raises Stopped."""
+    signals = []
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: signals.append(number))
+    caller = os.getppid()
+    watched = os.environ.get("BLSPKD_PID") == str(caller)  # the recipe script; a login shell may leave us behind
+    waiting, running, failed = collections.deque(jobs), [], []
+    peak, next_look = 0, 0.0
+    selector = selectors.DefaultSelector()
+    watchdog = Watchdog()
+
+    while running or (waiting and not failed):
+        while waiting and slots.free and not failed and not signals:
+            job = waiting.popleft()
+            slots.take(job)
+            job.environment.update(screen.environment())
+            job.start()
+            running.append(job)
+            if job.process:
+                watchdog.add(job.process.pid)
+                selector.register(job.process.stdout, selectors.EVENT_READ, job)
+
+        for key, _ in selector.select(timeout=0.1):
+            if not key.data.read():
+                selector.unregister(key.fileobj)
+        for job in [job for job in running if job.ended()]:
+            if job.process:
+                if not job.at_end:
+                    selector.unregister(job.process.stdout)
+                job.close()
+                watchdog.remove(job.process.pid)
+            running.remove(job)
+            slots.give_back(job)
+            peak = max(peak, job.peak_mib)
+            if job.status != 0 and not signals:
+                failed.append(job)
+                if len(failed) == 1:
+                    screen.say(job.failure(), error=True)
+        if time.monotonic() > next_look:
+            peak = max(peak, tree_mib())
+            next_look = time.monotonic() + MEMORY_SECONDS
+        screen.show(jobs)
+        if watched and os.getppid() != caller:
+            signals.append(signal.SIGTERM)
+        if signals:
+            stop(running, signals)
+            break
+    watchdog.close()
+    record_peak(peak)
+    if signals:
+        raise Stopped(signals[0])
+    return failed
+
+
+def stop(running: list, signals: list) -> None:
+    """End the jobs; by force after a while, or when told a second time."""
+    told = len(signals)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for job in running:
+        signal_group(job.process.pid, signal.SIGTERM)
+    while running:
+        if time.monotonic() > deadline or len(signals) > told:
+            for job in running:
+                signal_group(job.process.pid, signal.SIGKILL)
+        for job in list(running):
+            job.read()
+            if job.ended():
+                job.close()
+                running.remove(job)
+        time.sleep(0.05)
+
+
+def fail(message: str):
+    print(f"run.py: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
+        print(__doc__)
+        sys.exit(0 if len(sys.argv) > 1 else 1)
+    request = parse(sys.argv[1:])
+    jobs = request.jobs()
+    screen = Screen(echo=request.options.get("screen") == "true")
+    started = time.monotonic()
+    try:
+        failed = run(jobs, Slots(request.options), screen)
+    except Stopped as stopped:
+        number = stopped.args[0]
+        screen.say(f"{now()} (run.py) stopped by {signal.Signals(number).name}; the same command goes on from here",
+                   error=True)
+        sys.exit(128 + number)
+    if failed:
+        for what, some in (("also failed", failed[1:]), ("not started", [job for job in jobs if job.status is None])):
+            if some:
+                screen.say(f"{what}: job {', '.join(str(job.number) for job in some)}", error=True)
+        sys.exit(1)
+    log = request.log.replace(request.name, "*") if len(jobs) > 1 else jobs[0].log
+    screen.say(f"{now()} (run.py) {len(jobs)} job{'s' if len(jobs) > 1 else ''} done in "
+               f"{time.monotonic() - started:.0f} s: {log}")
+
+
+if __name__ == "__main__":
+    main()

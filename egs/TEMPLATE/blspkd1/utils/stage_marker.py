@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Markers: what a step of a recipe was made from, and that it was finished.
+
+    stage_marker.py check MARKER --stage "3 train" --value train_args= --text conf/train.yaml --output exp/x/model
+    stage_marker.py finish --seconds 12 MARKER ...
+    stage_marker.py times --output FILE FOLDER ...
+
+`check` ends with status 0 when the step is done and made from the same things, 10 when it has to run, and 1 with an
+error that says what changed when something is there that was made from other things: nothing is reused or removed
+silently. Standard library only: it must work before anything is installed.
+"""
+
+import argparse
+import difflib
+import glob
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+TO_RUN = 10  # exit status
+MIB = 1 << 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("check", help="is this step done?")
+    one.add_argument("marker", type=Path)
+    one.add_argument("--stage", required=True, help="number and name: '3 train'")
+    one.add_argument("--value", action="append", default=[], metavar="NAME=VALUE", help="an option")
+    one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration; comments do not count")
+    one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
+                     help="files of a folder; absent ones count as such")
+    one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
+    one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="where a change only means: run again")
+    one.add_argument("--output", action="append", default=[], metavar="PATTERN", help="must be there in the end")
+    one.add_argument("--outputs", action="append", default=[], nargs=2, metavar=("PATTERN", "WORDS"),
+                     help="the same for several: each word in the place of %%")
+    one.add_argument("--partial", action="append", default=[], metavar="PATTERN", help="what an unfinished run leaves")
+    one.add_argument("--remedy", default="", help="what to do when outputs were made from other things")
+    one.add_argument("--redo", action="store_true", help="run again, without an error, when something changed")
+    many = commands.add_parser("finish", help="these steps are done")
+    many.add_argument("markers", type=Path, nargs="+")
+    many.add_argument("--seconds", type=float, required=True, help="that they took together")
+    many.add_argument("--peak_file", type=Path, help="lines with MiB, of which the largest counts")
+    all_of_them = commands.add_parser("times", help="write stage, name, seconds, peak_mib, date between tabs")
+    all_of_them.add_argument("--output", type=Path, required=True)
+    all_of_them.add_argument("folders", type=Path, nargs="+", help="with markers")
+    arguments = parser.parse_args()
+    return {"check": check, "finish": finish, "times": times}[arguments.command](arguments)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    made_from = {}
+    for label, value in (entry.split("=", 1) for entry in arguments.value):
+        made_from[label] = value
+    for path in arguments.text:
+        made_from[path] = significant_lines(Path(path))
+    for folder, *patterns in arguments.data:
+        for path in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
+            made_from[str(path)] = file_digest(path)
+    for label, model in arguments.model:
+        made_from[label] = f"{model} {folder_digest(Path(model))}".strip() if Path(model).is_dir() else model
+    code = {path: folder_digest(Path(path)) for path in arguments.code}
+
+    outputs = arguments.output + [pattern.replace("%", word) for pattern, words in arguments.outputs
+                                  for word in words.split()]
+    old = read_marker(arguments.marker)
+    finished = bool(old.get("finished"))
+    changes = differences(old["made_from"], made_from) if old else []
+    remains = [path for pattern in (outputs if finished else arguments.partial) for path in present(pattern)]
+    if old and changes and remains and not arguments.redo:
+        return complain(arguments, changes, remains, old)
+    missing = [pattern for pattern in outputs if not present(pattern)]
+    if finished and not missing and not changes and old.get("code") == code:
+        print(f"{arguments.marker.stem}: done on {old['finished']}, nothing changed: skipped", flush=True)
+        return 0
+    if finished:
+        reasons = [f"{path} is not there" for path in missing] + changes
+        reasons += [f"{path}: changed" for path in code if old.get("code", {}).get(path) != code[path]]
+        print(f"{arguments.marker.stem}: runs again, because\n" + "\n".join("  " + reason for reason in reasons), flush=True)
+    write_marker(arguments.marker, {"stage": arguments.stage, "made_from": made_from, "code": code,
+                                    "outputs": outputs, "started": now(), "finished": None})
+    return TO_RUN
+
+
+def finish(arguments: argparse.Namespace) -> int:
+    peaks = [0]
+    if arguments.peak_file and arguments.peak_file.exists():
+        peaks += [int(line) for line in arguments.peak_file.read_text().split() if line.isdigit()]
+    for path in arguments.markers:
+        marker = read_marker(path)
+        missing = [pattern for pattern in marker["outputs"] if not present(pattern)]
+        if missing:
+            print(f"error: {path.stem} ended without an error, but {', '.join(missing)} is not there; it has to make it",
+                  file=sys.stderr)
+            return 1
+        marker.update(finished=now(), seconds=round(arguments.seconds / len(arguments.markers), 1), peak_mib=max(peaks))
+        write_marker(path, marker)
+    return 0
+
+
+def times(arguments: argparse.Namespace) -> int:
+    rows: dict = {}
+    for folder in arguments.folders:
+        for path in sorted(folder.glob("*.json")):
+            marker = read_marker(path)
+            if marker.get("finished"):
+                rows.setdefault(tuple(marker["stage"].split(" ", 1)), []).append(marker)
+    lines = ["stage\tname\tseconds\tpeak_mib\tdate"]
+    for (number, name), markers in sorted(rows.items()):
+        peak = max(marker["peak_mib"] for marker in markers)
+        lines.append(f"{number}\t{name}\t{sum(marker['seconds'] for marker in markers):.1f}\t{peak or '-'}\t"
+                     f"{max(marker['finished'] for marker in markers)[:10]}")
+    write(arguments.output, "\n".join(lines) + "\n")
+    return 0
+
+
+def complain(arguments: argparse.Namespace, changes: list, remains: list, old: dict) -> int:
+    number, name = arguments.stage.split(" ", 1)
+    state = "was made" if old.get("finished") else "was begun"
+    print(f"error: stage {number} ({name}): {remains[0]} {state} on {old.get('finished') or old['started']} from "
+          "other things than those you ask for now:\n" + "\n".join("  " + change for change in changes)
+          + f"\n{arguments.remedy}\nor go on with what is there: --skip_stages {name}", file=sys.stderr)
+    return 1
+
+
+def differences(old: dict, new: dict) -> list:
+    """What changed, for people."""
+    found = []
+    for label in [*new, *(label for label in old if label not in new)]:
+        before, after = old.get(label, "(not there)"), new.get(label, "(not there)")
+        if before == after:
+            continue
+        if isinstance(before, list) and isinstance(after, list):
+            lines = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+            found.append(f"{label}:")
+            found += [f"    {'was' if line[0] == '-' else 'now'}: {line[2:].strip()}" for line in lines]
+        elif str(before).startswith("sha256:") and str(after).startswith("sha256:"):
+            found.append(f"{label}: its contents changed ({before[:15]} -> {after[:15]})")
+        else:
+            found.append(f"{label}: {shown(before)} -> {shown(after)}")
+    return found
+
+
+def shown(value) -> str:
+    return "a file" if isinstance(value, list) else f'"{value}"' if not value.startswith("sha256:") else value[:15]
+
+
+def significant_lines(path: Path):
+    """The lines of a configuration without comments and empty lines."""
+    if not path.is_file():
+        return "(not there)"
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not re.search(r"['\"]", line):  # a # inside quotes is no comment
+            line = re.sub(r"(^|\s)#.*", "", line)
+        if line.strip() and not line.lstrip().startswith("#"):
+            lines.append(line.rstrip())
+    return lines
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's contents; of more than 256 MiB, of its size and three samples."""
+    return "sha256:" + digest(path, 256 * MIB)
+
+
+def present(pattern: str) -> list:
+    """Paths that match; a path that is there always matches itself."""
+    return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+
+
+def folder_digest(path: Path) -> str:
+    """Of the names and contents of the files below a folder; large ones (weights) are sampled."""
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts and ".tmp-" not in file.name:
+            total.update(f"{file.relative_to(path)} {digest(file, 8 * MIB)}\n".encode())
+    return "sha256:" + total.hexdigest()
+
+
+def digest(path: Path, whole: int) -> str:
+    size = path.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        if size <= whole:
+            for block in iter(lambda: file.read(MIB), b""):
+                total.update(block)
+        else:
+            for position in (0, size // 2, size - MIB):
+                file.seek(position)
+                total.update(file.read(MIB))
+    return total.hexdigest()
+
+
+def read_marker(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def write_marker(path: Path, marker: dict) -> None:
+    write(path, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
