@@ -1,0 +1,121 @@
+"""The recogniser: a small WhisperForConditionalGeneration, its processor, and the heads of the warm-up."""
+
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from blspkd.models.speech_encoder import SpeechEncoder, attention_mask
+
+if TYPE_CHECKING:
+    from train_recogniser import RecogniserOptions
+
+END = "<|endoftext|>"
+START = "<|startoftranscript|>"
+NO_TIMES = "<|notimestamps|>"
+SPECIAL = [END, START, "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
+           NO_TIMES]  # Whisper's, in its order
+MAX_TARGET = 64  # longest transcript in tokens
+SAMPLING_RATE = 16000
+
+
+def build_processor(texts: list[str], options: "RecogniserOptions") -> WhisperProcessor:
+    """Whisper's feature extractor at our frame rate, and a byte-level BPE tokenizer learnt from `texts`."""
+    extractor = WhisperFeatureExtractor(
+        feature_size=options.mel_bins, sampling_rate=SAMPLING_RATE, chunk_length=options.chunk_seconds,
+        hop_length=SAMPLING_RATE * options.hop_ms // 1000)
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + options.text_pieces, initial_alphabet=alphabet,
+                                  show_progress=False)
+    learner.train_from_iterator(transcript_form(texts), trainer)
+    tokenizer = WhisperTokenizer(vocab=learner.get_vocab(), merges=learned_merges(learner))
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    return WhisperProcessor(extractor, tokenizer)
+
+
+def transcript_form(texts: list[str]) -> list[str]:
+    """As Whisper writes transcripts: with a space in front, so that the first word is a word like the others."""
+    return [" " + text for text in texts]
+
+
+def learned_merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+def build_model(options: "RecogniserOptions", tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
+    """A freshly initialised model that `generate` can drive without further arguments."""
+    torch.manual_seed(options.seed)
+    end, start, no_times = tokenizer.convert_tokens_to_ids([END, START, NO_TIMES])
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), num_mel_bins=options.mel_bins, d_model=options.width,
+        encoder_layers=options.num_encoder_layers, decoder_layers=options.num_decoder_layers,
+        encoder_attention_heads=options.num_heads, decoder_attention_heads=options.num_heads,
+        encoder_ffn_dim=options.ffn_size, decoder_ffn_dim=options.ffn_size,
+        max_source_positions=options.chunk_seconds * 1000 // options.hop_ms // 2, max_target_positions=MAX_TARGET,
+        decoder_start_token_id=start, pad_token_id=end, bos_token_id=end, eos_token_id=end, suppress_tokens=None,
+        begin_suppress_tokens=None, attn_implementation="eager")  # eager: faster than SDPA at this size on CPU
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start, pad_token_id=end, bos_token_id=end, eos_token_id=end, max_length=MAX_TARGET,
+        no_timestamps_token_id=no_times, is_multilingual=False, return_timestamps=False)
+    return model
+
+
+class RecogniserWithHeads(nn.Module):
+    """The model and what only training needs: CTC over the LLM's tokens, and words frame by frame."""
+
+    def __init__(self, model: WhisperForConditionalGeneration, num_ctc: int, num_words: int):
+        super().__init__()
+        self.model = model
+        self.ctc_head = nn.Linear(model.config.d_model, num_ctc)
+        self.word_head = nn.Linear(model.config.d_model, num_words)
+
+    def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Trimmed regime, exactly as the toolkit runs it: features [B, F, M], lengths [B] -> frames [B, T, C]."""
+        return SpeechEncoder(self.model.get_encoder(), pad_to_30s=False)(features, lengths, [1] * len(features))[0]
+
+    def encode_padded(self, features: Tensor) -> Tensor:
+        """Whisper's own regime: features [B, F, M] with F a whole chunk -> frames [B, T, C]."""
+        return self.model.get_encoder()(features.transpose(1, 2)).last_hidden_state
+
+    def decode(self, tokens: Tensor, frames: Tensor, lengths: Tensor | None) -> Tensor:
+        """Teacher-forced: tokens [B, U], frames [B, T, C] real up to `lengths` [B] (None: all) -> logits [B, U, V].
+
+        Whisper's decoder knows no mask on the frames, so its layers are called here one by one.
+        """
+        decoder = self.model.get_decoder()
+        hidden = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[: tokens.shape[1]]
+        size = tokens.shape[1]
+        causal = torch.full((size, size), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        cross = None
+        if lengths is not None:
+            cross = attention_mask(lengths, frames)[:, :, :1]
+        for layer in decoder.layers:
+            hidden = layer(hidden, attention_mask=causal, encoder_hidden_states=frames, encoder_attention_mask=cross,
+                           use_cache=False)
+        return self.model.proj_out(decoder.layer_norm(hidden))
+
+    def word_loss(self, frames: Tensor, words: Tensor) -> Tensor:
+        """frames [B, T, C], words [B, T]: mean cross-entropy over the labelled frames."""
+        logits = self.word_head(frames[:, : words.shape[1]]).float()
+        return functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=-100)
+
+    def ctc_loss(self, frames: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+        """frames [B, T, C] real up to lengths [B]; targets: class numbers from 1 (0 is CTC's blank)."""
+        log_probs = self.ctc_head(frames).float().log_softmax(dim=-1).transpose(0, 1)
+        sizes = torch.tensor([len(target) for target in targets])
+        return functional.ctc_loss(log_probs, torch.cat(targets), lengths, sizes, zero_infinity=True)

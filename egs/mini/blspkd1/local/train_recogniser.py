@@ -1,0 +1,63 @@
+"""Make the recipe's speech recogniser (recogniser_training.py): a small Whisper that transcribes the toy world."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from base_output import describe, is_made, read_options
+
+from blspkd.errors import command
+
+
+@dataclass
+class RecogniserOptions:
+    """Data, size, augmentation and training of the recogniser."""
+
+    train_dir: str = "data/train"  # a data directory with the synthesiser's `word_times`
+    dev_dirs: str = "data/valid"  # evaluated at the end; several separated by spaces
+    tokenizer_dir: str = "exp/base/tokenizer"  # the LLM's: its tokens are the CTC warm-up's targets
+    output_dir: str = "exp/base/recogniser"
+    mel_bins: int = 80
+    hop_ms: int = 20  # of the log-mel frames; an encoder frame is two of them
+    chunk_seconds: int = 6  # the padded regime's length; no utterance may be longer
+    width: int = 144
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 2
+    num_heads: int = 4
+    ffn_size: int = 576
+    text_pieces: int = 700  # of the recogniser's own byte-level BPE vocabulary
+    recogniser_steps: int = 2400
+    learning_rate: float = 2.0e-3
+    warmup_steps: int = 100
+    batch_size: int = 32
+    word_weight: float = 3.0  # of the frame-wise word cross-entropy at the start; 0 from half the steps on
+    ctc_weight: float = 1.0
+    decoder_weight: float = 1.0
+    padded_share: float = 0.15  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
+    max_stretch: float = 0.15  # tempo, as a share
+    max_warp: float = 0.10  # of the frequency axis: other vocal tracts
+    max_tilt: float = 0.15  # standard deviation of a random smooth equaliser's terms, log10 of power
+    noise_share: float = 0.5  # of the utterances that get noise on top
+    bf16: bool = True
+    seed: int = 0
+    save_steps: int = 250
+    eval_utterances: int = 300  # of each dev directory
+
+
+@command
+def main() -> None:
+    options = read_options(RecogniserOptions, __doc__)
+    train_dir, folder = Path(options.train_dir), Path(options.output_dir)
+    inputs = [*(train_dir / name for name in ("wav.scp", "text", "word_times")),
+              Path(options.tokenizer_dir) / "tokenizer.json"]
+    outside = ("train_dir", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
+    made_from = describe(options, outside, inputs)
+    if is_made(folder, made_from, "recogniser"):
+        return
+    # Imported here: a run that finds its work done should not wait for large libraries.
+    from recogniser_training import make_recogniser
+
+    make_recogniser(options, made_from)
+
+
+if __name__ == "__main__":
+    main()

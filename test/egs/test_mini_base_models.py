@@ -1,0 +1,267 @@
+"""The mini recipe's base models: what its scripts leave behind is a plain Hugging Face LLM and a plain Whisper."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForCausalLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+)
+
+from blspkd.config import PromptConfig
+from blspkd.data.prompts import Prompt, load_tokenizer
+
+REPO = Path(__file__).resolve().parents[2]
+LOCAL = REPO / "egs/mini/blspkd1/local"
+PERSONS, VERBS, THINGS = ["anna", "the farmer", "peter"], ["sold", "bought", "saw"], ["bag", "car", "house", "tree"]
+LLM_SIZE = ["--hidden_size", "32", "--num_layers", "1", "--num_heads", "2", "--ffn_size", "48", "--batch_size", "8",
+            "--eval_rows", "6", "--save_steps", "4"]
+RECOGNISER_SIZE = ["--width", "16", "--num_encoder_layers", "1", "--num_decoder_layers", "1", "--num_heads", "2",
+                   "--ffn_size", "24", "--text_pieces", "20", "--mel_bins", "20", "--chunk_seconds", "2",
+                   "--batch_size", "4", "--eval_utterances", "4", "--save_steps", "4", "--padded_share", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder with the text (lm/) and speech (train/) of a very small world."""
+    folder = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(0)
+    sentences = [f"{p} {v} the {t}" for p in PERSONS for v in VERBS for t in THINGS]
+    (folder / "lm").mkdir()
+    for name, count in (("train", 80), ("dev", 12)):
+        rows = []
+        for number in range(count):
+            text = str(random.choice(sentences))
+            task, instruction, output = [("repeat", "Repeat it.", text), ("qa", "What was it?", text.split()[-1]),
+                                         ("translate", "Say it in German.", "größe " + text[::-1]),
+                                         ("continue", "Go on.", "and went home")][number % 4]
+            rows.append({"task": task, "instruction": instruction, "input": text, "output": output})
+        (folder / f"lm/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "train").mkdir()
+    tables = {name: [] for name in ("wav.scp", "text", "utt2spk", "spk2utt", "word_times")}
+    for number, text in enumerate(sentences[:16]):
+        utt = f"speaker-{number:03d}"
+        words = text.split()
+        samples = np.concatenate([np.sin(np.arange(4000) * (0.1 + 0.02 * len(word))) * 0.3 for word in words])
+        soundfile.write(folder / f"train/{utt}.wav", samples, 16000, subtype="PCM_16")
+        tables["wav.scp"].append(f"{utt} {folder}/train/{utt}.wav")
+        tables["text"].append(f"{utt} {text}")
+        tables["utt2spk"].append(f"{utt} speaker")
+        tables["word_times"] += [f"{utt} {i * 0.25:.4f} {(i + 1) * 0.25:.4f} {w}" for i, w in enumerate(words)]
+    tables["spk2utt"] = ["speaker " + " ".join(row.split()[0] for row in tables["text"])]
+    for name, rows in tables.items():
+        (folder / "train" / name).write_text("".join(row + "\n" for row in rows))
+    return folder
+
+
+def command(program: list, *options: object) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1",
+                   "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    return subprocess.run([*program, *map(str, options)], env=environment, capture_output=True, text=True, timeout=300,
+                          check=False)
+
+
+def base_models(corpus: Path, output_dir: Path, *options: object) -> subprocess.CompletedProcess:
+    return command([str(LOCAL / "base_models.sh")], "--lm_dir", corpus / "lm", "--train_dir", corpus / "train",
+                   "--dev_dirs", corpus / "train", "--output_dir", output_dir, "--pieces", 60, "--llm_steps", 8,
+                   "--recogniser_steps", 8, "--llm_args", " ".join(LLM_SIZE),
+                   "--recogniser_args", " ".join(RECOGNISER_SIZE), *options)
+
+
+@pytest.fixture(scope="module")
+def made(corpus, tmp_path_factory) -> Path:
+    """The folder that one run of base_models.sh leaves behind."""
+    folder = tmp_path_factory.mktemp("exp") / "base"
+    result = base_models(corpus, folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "translate BLEU" in result.stdout and "train WER" in result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(made):
+    return load_tokenizer(str(made / "llm"))
+
+
+@pytest.mark.parametrize("text", ["anna sold the bag", "Größe und 漢字 😀!", "a\nb", "x", "two  spaces", "UPPER case"])
+def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.unk_token_id not in ids
+
+
+def test_offsets_point_at_the_words(tokenizer):
+    text = "anna sold\nthe bag"
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    assert encoded["offset_mapping"][0][0] == 0 and encoded["offset_mapping"][-1][1] == len(text)
+    pieces = "".join(text[start:end] for start, end in encoded["offset_mapping"])
+    assert pieces.replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer):
+    alone = tokenizer("anna", add_special_tokens=False)["input_ids"]
+    for text in ("the anna", "it.\nanna", "<|user|>anna"):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"][-len(alone):] == alone
+
+
+def test_a_turn_is_its_parts_one_after_the_other(tokenizer):
+    prompt = Prompt(tokenizer, PromptConfig(instruction="Repeat it."))
+    parts = prompt.split("anna sold the bag")
+    turns = [{"role": "user", "content": "Repeat it.\nanna sold the bag"}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert parts.prefix + parts.input + parts.suffix == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(parts.input) == "anna sold the bag"
+    assert (parts.prefix, parts.suffix) == prompt.around()
+    assert tokenizer.convert_ids_to_tokens(prompt.end_of_turn) == "<|end|>"
+
+
+def test_the_template_has_room_for_a_system_message_and_refuses_unknown_roles(tokenizer):
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello {{ x }}"}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert rendered == "<|system|>Be kind.<|end|><|user|>Hello {{ x }}<|end|><|assistant|>"
+    with pytest.raises(Exception, match="roles are"):
+        tokenizer.apply_chat_template([{"role": "robot", "content": "x"}], tokenize=False)
+
+
+def test_training_sees_the_tokens_of_the_rendered_turn(corpus, tokenizer, monkeypatch):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from lm_rows import Exchanges, read_rows
+
+    rows = read_rows(corpus / "lm/train.jsonl")
+    prompt = Prompt(tokenizer, PromptConfig())
+    exchanges = Exchanges.encode(rows, prompt)
+    batch = exchanges.batch(np.arange(len(rows)), tokenizer.pad_token_id)
+    for place, row in enumerate(rows):
+        parts = prompt.split(row.input, row.instruction)
+        response = prompt.response(row.output)
+        assert batch.ids[place][batch.is_real[place]].tolist() == parts.prefix + parts.input + parts.suffix + response
+        assert batch.ids[place][batch.is_input[place]].tolist() == parts.input
+        assert batch.ids[place][batch.is_response[place]].tolist() == response
+
+
+def test_the_llm_is_a_hugging_face_llm(made, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(made / "llm")
+    inputs = tokenizer("<|user|>Repeat it.\nanna sold the bag<|end|><|assistant|>", return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert inputs["input_ids"].shape[1] < output.shape[1] <= inputs["input_ids"].shape[1] + 4
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+def test_the_recogniser_is_a_hugging_face_recogniser(made, corpus):
+    processor = AutoProcessor.from_pretrained(made / "recogniser")
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(made / "recogniser")
+    audio, rate = soundfile.read(corpus / "train/speaker-000.wav", dtype="float32")
+    inputs = processor(audio, sampling_rate=rate, return_tensors="pt")
+    text = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    assert len(text) == 1 and "<|" not in text[0]
+    extractor = AutoFeatureExtractor.from_pretrained(made / "recogniser")
+    alone = extractor(audio, sampling_rate=rate, return_tensors="pt")["input_features"]
+    assert torch.equal(alone, inputs["input_features"])
+    assert alone.shape == (1, 20, 2 * model.config.max_source_positions)
+    spoken = " anna sold the bag"
+    assert processor.tokenizer.decode(processor.tokenizer(spoken)["input_ids"], skip_special_tokens=True) == spoken
+
+
+def test_features_do_not_depend_on_the_padding(made, corpus, monkeypatch):
+    """Behind the end the padded regime has what `pad_to_chunk` writes there, before it the trimmed features."""
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from recogniser_augment import pad_to_chunk
+    from speech_set import log_mel
+
+    extractor = AutoFeatureExtractor.from_pretrained(made / "recogniser")
+    audio, rate = soundfile.read(corpus / "train/speaker-000.wav", dtype="float32")
+    padded = extractor(audio, sampling_rate=rate, return_tensors="pt")["input_features"].transpose(1, 2)
+    trimmed = torch.from_numpy(log_mel(audio, extractor))[None]
+    again = pad_to_chunk(trimmed, torch.tensor([trimmed.shape[1]]), padded.shape[1])
+    near_end = slice(trimmed.shape[1] - 2, trimmed.shape[1] + 2)  # here windows reach over the end
+    padded[:, near_end] = again[:, near_end] = 0
+    torch.testing.assert_close(again, padded)
+
+
+def test_teacher_forcing_with_nothing_masked_is_hugging_faces(made, monkeypatch):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from recogniser_model import RecogniserWithHeads
+
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(made / "recogniser", attn_implementation="eager")
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 2 * model.config.max_source_positions, 20, generator=generator)
+    tokens = torch.randint(0, 200, (2, 5), generator=generator)
+    ours = RecogniserWithHeads(model, 3, 3)
+    frames = ours.encode_padded(features)
+    theirs = model(features.transpose(1, 2), decoder_input_ids=tokens).logits
+    torch.testing.assert_close(ours.decode(tokens, frames, None), theirs)
+    lengths = torch.tensor([features.shape[1], features.shape[1]])
+    torch.testing.assert_close(ours.encode(features, lengths), frames)
+
+
+def test_a_second_run_does_nothing(made, corpus):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
+    result = base_models(corpus, made)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is there already") == 3
+    assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
+
+
+def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from base_output import RECORD, is_made
+
+    made_from = json.loads((made / "llm" / RECORD).read_text())["made_from"]
+    assert is_made(made / "llm", made_from, "LLM")
+    assert not is_made(made / "llm", {**made_from, "options": {**made_from["options"], "llm_steps": 3}}, "LLM")
+    assert not is_made(made / "llm", {**made_from, "inputs": {**made_from["inputs"], "train.jsonl": "0"}}, "LLM")
+    said = capsys.readouterr().out
+    assert "llm_steps: 8 -> 3" in said and "train.jsonl changed" in said
+
+
+def train_llm(corpus: Path, made: Path, output_dir: Path) -> list:
+    return [sys.executable, str(LOCAL / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
+            str(made / "tokenizer"), "--output_dir", str(output_dir), "--llm_steps", "8", *LLM_SIZE]
+
+
+def train_recogniser(corpus: Path, made: Path, output_dir: Path) -> list:
+    return [sys.executable, str(LOCAL / "train_recogniser.py"), "--train_dir", str(corpus / "train"), "--dev_dirs",
+            str(corpus / "train"), "--tokenizer_dir", str(made / "tokenizer"), "--output_dir", str(output_dir),
+            "--recogniser_steps", "8", *RECOGNISER_SIZE]
+
+
+@pytest.mark.parametrize("program", [train_llm, train_recogniser])
+def test_a_killed_run_ends_with_the_same_weights(program, corpus, made, tmp_path):
+    parted = program(corpus, made, tmp_path / "parted")
+    # Dies like a killed process: without a chance to clean up, in the step after the first checkpoint.
+    dying = ("import os, runpy, sys; sys.path.insert(0, os.path.dirname(sys.argv[1])); sys.argv = sys.argv[1:]\n"
+             "import training_loop; save = training_loop._save\n"
+             "def save_and_die(*args): save(*args); os._exit(9)\n"
+             "training_loop._save = save_and_die; runpy.run_path(sys.argv[0], run_name='__main__')")
+    assert command([sys.executable, "-c", dying, *parted[1:]]).returncode == 9
+    assert (tmp_path / "parted.checkpoint.safetensors").is_file() and not (tmp_path / "parted").exists()
+    result = command(parted)
+    assert result.returncode == 0, result.stderr
+    assert "going on after step 4" in result.stdout
+    whole = made / program.__name__.removeprefix("train_")
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / "parted"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parted"]
+
+
+def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):
+    result = command([str(LOCAL / "base_models.sh")], "--llm_stepz", 3)
+    assert result.returncode == 1 and "unknown option --llm_stepz" in result.stderr
+    result = command([sys.executable, str(LOCAL / "train_llm.py")], "--lm_dir", tmp_path)
+    assert result.returncode == 1 and "make the corpus first" in result.stderr and "Traceback" not in result.stderr
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm/train.jsonl").write_text('{"task": "repeat", "instruction": "x", "input": "y"}\n')
+    result = command([sys.executable, str(LOCAL / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
+    assert result.returncode == 1 and "train.jsonl:1" in result.stderr and "Traceback" not in result.stderr
