@@ -1,10 +1,9 @@
-"""Write the text of the mini recipe: the LLM's training text, the tokenizer's, and the sentences to be spoken.
+"""Write the text of the mini recipe: examples for the LLM (and its tokenizer), and the sentences to be spoken.
 
     python local/corpus.py --output_dir data/local [--num_lm 120000] [--num_train 16000] [--num_test 300] [--seed 0]
 
 writes
     lm/train.jsonl, lm/dev.jsonl    rows {"task", "instruction", "input", "output"}, to train and check the LLM
-    sentences.txt                   one text per line for the tokenizer, from training rows only
     spoken/<set>.jsonl              rows {"text", "translate", "question", "answer"}: what is to be said, for each set
 All training text comes from sentences of the train split, so no dev or test sentence occurs in it.
 """
@@ -79,12 +78,7 @@ def write_corpus(output_dir: Path, num_lm: int, num_spoken: dict[str, int], seed
     """Write all files; `num_spoken` counts the sentences of "train", "valid" and "test"."""
     for name, split, count in (("train", "train", num_lm), ("dev", "dev", min(num_lm, NUM_LM_DEV))):
         stream = f"lm {name} {seed}"
-        rows = list(lm_rows(Grammar(stream), split, count, random.Random(stream)))
-        write_rows(output_dir / f"lm/{name}.jsonl", rows)
-        if name == "train":
-            with atomic_write(output_dir / "sentences.txt") as file:
-                for text in sorted({row[key] for row in rows for key in ("instruction", "input", "output")}):
-                    file.write(text + "\n")
+        write_rows(output_dir / f"lm/{name}.jsonl", lm_rows(Grammar(stream), split, count, random.Random(stream)))
     for name, count in num_spoken.items():
         stream = f"spoken {name} {seed}"
         rows = spoken_rows(Grammar(stream), SPOKEN_SPLITS[name], count, random.Random(stream))

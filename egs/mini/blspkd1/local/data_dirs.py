@@ -9,12 +9,12 @@ references text.translate and text.qa and the question as `instruction`. Speaker
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
 from speech_plan import SENTENCES, read_rows
 
 from blspkd.atomic import atomic_write
+from blspkd.data.kaldi_dir import write_table
 from blspkd.errors import DataError, command
 
 
@@ -46,15 +46,10 @@ def write_data_dir(set_name: str, spoken_dir: Path, wav_dir: Path, output_dir: P
             tables[table] = {key: row[field] for key, row in zip(order, rows, strict=True)}
     tables["spk2utt"] = {speaker: " ".join(_sorted(keys)) for speaker, keys in speakers.items()}
     for table, values in tables.items():
-        _write_table(output_dir / set_name / table, values)
+        write_table(output_dir / set_name / table, values)
     with atomic_write(output_dir / set_name / "word_times") as file:
         for key in _sorted(word_times):
             file.writelines(line + "\n" for line in word_times[key])
-
-
-def _write_table(path: Path, values: Mapping[str, str]) -> None:
-    with atomic_write(path) as file:
-        file.writelines(f"{key} {values[key]}\n" for key in _sorted(values))
 
 
 def _sorted(keys) -> list[str]:

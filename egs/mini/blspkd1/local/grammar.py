@@ -17,6 +17,7 @@ from lexicon import NUMBERS, PLACES, PREPOSITIONS, Adjective, Person, Place, Thi
 
 ZIPF_EXPONENT = 1.1
 PERSON_EXPONENT = 0.7  # who acts is less predictable than what they do
+PREPOSITION_WEIGHTS = [5, 2, 2, 2]  # in, behind, in front of, next to
 MIN_WORDS, MAX_WORDS = 5, 15
 DEV_PERCENT, TEST_PERCENT = 5, 5
 
@@ -97,7 +98,7 @@ class Grammar:
         place = time = None
         if rng.random() < 0.65:
             noun = prefer(rng, verb.english, [row[0] for row in lexicon.PLACE_NOUNS])
-            place = PLACES[noun][prefer(rng, "prepositions", list(PREPOSITIONS))]
+            place = PLACES[noun][rng.choices(list(PREPOSITIONS), PREPOSITION_WEIGHTS)[0]]
         if rng.random() < 0.65:
             time = prefer(rng, place.noun if place else who, lexicon.TIMES)
         order = rng.choices(["SPT", "STP", "TSP", "PST"], [0.5, 0.15, 0.25, 0.1])[0]
