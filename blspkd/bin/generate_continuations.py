@@ -1,0 +1,59 @@
+"""Let the LLM continue the transcripts of a data directory: one job's share, in parts that a restart skips."""
+
+import argparse
+from pathlib import Path
+
+from blspkd.config import ContinuationConfig, load_config, to_dict
+from blspkd.errors import command
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False,
+        epilog="Further options --key value override the configuration, e.g. --max_new_tokens 40 --prompt.system ''.")
+    parser.add_argument("--config", help="YAML file (blspkd.config.ContinuationConfig); default: its defaults")
+    parser.add_argument("--llm", required=True, help="Hugging Face id or folder of a chat LLM")
+    parser.add_argument("--data_dir", required=True, type=Path, help="data directory with the transcripts in `text`")
+    parser.add_argument("--job", type=int, default=1, help="this job's number, from 1")
+    parser.add_argument("--num_jobs", type=int, default=1, help="number of jobs that share the data directory")
+    args, overrides = parser.parse_known_args(argv)
+    config = load_config(ContinuationConfig, args.config, overrides)
+
+    # Imported here, so that --help and mistakes in the options answer at once.
+    from blspkd.data.kaldi_dir import KaldiDir
+    from blspkd.generation.continuation import ContinuationWriter, choose_device, library_versions
+    from blspkd.generation.model_identity import model_identity
+    from blspkd.generation.parts import is_merged, make_settings, parts_of_job, plan_parts, remove_strangers
+    from blspkd.progress import progress_bar
+
+    transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
+    options = to_dict(config)
+    prompt = options.pop("prompt")
+    settings = make_settings(args.llm, model_identity(args.llm), prompt, options)
+    plan = plan_parts(args.data_dir, transcripts, settings)
+    parts = parts_of_job(plan, args.job, args.num_jobs)
+    if is_merged(args.data_dir, transcripts, settings):
+        print(f"{args.data_dir}/continuation: up to date")
+        return
+    remove_strangers(args.data_dir, plan)
+    states = [part.state() for part in parts]
+    print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: {len(parts)} parts, {states.count('complete')} "
+          f"complete, {states.count('missing')} missing, {states.count('stale')} stale (made with other options, "
+          "another model or other transcripts: written anew)", flush=True)
+    todo = [part for part, state in zip(parts, states, strict=True) if state != "complete"]
+    if not todo:
+        return
+    device = choose_device(args.job)
+    writer = ContinuationWriter(args.llm, config, device)
+    with progress_bar("continuations", total=sum(len(part.transcripts) for part in todo), unit="utt") as bar:
+        for part in todo:
+            written = {}
+            for batch in writer.write(part.transcripts):
+                written.update(batch)
+                bar.update(len(batch))
+            part.write(written, settings, {**library_versions(), "device": device.partition(":")[0]})
+
+
+if __name__ == "__main__":
+    main()

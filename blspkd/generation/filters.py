@@ -1,0 +1,48 @@
+"""Which continuations are no use for training, and why; the reasons are counted in `continuation.info.json`."""
+
+from collections.abc import Sequence
+
+EMPTY = "empty"  # nothing, or white space alone
+TOO_SHORT = "too_short"  # fewer tokens than min_tokens
+UNFINISHED = "unfinished"  # no end of turn within max_new_tokens (only with drop_unfinished)
+REPETITION = "repetition"  # the same words again and again
+SPECIAL_TOKENS = "special_tokens"  # a copy of a special token: tokenised again, it would no longer be text
+BROKEN_TEXT = "broken_text"  # bytes that are no character, e.g. one cut in half by max_new_tokens
+INPUT_TOO_LONG = "input_too_long"  # the transcript exceeds max_input_tokens, or the LLM's context
+
+MIN_LOOP_TOKENS = 12  # a loop is at least this long ...
+MIN_LOOP_REPEATS = 4  # ... and goes round at least so often
+MAX_LOOP_PERIOD = 32  # ... over at most this many tokens
+
+
+def reject(token_ids: Sequence[int], text: str, finished: bool, special_ids: set[int], special_strings: Sequence[str],
+           min_tokens: int = 1, drop_unfinished: bool = False) -> str | None:
+    """The reason to drop a continuation, or None to keep it.
+
+    token_ids: what the LLM wrote, without the end-of-turn token; text: the same, decoded.
+    """
+    if special_ids.intersection(token_ids) or any(special in text for special in special_strings):
+        return SPECIAL_TOKENS
+    if not text.strip():
+        return EMPTY
+    if len(token_ids) < min_tokens:
+        return TOO_SHORT
+    if drop_unfinished and not finished:
+        return UNFINISHED
+    if "\ufffd" in text:
+        return BROKEN_TEXT
+    if is_looping(token_ids):
+        return REPETITION
+    return None
+
+
+def is_looping(token_ids: Sequence[int]) -> bool:
+    """Whether a stretch of MIN_LOOP_TOKENS or more is one phrase said MIN_LOOP_REPEATS times or more in a row."""
+    for period in range(1, min(MAX_LOOP_PERIOD, len(token_ids) // MIN_LOOP_REPEATS) + 1):
+        needed = max(MIN_LOOP_TOKENS, MIN_LOOP_REPEATS * period) - period
+        same = 0
+        for earlier, later in zip(token_ids, token_ids[period:]):  # noqa: B905 (the second is shorter)
+            same = same + 1 if earlier == later else 0
+            if same >= needed:
+                return True
+    return False

@@ -1,0 +1,58 @@
+"""Sampling whose result belongs to the utterance: no batch mate, batch order, part size or job count changes it.
+
+Each utterance draws its random numbers from its own stream (seed and utterance id), one number for each token; the
+token is where that number falls on the cumulated distribution. `generate` then runs greedily over what is chosen here.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+def uniform_stream(seed: int, utt_id: str, length: int) -> np.ndarray:
+    """`length` numbers in [0, 1), float64, the same for the same seed and utterance on every machine."""
+    digest = hashlib.sha256(f"{seed} {utt_id}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))).random(length)
+
+
+def pick(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Sample one token per row by inverting the cumulative distribution.
+
+    logits:  [B, V]
+    uniform: [B] in [0, 1)
+    top_p:   keeps the most probable tokens that together reach this mass (nucleus sampling, arXiv 1904.09751)
+    Returns token ids [B]. The tokens are cumulated in the order of their ids, so that a rounding difference moves
+    the borders a little and never the order.
+    """
+    # logits, probabilities, cumulated: [B, V]
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1).double()
+    if top_p < 1.0:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p  # the tokens before this one reach the mass already
+        probabilities = probabilities.masked_fill(beyond.scatter(-1, order, beyond), 0.0)
+    cumulated = probabilities.cumsum(-1)
+    threshold = uniform.to(cumulated)[:, None] * cumulated[:, -1:]
+    picked = torch.searchsorted(cumulated, threshold, right=True).squeeze(-1)
+    # u * sum can round up to the sum itself: then the last token with a probability is meant.
+    last = cumulated.shape[-1] - 1 - (probabilities > 0).flip(-1).to(torch.uint8).argmax(-1)
+    return torch.minimum(picked, last)
+
+
+class UtteranceSampler(LogitsProcessor):
+    """Leaves, for each row, only the token that the row's own random stream chooses."""
+
+    def __init__(self, uniforms: np.ndarray, prompt_length: int, temperature: float, top_p: float):
+        """uniforms: [B, max_new_tokens]; prompt_length: padded length of the prompts, in tokens."""
+        self.uniforms = torch.from_numpy(uniforms)
+        self.prompt_length = prompt_length
+        self.temperature = temperature
+        self.top_p = top_p
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids: [B, L]; scores: [B, V]; returns scores that are 0 at the chosen token and -inf elsewhere."""
+        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device)
+        chosen = pick(scores, uniform, self.temperature, self.top_p)
+        return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)

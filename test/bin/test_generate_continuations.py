@@ -1,0 +1,140 @@
+"""Stage 2's commands: the same files for any number of jobs, after a kill, and after a restart."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from blspkd.bin import generate_continuations, merge_continuations
+from blspkd.data.kaldi_dir import read_continuations
+
+OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "4", "--instruction", "Continue:"]
+OUTPUTS = ("continuation", "continuation.info.json")
+
+
+def make_data_dir(folder: Path, count: int = 23) -> Path:
+    folder.mkdir(parents=True)
+    words = "the farmer sold six bags and a nurse saw two red cats in the old park on monday".split()
+    utt_ids = [f"spk-utt{i:03d}" for i in range(count)]
+    texts = [" ".join(words[i % 7:i % 7 + 3 + i % 5]) for i in range(count)]
+    (folder / "text").write_text("".join(f"{u} {t}\n" for u, t in zip(utt_ids, texts, strict=True)))
+    (folder / "utt2spk").write_text("".join(f"{u} spk\n" for u in utt_ids))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call():
+    """Run a command's main in this process, as the shell would in one of its own: `.returncode .stdout .stderr`."""
+
+    def run(module, *words) -> SimpleNamespace:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                module.main([str(word) for word in words])
+                returncode = 0
+            except SystemExit as end:
+                returncode = end.code
+        return SimpleNamespace(returncode=returncode, stdout=out.getvalue(), stderr=err.getvalue())
+
+    return run
+
+
+def options_for(llm, data_dir, job=1, num_jobs=1, options=OPTIONS) -> list[str]:
+    return ["--llm", str(llm), "--data_dir", str(data_dir), "--job", str(job), "--num_jobs", str(num_jobs), *options]
+
+
+def contents(data_dir: Path) -> list[bytes]:
+    return [(data_dir / name).read_bytes() for name in OUTPUTS]
+
+
+@pytest.fixture(scope="module")
+def one_job(call, tiny_llm, tmp_path_factory) -> Path:
+    """A data directory whose continuations were written by one job, undisturbed."""
+    data_dir = make_data_dir(tmp_path_factory.mktemp("one") / "train")
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir))
+    assert done.returncode == 0, done.stderr
+    done = call(merge_continuations, "--data_dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    return data_dir
+
+
+def test_one_job_writes_continuations_and_info_and_leaves_nothing_else(one_job, tiny_llm):
+    info = json.loads((one_job / "continuation.info.json").read_text())
+    written = read_continuations(one_job / "continuation")
+    assert info["counts"]["utterances"] == 23
+    assert info["counts"]["written"] == len(written) > 0
+    assert len(written) + sum(info["counts"]["filtered"].values()) == 23
+    assert info["model"] == tiny_llm
+    assert info["prompt"]["instruction"] == "Continue:"
+    assert info["generation"]["max_new_tokens"] == 12
+    assert {"torch", "transformers"} <= info["versions"].keys()
+    assert sorted(path.name for path in one_job.iterdir()) == sorted([*OUTPUTS, "text", "utt2spk"])
+
+
+@pytest.mark.parametrize("num_jobs", [2, 3])
+def test_any_number_of_jobs_gives_the_same_files(one_job, call, tiny_llm, tmp_path, num_jobs):
+    data_dir = make_data_dir(tmp_path / "train")
+    for job in reversed(range(1, num_jobs + 1)):
+        assert call(generate_continuations, *options_for(tiny_llm, data_dir, job, num_jobs)).returncode == 0
+    assert call(merge_continuations, "--data_dir", data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
+def test_killed_and_started_again_gives_the_same_files(one_job, call, tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    words = [sys.executable, "-m", "blspkd.bin.generate_continuations", *options_for(tiny_llm, data_dir)]
+    job = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    parts = data_dir / "continuation.parts"
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("part-*.jsonl")) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    left = {path.name: path.read_bytes() for path in parts.glob("part-*.jsonl")}
+    assert 1 <= len(left) < 5
+    (parts / "part-00005-of-00005.jsonl.tmp-1").write_text("what a kill leaves behind")
+
+    done = call(merge_continuations, "--data_dir", data_dir)
+    assert done.returncode == 1 and "parts are missing" in done.stderr and "run stage 2 again" in done.stderr
+    assert not (data_dir / "continuation").exists()
+
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir))
+    assert done.returncode == 0 and f"{len(left)} complete, {5 - len(left)} missing" in done.stdout
+    assert {name: (parts / name).read_bytes() for name in left} == left
+    assert call(merge_continuations, "--data_dir", data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+    assert not parts.exists()
+
+
+def test_a_second_run_does_nothing_and_other_options_do(one_job, call, tiny_llm):
+    before = contents(one_job)
+    done = call(generate_continuations, *options_for(tiny_llm, one_job))
+    assert done.returncode == 0 and "up to date" in done.stdout
+    done = call(merge_continuations, "--data_dir", one_job)
+    assert done.returncode == 0 and "up to date" in done.stdout
+    for seed, expected in ((1, "5 missing"), (2, "5 stale")):
+        done = call(generate_continuations, *options_for(tiny_llm, one_job, options=[*OPTIONS, "--seed", seed]))
+        assert done.returncode == 0 and expected in done.stdout
+    assert contents(one_job) == before  # until the merge
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--llm", "no/such/folder"], "no/such/folder: there is no such folder"),
+    (["--max_new_token", "3"], "did you mean 'max_new_tokens'"),
+    (["--data_dir", "nowhere"], "nowhere"),
+    (["--job", "2"], "jobs are numbered from 1 to num_jobs"),
+])
+def test_mistakes_end_with_one_message_and_leave_nothing(call, tiny_llm, tmp_path, words, message):
+    data_dir = make_data_dir(tmp_path / "train")
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir), *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert sorted(path.name for path in data_dir.iterdir()) == ["text", "utt2spk"]

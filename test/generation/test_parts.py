@@ -1,0 +1,144 @@
+"""Parts: who takes which, what makes them stale, and what the merge accepts."""
+
+import json
+import shutil
+
+import pytest
+
+from blspkd.data.kaldi_dir import read_continuations
+from blspkd.errors import ConfigError, DataError
+from blspkd.generation.continuation import Continuation
+from blspkd.generation.model_identity import model_identity
+from blspkd.generation.parts import (
+    is_merged,
+    make_settings,
+    merge,
+    parts_dir,
+    parts_of_job,
+    plan_parts,
+    remove_strangers,
+    summary,
+)
+
+TRANSCRIPTS = {f"utt{i}": f"sentence number {i}" for i in range(7)}
+TEXTS = ['and "so" on', "line\nbreak", "Grüße 你好 🦊", "a\u2028b\x85c", "back\\slash\ttab", " leading", "trailing "]
+
+
+def settings(**options) -> dict:
+    options = {"part_size": 3, "batch_size": 2, "seed": 0, **options}
+    return make_settings("llm", {"config.json": "1234"}, {"instruction": "Go on:"}, options)
+
+
+def write(plan, made_by, reasons=None) -> None:
+    texts = dict(zip(TRANSCRIPTS, TEXTS, strict=True))
+    for part in plan:
+        rows = {utt_id: Continuation(texts[utt_id], 4, utt_id != "utt0", (reasons or {}).get(utt_id))
+                for utt_id in part.transcripts}
+        part.write(rows, made_by, {"torch": "1"})
+
+
+def test_parts_cover_every_utterance_once_for_any_number_of_jobs(tmp_path):
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    assert [list(part.transcripts) for part in plan] == [["utt0", "utt1", "utt2"], ["utt3", "utt4", "utt5"], ["utt6"]]
+    for num_jobs in (1, 2, 3, 5):
+        shares = [part.path.name for job in range(num_jobs) for part in parts_of_job(plan, job + 1, num_jobs)]
+        assert sorted(shares) == sorted(part.path.name for part in plan)
+
+
+@pytest.mark.parametrize(("job", "num_jobs"), [(0, 2), (3, 2), (1, 0)])
+def test_job_numbers_out_of_range_are_refused(tmp_path, job, num_jobs):
+    with pytest.raises(ConfigError, match="jobs are numbered"):
+        parts_of_job(plan_parts(tmp_path, TRANSCRIPTS, settings()), job, num_jobs)
+
+
+def test_only_what_changes_a_part_makes_it_stale(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
+
+    def states(transcripts=TRANSCRIPTS, made_by=None):
+        return [part.state() for part in plan_parts(tmp_path, transcripts, made_by or settings())]
+
+    assert states() == ["complete"] * 3
+    assert states(made_by=settings(batch_size=1)) == ["complete"] * 3
+    assert states(made_by={**settings(), "model": "moved/llm"}) == ["complete"] * 3
+    assert states(made_by=settings(seed=1)) == ["stale"] * 3
+    assert states(made_by={**settings(), "identity": {"config.json": "5678"}}) == ["stale"] * 3
+    assert states(made_by={**settings(), "prompt": {"instruction": "Repeat:"}}) == ["stale"] * 3
+    assert states({**TRANSCRIPTS, "utt4": "another"}) == ["complete", "stale", "complete"]
+    plan_parts(tmp_path, TRANSCRIPTS, settings())[0].path.write_text("{}\n")
+    assert states() == ["stale", "complete", "complete"]
+
+
+def test_merge_writes_any_text_and_counts_what_was_dropped(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings(), {"utt1": "empty", "utt5": "repetition"})
+    info = merge(tmp_path, TRANSCRIPTS)
+    expected = {utt_id: text for utt_id, text in zip(TRANSCRIPTS, TEXTS, strict=True) if utt_id not in ("utt1", "utt5")}
+    assert read_continuations(tmp_path / "continuation") == expected
+    assert (tmp_path / "continuation").read_bytes().count(b"\n") == 5
+    assert json.loads((tmp_path / "continuation.info.json").read_text()) == info
+    assert info["counts"] == {"utterances": 7, "written": 5, "filtered": {"empty": 1, "repetition": 1}, "tokens": 20,
+                              "unfinished": 1}
+    assert info["filtered"] == {"empty": ["utt1"], "repetition": ["utt5"]}
+    assert (info["model"], info["prompt"], info["versions"]) == ("llm", {"instruction": "Go on:"}, {"torch": "1"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["continuation", "continuation.info.json"]
+    assert "5 continuations of 7 utterances, 2 dropped (empty: 1, repetition: 1)" == summary(info["counts"])
+
+
+def test_merge_refuses_missing_and_stale_parts_and_names_them(tmp_path):
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    write(plan, settings())
+    plan[1].path.unlink()
+    with pytest.raises(DataError, match=r"2 of 3 parts.*4 utterances(.|\n)*utt3 \.\.\. utt5(.|\n)*utt6 \(written with"):
+        merge(tmp_path, {**TRANSCRIPTS, "utt6": "changed"})
+    assert not (tmp_path / "continuation").exists()
+    assert plan[0].state() == "complete"
+
+
+def test_merge_without_parts_says_what_to_run(tmp_path):
+    with pytest.raises(DataError, match="run stage 2"):
+        merge(tmp_path, TRANSCRIPTS)
+
+
+def test_merge_of_nothing_but_dropped_ones_is_an_error(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings(), dict.fromkeys(TRANSCRIPTS, "empty"))
+    with pytest.raises(DataError, match="none of 7 continuations passed.*'empty': 7"):
+        merge(tmp_path, TRANSCRIPTS)
+    assert not (tmp_path / "continuation").exists()
+
+
+def test_a_merge_killed_while_it_removed_the_parts_can_be_repeated(tmp_path):
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    write(plan, settings())
+    shutil.copytree(parts_dir(tmp_path), tmp_path / "kept")
+    info = merge(tmp_path, TRANSCRIPTS)
+    shutil.copytree(tmp_path / "kept", parts_dir(tmp_path))
+    plan[0].path.unlink()
+    assert merge(tmp_path, TRANSCRIPTS) == info
+    assert not parts_dir(tmp_path).exists()
+
+
+def test_merged_continuations_are_recognised_until_something_changes(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
+    assert not is_merged(tmp_path, TRANSCRIPTS, settings())
+    merge(tmp_path, TRANSCRIPTS)
+    assert is_merged(tmp_path, TRANSCRIPTS) and is_merged(tmp_path, TRANSCRIPTS, settings())
+    assert not is_merged(tmp_path, TRANSCRIPTS, settings(seed=1))
+    assert not is_merged(tmp_path, {**TRANSCRIPTS, "utt0": "changed"})
+
+
+def test_parts_of_another_slicing_are_removed(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)), settings(part_size=2))
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    write(plan, settings())
+    remove_strangers(tmp_path, plan)
+    assert sorted(parts_dir(tmp_path).iterdir()) == [part.path for part in plan]
+
+
+def test_a_model_is_known_by_its_contents(tiny_llm, tmp_path):
+    shutil.copytree(tiny_llm, tmp_path / "llm")
+    assert model_identity(str(tmp_path / "llm")) == model_identity(tiny_llm)
+    with open(tmp_path / "llm" / "model.safetensors", "r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"\1" * 8)
+    changed = model_identity(str(tmp_path / "llm"))
+    before = model_identity(tiny_llm)
+    assert [name for name in before if changed[name] != before[name]] == ["model.safetensors"]
