@@ -34,28 +34,28 @@ class DecodeDir:
         self.task, self.system = task, system
         self.fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from the file
 
-    def start(self) -> bool:
-        """Make ready for decoding; false if there is nothing to do. What another fingerprint left is removed."""
+    def is_finished(self) -> bool:
+        """Whether the final files are there, made with this fingerprint."""
+        if self._changes(_read_json(self.path / "decode.json")):
+            return False
+        shutil.rmtree(self.path / "parts", ignore_errors=True)  # a kill came between the marker and this
+        return True
+
+    def start(self) -> None:
+        """Make ready for decoding; parts with this fingerprint stay, what another one left is removed."""
         finished, started = self.path / "decode.json", self.path / "parts" / "fingerprint.json"
-        if finished.is_file():
-            changed = self._changes(_read_json(finished).get("fingerprint"))
-            if not changed:
-                shutil.rmtree(self.path / "parts", ignore_errors=True)  # a kill came between the marker and this
-                return False
+        changed = self._changes(_read_json(finished if finished.exists() else started))
+        if finished.exists():
             log.info("%s: decoding again, since it was made with another %s", self.path, ", ".join(changed))
-            shutil.rmtree(self.path)
-        elif started.is_file():
-            changed = self._changes(_read_json(started))
-            if changed:
-                log.info("%s: starting over, since it was begun with another %s", self.path, ", ".join(changed))
-                shutil.rmtree(self.path)
-            else:
-                log.info("%s: going on after %d finished part(s)", self.path, len(self._part_files()))
-        elif self.path.exists():
+        elif started.exists() and changed:
+            log.info("%s: starting over, since it was begun with another %s", self.path, ", ".join(changed))
+        elif started.exists():
+            log.info("%s: going on after %d finished part(s)", self.path, len(self._part_files()))
+            return
+        if self.path.exists():
             shutil.rmtree(self.path)
         with atomic_write(started) as file:
-            json.dump(self.fingerprint, file)
-        return True
+            json.dump({"fingerprint": self.fingerprint}, file)
 
     def has_part(self, index: int) -> bool:
         return self._part(index).is_file()
@@ -86,7 +86,9 @@ class DecodeDir:
     def _part_files(self) -> list[Path]:
         return sorted((self.path / "parts").glob("part-*.jsonl"))
 
-    def _changes(self, other: object) -> list[str]:
+    def _changes(self, written: dict) -> list[str]:
+        """What differs between this fingerprint and the one in a file's contents."""
+        other = written.get("fingerprint")
         if not isinstance(other, dict):
             return ["version of this toolkit"]
         return [key for key in sorted({*self.fingerprint, *other}) if self.fingerprint.get(key) != other.get(key)]
@@ -133,8 +135,9 @@ def _write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def _read_json(path: Path) -> dict:
+    """The object in `path`; {} if it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

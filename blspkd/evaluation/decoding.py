@@ -20,7 +20,7 @@ import torch
 from blspkd.config import DecodeConfig, load_config
 from blspkd.errors import ConfigError, ModelError
 from blspkd.evaluation.decode_dir import DecodeDir, Fingerprint, fingerprint_files
-from blspkd.evaluation.eval_set import EvalSet
+from blspkd.evaluation.eval_set import EvalSet, Parts
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlmConfig
 from blspkd.progress import progress_bar
@@ -37,24 +37,20 @@ def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerp
     load_listener: called only if something is left to decode. model_fingerprint: what tells its model from others.
     """
     eval_set = EvalSet.read(data_dir, config)
-    todo = [directory for directory in _decode_dirs(eval_set, model_fingerprint, exp_dir, config) if directory.start()]
+    directories = _decode_dirs(eval_set, model_fingerprint, exp_dir, config)
+    todo = [directory for directory in directories if not directory.is_finished()]
     if not todo:
         log.info("%s: everything is decoded already", eval_set.path)
         return
     derived = [directory for directory in todo if _reads_off_speech(directory, config)]
     decoded = [directory for directory in todo if directory not in derived]
-    if decoded:
-        run = _Run(eval_set, config, load_listener())
-        parts = {system: eval_set.parts(system, config) for system in {directory.system for directory in decoded}}
-        total = sum(len(batch) for directory in decoded for index, part in enumerate(parts[directory.system])
-                    if not directory.has_part(index) for batch in part)
-        with progress_bar(f"decode {eval_set.name}", total=total, unit="utt") as bar:
-            for system in SYSTEM_ORDER:
-                directories = [directory for directory in decoded if directory.system == system]
-                for index, part in enumerate(parts.get(system, [])):
-                    run.decode_part(index, part, [d for d in directories if not d.has_part(index)], bar.update)
-                for directory in directories:
-                    directory.finish()
+    # A model or a recording that cannot be used should be known before anything is written.
+    run = _Run(eval_set, config, load_listener()) if decoded else None
+    parts = {system: eval_set.parts(system, config) for system in {directory.system for directory in decoded}}
+    for directory in todo:
+        directory.start()
+    if run:
+        run.decode(decoded, parts)
     for directory in derived:
         speech = DecodeDir(exp_dir, directory.task, eval_set.name, "speech", {})
         directory.finish(_chance_rows(eval_set, speech.rows()))
@@ -91,11 +87,23 @@ class _Run:
         self.eval_set, self.config, self.listener = eval_set, config, listener
         self.options = GenerationOptions(**_options(config))
 
-    def decode_part(self, index: int, batches: list[list[str]], directories: list[DecodeDir],
-                    advance: Callable[[int], object]) -> None:
+    def decode(self, directories: list[DecodeDir], parts: dict[str, Parts]) -> None:
+        """Decode what is missing of `directories`; parts: by system, the same for all tasks."""
+        total = sum(len(batch) for directory in directories for index, part in enumerate(parts[directory.system])
+                    if not directory.has_part(index) for batch in part)
+        with progress_bar(f"decode {self.eval_set.name}", total=total, unit="utt") as bar:
+            for system in SYSTEM_ORDER:
+                own = [directory for directory in directories if directory.system == system]
+                for index, part in enumerate(parts.get(system, [])):
+                    missing = [directory for directory in own if not directory.has_part(index)]
+                    if missing:
+                        self._decode_part(index, part, missing, bar.update)
+                for directory in own:
+                    directory.finish()
+
+    def _decode_part(self, index: int, batches: list[list[str]], directories: list[DecodeDir],
+                     advance: Callable[[int], object]) -> None:
         """Decode `batches` for all `directories` (tasks of one system): each utterance is heard once for all tasks."""
-        if not directories:
-            return
         system = directories[0].system
         rows: dict[str, list[dict]] = {directory.task: [] for directory in directories}
         for number, (batch, waveforms) in enumerate(_prefetched(lambda batch: self._load(system, batch), batches)):

@@ -14,6 +14,8 @@ from blspkd.data.kaldi_dir import KaldiDir, Utterance, read_instructions, read_r
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.derangement import derange
 
+Parts = list[list[list[str]]]  # parts of batches of utterance ids
+
 
 @dataclass(frozen=True)
 class EvalSet:
@@ -58,7 +60,7 @@ class EvalSet:
         """The utterance whose speech (or, for "text", whose transcript) `system` gets in the place of `utt_id`."""
         return self.sources[utt_id] if system == "chance" else utt_id
 
-    def parts(self, system: str, config: DecodeConfig) -> list[list[list[str]]]:
+    def parts(self, system: str, config: DecodeConfig) -> Parts:
         """All utterance ids: parts (what is saved together) of batches (what is decoded together), longest first."""
         if system == "text":
             lengths = {utt_id: float(len(utterance.text)) for utt_id, utterance in self.utterances.items()}
@@ -66,7 +68,7 @@ class EvalSet:
         else:
             seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}
             batches = plan_batches(seconds, config.batch_size, config.batch_seconds)
-        parts: list[list[list[str]]] = []
+        parts: Parts = []
         room = 0
         for batch in batches:
             if len(batch) > room:
@@ -118,7 +120,7 @@ def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> d
             continue
         by_utterance = read_instructions(path)
         if by_utterance is None:
-            raise DataError(f"{path}: task {name} has no instruction; set tasks.{name}.instruction in the configuration "
+            raise DataError(f"{path}: task {name} has no instruction; set tasks.{name}.instruction in conf/decode.yaml "
                             "or write the file `instruction` (one per utterance)")
         found[name] = {utt_id: _value(by_utterance, utt_id, path / "instruction") for utt_id in utt_ids}
     return found

@@ -95,7 +95,8 @@ def compute(metric: str, utt_ids: Sequence[str], hypotheses: Sequence[str], refe
 def percent_true(metric: str, flags: Sequence[bool], num_bootstrap: int, seed: int, signature: str) -> Score:
     """The percentage of `flags` that are true."""
     flags = np.asarray(flags, dtype=np.float64)
-    return _ratio(metric, flags, np.ones_like(flags), num_bootstrap, seed, f"{signature}|bs:{num_bootstrap}|seed:{seed}")
+    signature = f"{signature}|bs:{num_bootstrap}|seed:{seed}"
+    return _ratio(metric, flags, np.ones_like(flags), num_bootstrap, seed, signature)
 
 
 def count_edits(hypotheses: Sequence[str], references: Sequence[str], characters: bool = False) -> Edits:

@@ -55,7 +55,7 @@ def update_results(path: str | Path, new: Iterable[Row], replaces: Callable[[Row
     old = read_results(path) if Path(path).exists() else []
     rows = new + [row for row in old if not replaces(row) and _key(row) not in keys]
     write_results(path, rows)
-    return rows
+    return [_rounded(row) for row in rows]
 
 
 def _key(row: Row) -> tuple:

@@ -12,8 +12,8 @@ from blspkd.errors import DataError
 from blspkd.evaluation import tables
 from blspkd.evaluation.results import Row
 
-INTERVALS = ("All values are percentages; in brackets the 95% bootstrap interval over utterances. The system *text* has "
-             "the transcript typed in (the upper bound), *chance* hears another utterance of the set while the "
+INTERVALS = ("All values are percentages; in brackets the 95% bootstrap interval over utterances. The system *text* "
+             "has the transcript typed in (the upper bound), *chance* hears another utterance of the set while the "
              "reference stays.")
 
 

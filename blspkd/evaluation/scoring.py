@@ -93,7 +93,7 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
 
 
 def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score | None:
-    """Percentage of utterances with as many speech tokens as the transcript has LLM tokens; None without transcripts."""
+    """Percent of utterances with as many speech tokens as the transcript has LLM tokens; None without transcripts."""
     pairs = [(row["n_tokens"], row["n_tokens_reference"]) for row in answers if row["n_tokens_reference"] is not None]
     if not pairs:
         return None
@@ -101,7 +101,8 @@ def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score |
                                 config.seed, "speech tokens == transcript tokens")
 
 
-def choose_examples(decoded: dict, config: DecodeConfig, test_sets: Sequence[str], experiment: Experiment) -> list[dict]:
+def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: DecodeConfig, test_sets: Sequence[str],
+                    experiment: Experiment) -> list[dict]:
     """`num_examples` spoken examples, drawn by the seed and not by how good they are; tasks and sets take turns."""
     draw = random.Random(config.seed)
     examples = []

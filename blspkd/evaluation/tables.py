@@ -1,4 +1,4 @@
-"""Tables of `results.json` rows: aligned for the screen, Markdown for RESULTS.md. A missing combination shows as "-"."""
+"""Tables of `results.json` rows: aligned for the screen, Markdown for RESULTS.md; "-" where a row is missing."""
 
 import re
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ WIDTH = 100  # characters of a screen table
 GAP = "  "
 
 System = tuple[str, int | None]  # name, seed
+Pair = tuple[str, str]  # task, metric
+Column = tuple[str, str, str]  # task, metric, set
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,15 @@ class Table:
     """Systems by (task, metric, set), for one selection of rows."""
 
     systems: list[System]
-    columns: list[tuple[str, str, str]]  # task, metric, set; sets of one (task, metric) side by side
-    cells: dict[tuple[System, tuple[str, str, str]], Row]
+    columns: list[Column]  # the sets of one (task, metric) side by side
+    cells: dict[tuple[System, Column], Row]
 
     def label(self, system: System) -> str:
         name, seed = system
         several = sum(other == name for other, _ in self.systems) > 1
         return system_label(name) + (f" (seed {seed})" if several else "")
 
-    def sizes(self, column: tuple[str, str, str]) -> str:
+    def sizes(self, column: Column) -> str:
         """The number of utterances, or the range over systems where they differ."""
         found = sorted({row.n for (_, place), row in self.cells.items() if place == column})
         return f"n={found[0]}" if len(found) == 1 else f"n={found[0]}-{found[-1]}"
@@ -49,7 +51,7 @@ def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
 def screen(rows: Sequence[Row]) -> str:
     """What the last stage prints: the tasks' table with 95% intervals, and token-count accuracy below it."""
     table = arrange(rows, list(HEADLINES))
-    blocks = [_screen_block(table, columns) for columns in _fitting(table)]
+    blocks = [_screen_block(table, pairs) for pairs in _fitting(table)]
     counts = arrange(rows, ["count_accuracy"])
     if counts.systems:
         lines = ["token-count accuracy (utterances with exactly as many speech tokens as transcript tokens)"]
@@ -59,6 +61,8 @@ def screen(rows: Sequence[Row]) -> str:
             cells = [f"{column[2]} {_value(row)} ({_interval(row)}, n={row.n})" for column, row in found if row]
             lines.append(GAP.join([counts.label(system).ljust(width), *cells]))
         blocks.append("\n".join(lines))
+    if "text" in {name for name, _ in table.systems}:
+        blocks.append("text: the transcript typed in (upper bound); chance: the speech of another utterance")
     return "\n\n".join(blocks) if blocks else "no results yet"
 
 
@@ -86,8 +90,8 @@ def markdown_errors(rows: Sequence[Row]) -> str:
                 numbers = (100 - sub - deleted, sub, deleted, inserted, total, sentences)
                 lines.append([f"{escape(table.label(system))}/{task}/{name}", metric.upper(), str(found[0].n),
                               *(f"{number:.1f}" for number in numbers)])
-    heads = ["system/task/set", "", "Snt", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
-    return markdown_table(heads, lines) if lines else ""
+    heads = ["system/task/set", "rate", "Snt", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
+    return markdown_table(heads, lines, num_texts=2) if lines else ""
 
 
 def markdown_others(rows: Sequence[Row]) -> str:
@@ -97,24 +101,22 @@ def markdown_others(rows: Sequence[Row]) -> str:
     lines = [[escape(table.label(system)), task, metric_label(metric), name, _cell(row), str(row.n)]
              for system in table.systems for task, metric, name in table.columns
              if (row := table.cells.get((system, (task, metric, name))))]
-    return markdown_table(["system", "task", "measurement", "set", "value", "n"], lines) if lines else ""
+    return markdown_table(["system", "task", "measurement", "set", "value", "n"], lines, num_texts=4) if lines else ""
 
 
-def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """First column to the left, numbers to the right."""
-    rule = ["---", *["---:"] * (len(heads) - 1)]
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]], num_texts: int = 1) -> str:
+    """The first `num_texts` columns to the left, numbers to the right."""
+    rule = ["---"] * num_texts + ["---:"] * (len(heads) - num_texts)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rule, *lines])
 
 
 def escape(text: str) -> str:
     """Make `text` harmless inside a Markdown table or paragraph."""
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|<>*`\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def system_label(name: str) -> str:
     """blspkd+plora -> BLSP-KD+plora; text, chance and cascade as they are."""
-    if name == "text":
-        return "text (upper bound)"
     return re.sub("^blspkd", "BLSP-KD", name) if name.startswith("blspkd") else re.sub("^blsp", "BLSP", name)
 
 
@@ -128,49 +130,54 @@ def _system_rank(system: System) -> tuple:
     return known, name, -1 if seed is None else seed
 
 
-def _fitting(table: Table) -> list[list[tuple[str, str, str]]]:
-    """The columns, cut into blocks that fit on the screen; a block always holds at least one column."""
-    blocks: list[list] = []
+def _fitting(table: Table) -> list[list[Pair]]:
+    """The (task, metric) pairs, cut into blocks that fit on the screen; a block always holds at least one pair."""
+    blocks: list[list[Pair]] = []
     used = 0
-    for column in table.columns:
-        width = _column_width(table, column) + len(GAP)
+    for pair in dict.fromkeys(column[:2] for column in table.columns):
+        width = sum(_column_width(table, column) + len(GAP) for column in table.columns if column[:2] == pair)
         if not blocks or used + width > WIDTH:
             blocks.append([])
             used = _label_width(table)
-        blocks[-1].append(column)
+        blocks[-1].append(pair)
         used += width
     return blocks
 
 
-def _screen_block(table: Table, columns: list[tuple[str, str, str]]) -> str:
+def _screen_block(table: Table, pairs: list[Pair]) -> str:
     """Three header lines (task and metric, set, n), then for every system its values and below them the intervals."""
+    columns = [column for column in table.columns if column[:2] in pairs]
     label, widths = _label_width(table), [_column_width(table, column) for column in columns]
 
     def line(first: str, cells: Sequence[str]) -> str:
         return GAP.join([first.ljust(label), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))]).rstrip()
 
-    titles = [_title(column) for column in columns]
-    lines = [line("", titles), line("", [column[2] for column in columns]),
-             line("95% interval below", [table.sizes(column) for column in columns])]
-    lines.append("-" * len(line("", ["x" * w for w in widths])))
+    titles = []
+    for pair in pairs:
+        own = [width for column, width in zip(columns, widths, strict=True) if column[:2] == pair]
+        titles.append(_title(pair).center(sum(own) + len(GAP) * (len(own) - 1), "-"))
+    lines = [GAP.join([" " * label, *titles]), line("", [column[2] for column in columns]),
+             line("95% interval", [table.sizes(column) for column in columns])]
     for system in table.systems:
         rows = [table.cells.get((system, column)) for column in columns]
         lines.append(line(table.label(system), [_value(row) for row in rows]))
-        lines.append(line("", [_interval(row) for row in rows]))
+        lines.append(line("", [f"({_interval(row)})" if row else "" for row in rows]))
     return "\n".join(lines)
 
 
-def _title(column: tuple[str, str, str]) -> str:
-    return f"{column[0]} {metric_label(column[1])}"
+def _title(pair: Pair) -> str:
+    return f" {pair[0]} {metric_label(pair[1])} "
 
 
 def _label_width(table: Table) -> int:
-    return max(len("95% interval below"), *(len(table.label(system)) for system in table.systems))
+    return max(len("95% interval"), *(len(table.label(system)) for system in table.systems))
 
 
-def _column_width(table: Table, column: tuple[str, str, str]) -> int:
+def _column_width(table: Table, column: Column) -> int:
     rows = [row for (_, place), row in table.cells.items() if place == column]
-    return max(len(_title(column)), len(column[2]), len(table.sizes(column)), *(len(_interval(row)) for row in rows))
+    beside = [other for other in table.columns if other[:2] == column[:2]]
+    share = -(-(len(_title(column[:2])) - len(GAP) * (len(beside) - 1)) // len(beside))
+    return max(share, len(column[2]), len(table.sizes(column)), *(len(_interval(row)) + 2 for row in rows))
 
 
 def _value(row: Row | None) -> str:

@@ -84,7 +84,8 @@ def test_no_utterance_at_all_is_an_error():
         score("wer", [], [])
 
 
-@pytest.mark.parametrize("metric, perfect", [("bleu", 100), ("chrf", 100), ("exact_match", 100), ("wer", 0), ("cer", 0)])
+@pytest.mark.parametrize("metric, perfect",
+                         [("bleu", 100), ("chrf", 100), ("exact_match", 100), ("wer", 0), ("cer", 0)])
 def test_one_perfect_utterance(metric, perfect):
     row = score(metric, ["die Katze saß auf der Matte"], ["die Katze saß auf der Matte"])[metric]
     assert row.value == pytest.approx(perfect)

@@ -1,0 +1,170 @@
+"""From decode directories to score.json, results.json and the examples."""
+
+import json
+
+import pytest
+import yaml
+
+from blspkd.config import DecodeConfig, TaskConfig
+from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.decode_dir import DecodeDir
+from blspkd.evaluation.results import Row, read_results, write_results
+from blspkd.evaluation.scoring import score_experiment
+
+KEYS = ["system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"]
+GOOD_ROW = {"system": "a", "set": "b", "task": "c", "metric": "d", "value": 1, "ci95": [0, 2], "n": 1, "seed": 0,
+            "signature": ""}
+SAID = ["the cat sat on the mat", "ten dogs ran", "a bird sang all day", "we saw two red cars"]
+
+
+def write_decoded(exp_dir, task, set_name, system, answers):
+    directory = DecodeDir(exp_dir, task, set_name, system, {})
+    directory.start()
+    directory.finish([{
+        "utt_id": f"utt{number}", "instruction": f"Please {task}.", "transcript": said, "reference": said,
+        "hypothesis": answer, "n_tokens": len(said) + number % 2, "n_tokens_reference": len(said),
+        "source_utt_id": f"utt{number}", "finished": number > 0,
+    } for number, (said, answer) in enumerate(zip(SAID, answers, strict=True))])
+
+
+@pytest.fixture
+def config():
+    return DecodeConfig(tasks={"translate": TaskConfig(instruction="t", metrics=["bleu", "chrf"]),
+                               "repeat": TaskConfig(instruction="r", metrics=["wer"]),
+                               "qa": TaskConfig(instruction="q", metrics=["exact_match"])}, num_bootstrap=100)
+
+
+@pytest.fixture
+def exp_dir(tmp_path):
+    path = tmp_path / "exp"
+    path.mkdir()
+    (path / "config.yaml").write_text(yaml.safe_dump({"system": "blspkd+plora", "training": {"seed": 7},
+                                                      "model": {"adapter": "cformer"}}))
+    for set_name in ("heard", "unheard"):
+        for task in ("translate", "repeat", "qa"):
+            write_decoded(path, task, set_name, "text", SAID)
+            write_decoded(path, task, set_name, "speech", [SAID[0], "ten dog ran", *SAID[2:]])
+            write_decoded(path, task, set_name, "chance", SAID[1:] + SAID[:1])
+    return path
+
+
+def rows_by_key(rows):
+    return {(row.system, row.set, row.task, row.metric): row for row in rows}
+
+
+def test_results_have_the_schema_that_was_agreed(exp_dir, config):
+    score_experiment(exp_dir, config, ["heard", "unheard"])
+    rows = json.loads((exp_dir / "results.json").read_text())
+    for row in rows:
+        assert list(row) == KEYS
+        assert row["system"] in ("text", "chance", "blspkd+plora")
+        assert row["set"] in ("heard", "unheard") and row["task"] in ("translate", "repeat", "qa", "alignment")
+        assert len(row["ci95"]) == 2 and row["ci95"][0] <= row["ci95"][1]
+        assert (row["n"], row["seed"]) == (4, 7)
+        assert row["signature"]
+    assert len({tuple(row[key] for key in KEYS[:4]) for row in rows}) == len(rows)
+
+
+def test_values_are_those_of_the_metrics(exp_dir, config):
+    rows = rows_by_key(score_experiment(exp_dir, config, ["heard", "unheard"]))
+    assert rows["text", "heard", "translate", "bleu"].value == pytest.approx(100)
+    assert "version:" in rows["text", "heard", "translate", "bleu"].signature
+    assert rows["blspkd+plora", "unheard", "repeat", "wer"].value == pytest.approx(100 / 19, abs=1e-4)
+    assert rows["blspkd+plora", "unheard", "qa", "exact_match"].value == pytest.approx(75)
+    assert rows["chance", "heard", "qa", "exact_match"].value == 0
+
+
+def test_count_accuracy_is_of_the_speech_system_alone(exp_dir, config):
+    rows = [row for row in score_experiment(exp_dir, config, ["heard", "unheard"]) if row.task == "alignment"]
+    assert [(row.system, row.set, row.metric, row.value) for row in rows] == [
+        ("blspkd+plora", "heard", "count_accuracy", 50), ("blspkd+plora", "unheard", "count_accuracy", 50)]
+
+
+def test_an_adapter_with_a_rate_of_its_own_has_no_count_accuracy(exp_dir, config):
+    (exp_dir / "config.yaml").write_text("{system: blsp, training: {seed: 0}, model: {adapter: conv}}")
+    assert "alignment" not in {row.task for row in score_experiment(exp_dir, config, ["heard"])}
+
+
+def test_scoring_twice_writes_the_same_bytes(exp_dir, config):
+    score_experiment(exp_dir, config, ["heard", "unheard"])
+    files = [exp_dir / name for name in ("results.json", "examples.json", "decode_qa_heard/score.json")]
+    before = [file.read_bytes() for file in files]
+    score_experiment(exp_dir, config, ["heard", "unheard"])
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_rows_of_other_systems_sets_and_measurements_stay(exp_dir, config):
+    kept = [Row("cascade", "heard", "qa", "exact_match", 90.0, [80.0, 95.0], 4, 0, "x"),
+            Row("blspkd+plora", "heard", "alignment", "boundary_median_ms", 40.0, [30.0, 50.0], 4, 7, ""),
+            Row("blspkd+plora", "other", "qa", "exact_match", 1.0, [0.0, 2.0], 4, 7, "")]
+    stale = [Row("blspkd+plora", "heard", "qa", "exact_match", 1.0, [0.0, 2.0], 4, 7, "old"),
+             Row("text", "heard", "translate", "wer", 1.0, [0.0, 2.0], 4, 7, "no longer asked for")]
+    write_results(exp_dir / "results.json", kept + stale)
+    rows = score_experiment(exp_dir, config, ["heard"])
+    assert rows == read_results(exp_dir / "results.json")
+    assert rows[-3:] == kept
+    assert not set(map(repr, stale)) & set(map(repr, rows))
+
+
+def test_score_json_holds_the_scores_and_counts_cut_answers(exp_dir, config, caplog):
+    score_experiment(exp_dir, config, ["heard"])
+    score = json.loads((exp_dir / "decode_repeat_heard" / "score.json").read_text())
+    assert (score["task"], score["n"], score["unfinished"]) == ("repeat", 4, 1)
+    assert [row["metric"] for row in score["scores"]] == ["wer", "wer_sub", "wer_del", "wer_ins", "wer_sent"]
+    assert all({"value", "ci95", "n", "signature"} <= set(row) for row in score["scores"])
+    assert "1 of 4 answers were cut off" in caplog.text
+
+
+def test_examples_take_turns_over_tasks_and_sets_and_show_every_system(exp_dir, config):
+    score_experiment(exp_dir, config, ["heard", "unheard"])
+    examples = json.loads((exp_dir / "examples.json").read_text())
+    assert [(example["task"], example["set"]) for example in examples] == [
+        ("translate", "unheard"), ("repeat", "heard"), ("qa", "unheard")]
+    for example in examples:
+        assert list(example["answers"]) == ["text", "chance", "blspkd+plora"]
+        assert example["answers"]["text"] == example["transcript"] == example["reference"]
+
+
+def test_an_unfinished_or_missing_decode_directory_is_an_error_with_the_remedy(exp_dir, config):
+    (exp_dir / "decode_qa_heard" / "decode.json").unlink()
+    with pytest.raises(DataError, match="decode_qa_heard: is not finished; decode first"):
+        score_experiment(exp_dir, config, ["heard"])
+    with pytest.raises(DataError, match="nosuch.*is not there"):
+        score_experiment(exp_dir, config, ["nosuch"])
+    assert not (exp_dir / "results.json").exists()
+
+
+def test_an_empty_reference_names_directory_and_utterance(exp_dir, config):
+    path = exp_dir / "decode_qa_heard" / "hyp.jsonl"
+    path.write_text(path.read_text().replace('"reference": "ten dogs ran"', '"reference": "?"'))
+    with pytest.raises(DataError, match="decode_qa_heard: utterance utt1"):
+        score_experiment(exp_dir, config, ["heard"])
+
+
+@pytest.mark.parametrize("text", ["", "system: x", "{", "{system: x, training: {seed: many}}"])
+def test_a_configuration_without_system_or_seed_is_an_error(exp_dir, config, text):
+    (exp_dir / "config.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"config\.yaml"):
+        score_experiment(exp_dir, config, ["heard"])
+
+
+def test_no_training_and_no_sets_are_errors(exp_dir, config):
+    with pytest.raises(ConfigError, match="test_sets"):
+        score_experiment(exp_dir, config, [])
+    (exp_dir / "config.yaml").unlink()
+    with pytest.raises(DataError, match="stage 3"):
+        score_experiment(exp_dir, config, ["heard"])
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{}", "list of rows"),
+    ("[{]", "not JSON"),
+    ('[{"system": "text"}]', "row 1: expected exactly the keys"),
+    (json.dumps([GOOD_ROW | {"value": "e"}]), "row 1: expected text, numbers"),
+    (json.dumps([GOOD_ROW, GOOD_ROW | {"ci95": 3}]), "row 2: expected text, numbers"),
+    (json.dumps([GOOD_ROW | {"system": None}]), "row 1: expected text, numbers"),
+])
+def test_a_damaged_results_file_is_an_error(tmp_path, text, message):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_results(tmp_path / "results.json")
