@@ -20,7 +20,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets decode_<task>_<set>[.text|.chance]")
     args, overrides = parser.parse_known_args(words)
     config = load_config(DecodeConfig, args.config, overrides)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.getLogger("blspkd").setLevel(logging.INFO)
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model

@@ -20,7 +20,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--test_sets", required=True, help="names of the test sets, separated by spaces")
     args, overrides = parser.parse_known_args(words)
     config = load_config(DecodeConfig, args.config, overrides)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.getLogger("blspkd").setLevel(logging.INFO)
     score_experiment(args.exp_dir, config, args.test_sets.split())
 
 

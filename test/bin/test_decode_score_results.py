@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 
 from blspkd.bin import decode, results, score
+from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.kaldi_dir import write_table
 from blspkd.models.listener import Generated, Listener
+from blspkd.models.speech_llm import SpeechLlm
 
 TEXTS = ["a cat", "two dogs ran", "red birds"]
 
@@ -128,3 +131,26 @@ def test_a_missing_preamble_is_an_error_and_writes_no_page(recipe, capsys):
     words = ["--exp_dir", "exp/run", "--output", "RESULTS.md", "--preamble", "nosuch.md"]
     message = refused(results.main, words, capsys)
     assert "nosuch.md" in message and not (recipe / "RESULTS.md").exists()
+
+
+def test_a_real_model_is_decoded_and_scored(tiny_llm, tiny_encoder, data_dir, tmp_path, monkeypatch, capsys):
+    """Random weights: what comes out is noise, but it comes out, and the same when chance is decoded by itself."""
+    exp_dir = tmp_path / "exp"
+    torch.manual_seed(0)
+    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, num_pre_cif_layers=1,
+                        num_post_cif_layers=1, adapter_heads=2, adapter_ffn_dim=32, plora_rank=2)
+    SpeechLlm.from_config(model, PromptConfig()).save_pretrained(exp_dir / "model")
+    (exp_dir / "config.yaml").write_text("{system: blspkd+plora, training: {seed: 0}, model: {adapter: cformer}}")
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump({"tasks": {
+        "repeat": {"instruction": "Repeat the text.", "metrics": ["wer", "bleu"]}}, "num_bootstrap": 20,
+        "max_new_tokens": 6, "batch_size": 5, "device": "cpu"}))
+    options = ["--config", str(tmp_path / "decode.yaml"), "--model_dir", str(exp_dir / "model"), "--data_dir", data_dir]
+    decode.main([*options, "--exp_dir", str(exp_dir)])
+    score.main(["--config", str(tmp_path / "decode.yaml"), "--exp_dir", str(exp_dir), "--test_sets", "train"])
+    results.main(["--exp_dir", str(exp_dir)])
+    assert "BLSP-KD+plora" in capsys.readouterr().out
+    decode.main([*options, "--exp_dir", str(tmp_path / "alone"), "--systems", "[chance]"])
+    name = "decode_repeat_train.chance/hyp.jsonl"
+    assert (exp_dir / name).read_text() == (tmp_path / "alone" / name).read_text()
+    monkeypatch.setattr(Listener, "from_pretrained", None)
+    decode.main([*options, "--exp_dir", str(exp_dir)])  # everything is there: no model is loaded
