@@ -30,6 +30,8 @@ MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its heade
 STREAMED = 0x7FFF0000  # a wav header with at least this many bytes was written to a pipe: the length is the file's
 UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the header has none
 
+_BLOCK = 1 << 20  # samples
+_WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 _ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
 _CHUNK_CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -85,6 +87,20 @@ def durations(sources: list[AudioSource]) -> list[float | AudioError]:
     except AudioError as error:
         return [error] * len(sources)
     return results
+
+
+def copy_to_wav(path: str, destination: str | os.PathLike) -> None:
+    """Write the audio file `path`, whatever its format, as wav with the same samples, rate and channels."""
+    with _open(path) as file:
+        subtype = file.subtype if file.subtype in _WAV_SUBTYPES else "PCM_16"
+        large = file.frames * file.channels * 8 >= 1 << 32
+        with soundfile.SoundFile(destination, "w", file.samplerate, file.channels, subtype,
+                                 format="RF64" if large else "WAV") as copy:
+            done = 0
+            while done < file.frames:
+                block = _decode(file, AudioSource(path), done, min(_BLOCK, file.frames - done))
+                copy.write(block)
+                done += len(block)
 
 
 def is_command(path: str) -> bool:

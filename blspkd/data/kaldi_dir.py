@@ -53,10 +53,10 @@ class KaldiDir:
             raise DataError(f"{path / 'utt2spk'}: holds no utterance")
         texts = read_table(path / "text") if need_text or (path / "text").exists() else {}
         if texts:
-            _same_ids(path, speakers, texts, "text")
+            _check_same_ids(path, speakers, texts, "text")
         if need_audio or (path / "wav.scp").exists():
-            sources = _read_sources(path, need_audio, channel)
-            _same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
+            sources = read_sources(path, need_audio, channel)
+            _check_same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
         else:
             sources = {}
         seconds = _read_durations(path)
@@ -120,7 +120,8 @@ def parse_duration(value: str) -> float:
     return seconds
 
 
-def _read_sources(path: Path, need_audio: bool, channel: int | None) -> dict[str, AudioSource]:
+def read_sources(path: Path, need_audio: bool = True, channel: int | None = None) -> dict[str, AudioSource]:
+    """{utt-id: where its samples are}, from wav.scp, segments and reco2channel; arguments as for `KaldiDir.read`."""
     recordings = read_table(path / "wav.scp")
     if need_audio:
         commands = [name for name, entry in recordings.items() if is_command(entry)]
@@ -157,7 +158,7 @@ def _parse(path: Path, parse) -> dict:
     return rows
 
 
-def _same_ids(path: Path, speakers: Mapping[str, str], rows: Mapping, name: str) -> None:
+def _check_same_ids(path: Path, speakers: Mapping[str, str], rows: Mapping, name: str) -> None:
     for ours, theirs, here, there in ((speakers, rows, "utt2spk", name), (rows, speakers, name, "utt2spk")):
         missing = [utt_id for utt_id in ours if utt_id not in theirs]
         if missing:

@@ -131,18 +131,22 @@ def read_continuations(path: str | os.PathLike) -> dict[str, str]:
     rows = {}
     for key, value in read_table(path).items():
         try:
-            rows[key] = json.loads(value)
-        except ValueError:
-            rows[key] = None
-        if not isinstance(rows[key], str):
-            raise DataError(f"{path}: {key}: {value[:40]!r} is not a JSON string (a text in double quotes); run "
-                            "stage 2 again")
+            rows[key] = parse_json_string(value)
+        except ValueError as error:
+            raise DataError(f"{path}: {key}: {error}; run stage 2 again") from None
     return rows
 
 
 def write_continuations(path: str | os.PathLike, rows: Mapping[str, str]) -> None:
     """The inverse of `read_continuations`: sorted, atomic; any text can be written, line breaks included."""
     write_table(path, {key: _json_string(text) for key, text in rows.items()})
+
+
+def parse_json_string(value: str) -> str:
+    """The text that a line of `continuation` holds; ValueError if it holds none."""
+    if not value.startswith('"'):
+        raise ValueError(f"{value[:40]!r} is not a text in double quotes (JSON)")
+    return json.loads(value)
 
 
 def open_table(path: str | os.PathLike):

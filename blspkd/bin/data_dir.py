@@ -1,0 +1,148 @@
+"""Work on Kaldi data directories: check, fix, cut, join, describe. Flags and meaning are those of Kaldi's utils/*.sh."""
+
+import argparse
+
+from blspkd.data import kaldi_audio, kaldi_check, kaldi_fix, kaldi_select, kaldi_verbs
+from blspkd.data.kaldi_dir import parse_channel
+from blspkd.errors import DataError, command
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    args.run(args)
+
+
+def validate(args: argparse.Namespace) -> None:
+    problems = kaldi_check.validate(args.dir, need_text=not args.no_text, need_audio=not args.no_wav,
+                                    check_files=args.check_files)
+    if problems:
+        raise DataError(kaldi_check.report(args.dir, problems))
+    print(f"{args.dir}: in order")
+
+
+def fix(args: argparse.Namespace) -> None:
+    remove = kaldi_select.read_ids(args.remove) if args.remove else ()
+    done = kaldi_fix.fix(args.dir, check_files=args.check_files, remove=remove)
+    print("\n".join([f"{args.dir}: fixed", *(f"  {line}" for line in done)]) if done else
+          f"{args.dir}: nothing to fix")
+
+
+def subset(args: argparse.Namespace) -> None:
+    if args.spk_list or args.utt_list:
+        if len(args.places) != 2:
+            raise DataError("usage: subset (--spk-list | --utt-list) FILE SRC_DIR DEST_DIR")
+        source, destination = args.places
+        chosen = (kaldi_select.of_speakers(source, args.spk_list) if args.spk_list
+                  else kaldi_select.of_list(source, args.utt_list))
+    else:
+        if len(args.places) != 3 or not args.places[1].isdecimal():
+            raise DataError("usage: subset [--first | --last | --shortest | --per-spk | --speakers] SRC_DIR NUMBER "
+                            "DEST_DIR")
+        source, number, destination = args.places
+        chosen = (args.choose or kaldi_select.spread)(source, int(number))
+    print(f"{destination}: {kaldi_verbs.subset(source, destination, chosen)} utterances")
+
+
+def split(args: argparse.Namespace) -> None:
+    for part in kaldi_verbs.split(args.dir, args.number, per_utt=args.per_utt):
+        print(part)
+
+
+def combine(args: argparse.Namespace) -> None:
+    for note in kaldi_verbs.combine(args.dest, args.sources):
+        print(note)
+    print(f"{args.dest}: made from {', '.join(args.sources)}")
+
+
+def stats(args: argparse.Namespace) -> None:
+    print(kaldi_select.stats(args.dir))
+
+
+def durations(args: argparse.Namespace) -> None:
+    written = kaldi_audio.write_durations(args.dir, args.nj)
+    print(f"{args.dir}/utt2dur: {'written' if written else 'is up to date'}")
+
+
+def choose_channel(args: argparse.Namespace) -> None:
+    kaldi_audio.choose_channel(args.dir, args.channel)
+    print(f"{args.dir}/reco2channel: channel {args.channel} of every recording")
+
+
+def materialize(args: argparse.Namespace) -> None:
+    count = kaldi_audio.materialize(args.dir, args.dump_dir, allow_pipes=args.allow_pipes, num_jobs=args.nj)
+    print(f"{args.dir}/wav.scp: {count} commands made into files")
+
+
+def _true_or_false(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found {value!r}")
+    return value == "true"
+
+
+def _positive(value: str) -> int:
+    if not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {value!r}")
+    return int(value)
+
+
+def _channel(value: str) -> int:
+    try:
+        return parse_channel(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m blspkd.bin.data_dir", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function, text: str, *places: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(function.__name__, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=function)
+        for place in places:
+            added.add_argument(place.lower(), metavar=place)
+        return added
+
+    def option(to: argparse.ArgumentParser, name: str, **settings) -> None:
+        to.add_argument(*dict.fromkeys((name, name.replace("_", "-"), "--" + name[2:].replace("-", "_"))), **settings)
+
+    checking = verb(validate, "report everything that is wrong with a data directory; status 1 if anything is", "DIR")
+    option(checking, "--no-text", action="store_true", help="it may lack text")
+    option(checking, "--no-wav", action="store_true", help="it may lack wav.scp")
+    fixing = verb(fix, "remove what cannot be used, sort the rest, keep a backup in DIR/.backup", "DIR")
+    option(fixing, "--remove", metavar="FILE", help="also remove the utterances that FILE lists")
+    for one in (checking, fixing):
+        option(one, "--check_files", type=_true_or_false, default=True, metavar="true|false",
+               help="look whether the audio files are there (default: true)")
+    choosing = verb(subset, "write some utterances to a new directory; spread evenly if no option says which")
+    which = choosing.add_mutually_exclusive_group()
+    for name, function, text in (
+            ("--first", kaldi_select.first, "the first NUMBER"), ("--last", kaldi_select.last, "the last NUMBER"),
+            ("--shortest", kaldi_select.shortest, "the NUMBER shortest by utt2dur"),
+            ("--per-spk", kaldi_select.per_speaker, "NUMBER of each speaker"),
+            ("--speakers", kaldi_select.speakers, "random speakers that have NUMBER utterances together")):
+        option(which, name, dest="choose", action="store_const", const=function, help=text)
+    option(which, "--spk-list", metavar="FILE", help="the speakers that FILE lists (no NUMBER)")
+    option(which, "--utt-list", metavar="FILE", help="the utterances that FILE lists (no NUMBER)")
+    choosing.add_argument("places", nargs="+", metavar="SRC_DIR [NUMBER] DEST_DIR")
+    splitting = verb(split, "cut into DIR/splitNUMBER/1 ...; speakers stay together", "DIR")
+    splitting.add_argument("number", metavar="NUMBER", type=_positive)
+    option(splitting, "--per-utt", action="store_true", help="speakers need not stay together: DIR/splitNUMBERutt")
+    joining = verb(combine, "join directories of different utterances", "DEST")
+    joining.add_argument("sources", nargs="+", metavar="SRC_DIR")
+    verb(stats, "print figures", "DIR")
+    measuring = verb(durations, "open every recording and write utt2dur; lists the audio that cannot be used", "DIR")
+    verb(choose_channel, "use one channel of every recording: writes reco2channel", "DIR").add_argument(
+        "channel", metavar="CHANNEL", type=_channel, help="counted from 0")
+    running = verb(materialize, "run the commands in wav.scp into DUMP_DIR, and let wav.scp name the files", "DIR",
+                   "DUMP_DIR")
+    option(running, "--allow_pipes", type=_true_or_false, default=False, metavar="true|false",
+           help="consent to run them (default: false)")
+    for one in (measuring, running):
+        option(one, "--nj", type=_positive, default=1, metavar="N", help="parallel jobs (default: 1)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

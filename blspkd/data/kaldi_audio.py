@@ -1,0 +1,176 @@
+"""What has to open the recordings of a data directory: their durations, and commands in wav.scp made into files."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from blspkd.atomic import atomic_path
+from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command
+from blspkd.data.kaldi_dir import parse_channel, parse_duration, read_sources
+from blspkd.data.kaldi_fix import back_up
+from blspkd.data.tables import read_table, write_table
+from blspkd.errors import AudioError, DataError
+from blspkd.progress import progress, progress_bar
+
+BAD_AUDIO = ".bad_audio"  # `<utt-id> <what is wrong>`, written by `write_durations` if any are bad
+_SHOWN = 50
+_TASK_FILES = 32  # recordings in one task of a process
+_FILES_PER_PROCESS = 500  # starting a process takes as long as opening about as many headers
+
+Task = list[tuple[list[str], list[AudioSource]]]  # for each recording: utterances, their sources
+
+
+def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
+    """Open every recording and write `utt2dur`, in `num_jobs` processes; False if it is complete and up to date.
+
+    Raises AudioError that lists the utterances whose audio cannot be used, up to 50 of them, and writes all of them to
+    `.bad_audio`; then utt2dur is not written.
+    """
+    path = Path(path)
+    sources = read_sources(path)
+    if _up_to_date(path, sources):
+        return False
+    recordings: dict[str, tuple[list[str], list[AudioSource]]] = {}
+    for utt_id, source in sources.items():
+        ids, parts = recordings.setdefault(source.path, ([], []))
+        ids.append(utt_id)
+        parts.append(source)
+    found: dict[str, float | AudioError] = {}
+    bar = progress_bar(f"durations {path}", total=len(recordings), unit="file")
+    try:
+        for results, opened in _map_tasks(_tasks(recordings), num_jobs, len(recordings)):
+            found.update(results)
+            bar.update(opened)
+    except BrokenProcessPool:
+        raise AudioError(f"{path}: a process died while it opened recordings (out of memory?); run again with "
+                         "--nj 1") from None
+    finally:
+        bar.close()
+    bad = {utt_id: " ".join(str(result).split()) for utt_id, result in found.items() if isinstance(result, AudioError)}
+    if bad:
+        write_table(path / BAD_AUDIO, bad)
+        listed = [f"  {utt_id}: {bad[utt_id]}" for utt_id in islice(sorted(bad), _SHOWN)]
+        more = [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+        raise AudioError("\n".join([
+            f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
+            *listed, *more, "mend them, or leave them out:",
+            f"  python -m blspkd.bin.data_dir fix {path} --remove {path / BAD_AUDIO}"]))
+    write_table(path / "utt2dur", {utt_id: f"{seconds:.4f}" for utt_id, seconds in found.items()})
+    (path / BAD_AUDIO).unlink(missing_ok=True)
+    return True
+
+
+def choose_channel(path: str | os.PathLike, channel: int) -> None:
+    """Use `channel` (counted from 0) of every recording of data directory `path`: writes `reco2channel`."""
+    recordings = read_table(Path(path) / "wav.scp")
+    write_table(Path(path) / "reco2channel", dict.fromkeys(recordings, str(parse_channel(str(channel)))))
+
+
+def materialize(path: str | os.PathLike, dump_dir: str | os.PathLike, *, allow_pipes: bool = False,
+                num_jobs: int = 1) -> int:
+    """Run the commands of `wav.scp` into `dump_dir`/wav/*.wav and put these files in their place; returns how many.
+
+    A file's name holds a hash of its command: what an interrupted run has finished is used again, what another command
+    made is not. wav.scp (backup in `.backup/`) changes when all commands have succeeded, and only then.
+    Raises DataError without the consent `allow_pipes`, and AudioError that names the recordings that failed.
+    """
+    path, folder = Path(path), Path(dump_dir) / "wav"
+    entries = read_table(path / "wav.scp")
+    commands = {name: entry for name, entry in entries.items() if is_command(entry)}
+    if not commands:
+        return 0
+    wrong = [name for name, entry in commands.items() if not entry.endswith("|") or not entry[:-1].strip()]
+    if wrong:
+        raise DataError(f"{path / 'wav.scp'}: {wrong[0]}: {entries[wrong[0]]!r} gives no audio; expected a file or "
+                        "`command |`")
+    if not allow_pipes:
+        name, entry = next(iter(commands.items()))
+        raise DataError(f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is {name}: {entry}\n"
+                        "if you trust all of them, allow this shell to run them: --allow_pipes true")
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".tmp-*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    files = {name: folder / f"{name}-{hashlib.sha256(entry.encode()).hexdigest()[:8]}.wav"
+             for name, entry in commands.items()}
+    failures = []
+    with ThreadPoolExecutor(max(1, num_jobs)) as pool:
+        jobs = {pool.submit(_run_into, commands[name][:-1], files[name]): name for name in commands
+                if not files[name].exists()}
+        try:
+            for job in progress(as_completed(jobs), f"materialize {path}", total=len(jobs), unit="file"):
+                if job.exception() is not None:
+                    if not isinstance(job.exception(), (AudioError, OSError)):
+                        raise job.exception()
+                    failures.append(f"  {jobs[job]}: {job.exception()}")
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if failures:
+        head = f"{path / 'wav.scp'}: {len(failures)} of {len(commands)} commands failed, the others are done"
+        raise AudioError("\n".join([head, *sorted(failures)[:_SHOWN], "mend them and start the same command again"]))
+    back_up(path / "wav.scp")
+    write_table(path / "wav.scp", entries | {name: str(file) for name, file in files.items()})
+    return len(commands)
+
+
+def _run_into(command: str, destination: Path) -> None:
+    """Run `command`, to which the user has consented, and write what it prints as a wav file."""
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".tmp-") as scratch:
+        output, errors = Path(scratch) / "output", Path(scratch) / "errors"
+        with open(output, "wb") as stdout, open(errors, "wb") as stderr:
+            status = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=stdout,
+                                    stderr=stderr, check=False).returncode
+        said = errors.read_bytes()[-500:].decode("utf-8", "replace").strip()
+        if status:
+            raise AudioError(f"`{command.strip()}` ended with status {status}: {said or 'it said nothing'}")
+        try:
+            with atomic_path(destination) as temporary:
+                copy_to_wav(str(output), temporary)
+        except AudioError as error:
+            reason = str(error).removeprefix(f"{output}: ")
+            raise AudioError(f"the output of `{command.strip()}` {reason}{'; it said: ' + said if said else ''}") from None
+
+
+def _up_to_date(path: Path, sources: dict[str, AudioSource]) -> bool:
+    if not (path / "utt2dur").exists():
+        return False
+    written = (path / "utt2dur").stat().st_mtime_ns
+    inputs = [path / name for name in ("wav.scp", "segments", "reco2channel") if (path / name).exists()]
+    if any(file.stat().st_mtime_ns >= written for file in inputs):
+        return False
+    try:
+        rows = read_table(path / "utt2dur")
+        return rows.keys() == sources.keys() and all(parse_duration(value) > 0 for value in rows.values())
+    except (DataError, ValueError):
+        return False
+
+
+def _tasks(recordings: dict[str, tuple[list[str], list[AudioSource]]]) -> Iterator[Task]:
+    groups = iter(recordings.values())
+    while task := list(islice(groups, _TASK_FILES)):
+        yield task
+
+
+def _map_tasks(tasks: Iterator[Task], num_jobs: int, num_files: int) -> Iterator[tuple[dict, int]]:
+    num_jobs = min(num_jobs, num_files // _FILES_PER_PROCESS)
+    if num_jobs <= 1:
+        yield from map(_open_task, tasks)
+        return
+    with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_open_task, tasks)
+
+
+def _open_task(task: Task) -> tuple[dict[str, float | AudioError], int]:
+    """Durations or errors by utterance, and how many recordings were opened."""
+    found = {}
+    for ids, sources in task:
+        found.update(zip(ids, durations(sources), strict=True))
+    return found, len(task)
