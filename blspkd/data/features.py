@@ -65,7 +65,7 @@ class FeatureExtractor:
             samples = np.pad(samples, (0, self.extractor.n_fft - len(samples)))  # the STFT needs one whole window
         mel = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt", **options)
         mel = mel["input_features"][0].transpose(0, 1)
-        return mel, min(len(mel), -(-len(samples) // self.extractor.hop_length))
+        return mel, min(len(mel), len(samples) // self.extractor.hop_length)
 
 
 class Augmenter:

@@ -1,0 +1,217 @@
+"""PLoRA: text is never touched, speech is; bit for bit, on several architectures."""
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+
+from blspkd.errors import ModelError
+from blspkd.models.plora import PLoraLinear, add_plora, checkpoint_context, load_plora, speech_positions
+
+SIZES = dict(vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+             initializer_range=0.3)
+ARCHITECTURES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
+
+
+def base_model(name="llama", attention="eager"):
+    torch.manual_seed(3)
+    config = ARCHITECTURES[name](**SIZES)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
+
+
+def with_plora(llm, zero_b=False, seed=5):
+    model = add_plora(llm, rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and not zero_b:
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def pair(request):
+    """A base LLM and the same LLM with random PLoRA weights."""
+    base = base_model(request.param)
+    return base, with_plora(copy.deepcopy(base))
+
+
+def sequence(batch=3, length=9):
+    torch.manual_seed(0)
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    mask[0, 3:6] = mask[1, 2:7] = True  # the last row is text only
+    return torch.randint(3, 61, (batch, length)), mask
+
+
+def logits(model, ids, mask=None):
+    if mask is None:
+        return model(input_ids=ids).logits
+    with speech_positions(mask):
+        return model(input_ids=ids).logits
+
+
+@torch.no_grad()
+def test_text_is_the_base_model_bit_for_bit(pair):
+    base, plora = pair
+    ids, mask = sequence()
+    assert torch.equal(logits(plora, ids), logits(base, ids))
+    assert torch.equal(logits(plora, ids, torch.zeros_like(mask)), logits(base, ids))
+
+
+@torch.no_grad()
+def test_positions_before_the_speech_and_text_rows_are_untouched_and_speech_is_not(pair):
+    base, plora = pair
+    ids, mask = sequence()
+    expected, found = logits(base, ids), logits(plora, ids, mask)
+    assert torch.equal(found[0, :3], expected[0, :3]) and torch.equal(found[1, :2], expected[1, :2])
+    assert torch.equal(found[2], expected[2])
+    assert (found[0, 3:] - expected[0, 3:]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_zero_b_is_the_base_model_bit_for_bit():
+    base = base_model()
+    ids, mask = sequence()
+    assert torch.equal(logits(with_plora(copy.deepcopy(base), zero_b=True), ids, mask), logits(base, ids))
+
+
+@torch.no_grad()
+def test_equals_lora_multiplied_by_the_mask():
+    torch.manual_seed(0)
+    layer = with_plora(base_model()).get_base_model().model.layers[0].self_attn.q_proj
+    plora = with_plora(base_model())
+    q_proj = plora.get_base_model().model.layers[0].self_attn.q_proj
+    ids, mask = sequence()
+    seen = {}
+    q_proj.register_forward_hook(lambda module, args, output: seen.update(x=args[0], y=output))
+    logits(plora, ids, mask)
+    x, a, b = seen["x"], layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = x @ layer.base_layer.weight.T + mask[..., None] * (x @ a.T @ b.T) * (8.0 / 4)
+    torch.testing.assert_close(seen["y"], expected)
+
+
+@torch.no_grad()
+def test_nan_weights_leave_text_untouched():
+    base = base_model()
+    plora = with_plora(copy.deepcopy(base))
+    for name, parameter in plora.named_parameters():
+        if "lora_" in name:
+            parameter.fill_(float("nan"))
+    ids, mask = sequence()
+    assert torch.equal(logits(plora, ids, mask)[2], logits(base, ids)[2])
+
+
+def gradients(plora, checkpointing):
+    plora = copy.deepcopy(plora).train()
+    if checkpointing:
+        plora.get_base_model().gradient_checkpointing_enable({"use_reentrant": False,
+                                                              "context_fn": checkpoint_context})
+    ids, mask = sequence()
+    embeddings = plora.get_base_model().get_input_embeddings()(ids).detach().requires_grad_()
+    with speech_positions(mask):
+        hidden = plora.get_base_model().model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    with torch.no_grad():
+        logits(plora, ids)  # a teacher pass in between
+    hidden.pow(2).sum().backward()
+    return [p.grad for n, p in plora.named_parameters() if "lora_" in n] + [embeddings.grad]
+
+
+def test_gradients_are_the_same_with_checkpointing(pair):
+    plain, checkpointed = (gradients(pair[1], checkpointing) for checkpointing in (False, True))
+    assert len(plain) > 20
+    for a, b in zip(plain, checkpointed, strict=True):
+        assert a is not None and torch.equal(a, b)
+
+
+def test_a_batch_without_speech_gives_zero_gradients_not_none():
+    plora = with_plora(base_model()).train()
+    ids, mask = sequence()
+    logits(plora, ids, torch.zeros_like(mask)).sum().backward()
+    found = [p.grad for n, p in plora.named_parameters() if "lora_" in n]
+    assert all(g is not None and not g.any() for g in found)
+
+
+@torch.no_grad()
+def test_cached_greedy_decoding_equals_full_recomputation(pair):
+    plora = pair[1]
+    ids, mask = sequence()
+    with speech_positions(mask):
+        cached = plora.generate(input_ids=ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        full = ids
+        for _ in range(6):
+            step = logits(plora, full, nn.functional.pad(mask, (0, full.shape[1] - mask.shape[1])))[:, -1]
+            full = torch.cat([full, step.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(cached, full)
+
+
+@torch.no_grad()
+def test_beams_with_cache_equal_beams_without():
+    plora = with_plora(base_model())
+    ids, mask = sequence()
+    with speech_positions(mask):
+        found = [plora.generate(input_ids=ids, max_new_tokens=6, num_beams=3, do_sample=False, use_cache=use_cache,
+                                eos_token_id=None) for use_cache in (True, False)]
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_left_padding_changes_nothing():
+    plora = with_plora(base_model())
+    ids, mask = (tensor[:1] for tensor in sequence())
+    with speech_positions(mask):
+        expected = plora(input_ids=ids).logits
+    padded, attention = nn.functional.pad(ids, (4, 0)), nn.functional.pad(torch.ones_like(ids), (4, 0))
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    with speech_positions(nn.functional.pad(mask, (4, 0))):
+        found = plora(input_ids=padded, attention_mask=attention, position_ids=positions).logits[:, 4:]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_chunked_prefill_finds_its_stretch_of_the_mask():
+    plora = with_plora(base_model())
+    ids, mask = sequence()
+    expected = logits(plora, ids, mask)
+    with speech_positions(mask):
+        first = plora(input_ids=ids[:, :5], use_cache=True)
+        second = plora(input_ids=ids[:, 5:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_exception_inside_a_call_leaves_nothing_behind():
+    base = base_model()
+    plora = with_plora(copy.deepcopy(base))
+    ids, mask = sequence()
+    with pytest.raises(RuntimeError), speech_positions(mask):
+        plora(input_ids=ids, position_ids=torch.zeros(1, 2, dtype=torch.int64))
+    assert torch.equal(logits(plora, ids), logits(base, ids))
+
+
+def test_merging_is_refused_with_a_reason():
+    with pytest.raises(ModelError, match="speech positions only"):
+        with_plora(base_model()).merge_and_unload()
+
+
+def test_saves_and_loads_in_pefts_format(tmp_path):
+    plora, fresh = with_plora(base_model()), with_plora(base_model(), seed=7)
+    plora.save_pretrained(tmp_path)
+    load_plora(fresh, tmp_path)
+    ids, mask = sequence()
+    with torch.no_grad():
+        assert torch.equal(logits(fresh, ids, mask), logits(plora, ids, mask))
+    assert isinstance(PeftModel.from_pretrained(base_model(), tmp_path), PeftModel)
+
+
+def test_targets_that_match_nothing_are_an_error():
+    with pytest.raises(ModelError, match="no_such_layer"):
+        add_plora(base_model(), 4, 8.0, 0.0, "no_such_layer")
+
+
+def test_all_linear_leaves_the_output_head_alone():
+    plora = with_plora(base_model())
+    assert not isinstance(plora.get_base_model().lm_head, PLoraLinear)
+    assert isinstance(plora.get_base_model().model.layers[1].mlp.down_proj, PLoraLinear)

@@ -1,0 +1,92 @@
+"""Encoders: the padded regime is Hugging Face's, the trimmed one does not depend on batch mates."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, WhisperModel
+
+from blspkd.data.features import FeatureExtractor, pad_windows
+from blspkd.errors import ModelError
+from blspkd.models.speech_encoder import SpeechEncoder
+
+
+def noises(*lengths):
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(n).astype(np.float32) * 0.1 for n in lengths]
+
+
+@torch.no_grad()
+def encode(encoder, extractor, waveforms):
+    features = [extractor(waveform) for waveform in waveforms]
+    return encoder(pad_windows([w for item in features for w in item.windows]),
+                   torch.tensor([n for item in features for n in item.lengths]), [len(f.windows) for f in features])
+
+
+def load(name, pad_to_30s):
+    encoder = SpeechEncoder.from_pretrained(name, pad_to_30s, "eager", torch.float32).eval()
+    return encoder, FeatureExtractor(name, pad_to_30s)
+
+
+@torch.no_grad()
+def test_padded_whisper_equals_hugging_face_bit_for_bit(tiny_encoder):
+    encoder, extractor = load(tiny_encoder, pad_to_30s=True)
+    waveforms = noises(16000, 24321, 9000)
+    frames, lengths = encode(encoder, extractor, waveforms)
+    inputs = extractor.extractor(waveforms, sampling_rate=16000, return_tensors="pt")["input_features"]
+    model = WhisperModel.from_pretrained(tiny_encoder, attn_implementation="eager").get_encoder().eval()
+    expected = model(inputs).last_hidden_state
+    assert lengths.tolist() == [50, 76, 28]
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.equal(frames[row, :length], expected[row, :length])
+        assert not frames[row, length:].any()
+
+
+@pytest.mark.parametrize("pad_to_30s", [True, False])
+def test_alone_equals_in_a_batch(tiny_encoder, pad_to_30s):
+    encoder, extractor = load(tiny_encoder, pad_to_30s)
+    waveforms = noises(16000, 31000, 9000, 700)
+    frames, lengths = encode(encoder, extractor, waveforms)
+    for row, waveform in enumerate(waveforms):
+        alone, length = encode(encoder, extractor, [waveform])
+        assert length.tolist() == [lengths[row]]
+        torch.testing.assert_close(frames[row, :lengths[row]], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pad_to_30s", [True, False])
+def test_long_audio_is_encoded_in_windows_and_joined(tiny_encoder, pad_to_30s):
+    encoder, extractor = load(tiny_encoder, pad_to_30s)
+    long, short = noises(32000 * 2 + 16000, 8000)
+    frames, lengths = encode(encoder, extractor, [long, short])
+    assert lengths.tolist() == [250, 25]
+    for window in range(3):
+        piece, _ = encode(encoder, extractor, [long[window * 32000:(window + 1) * 32000]])
+        start = window * 100
+        torch.testing.assert_close(frames[0, start:start + piece.shape[1]], piece[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
+def test_waveform_encoders_load_and_mask_their_padding(tmp_path, kind):
+    config_class, model_class = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "hubert": (HubertConfig, HubertModel)}[kind]
+    torch.manual_seed(0)
+    config = config_class(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+                          conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
+                          num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
+                          do_stable_layer_norm=True, mask_time_prob=0.0)
+    model_class(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
+    encoder, extractor = load(str(tmp_path), pad_to_30s=True)
+    waveforms = noises(4000, 2500)
+    frames, lengths = encode(encoder, extractor, waveforms)
+    alone, length = encode(encoder, extractor, waveforms[1:])
+    assert lengths[1] == length[0] and encoder.width == 16
+    torch.testing.assert_close(frames[1, :length[0]], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(ModelError, match="./nowhere"):
+        SpeechEncoder.from_pretrained("./nowhere", True, "eager", torch.float32)
+
+
+def test_a_text_model_is_refused(tiny_llm):
+    with pytest.raises(ModelError, match="not a speech encoder"):
+        SpeechEncoder.from_pretrained(tiny_llm, True, "eager", torch.float32)
