@@ -131,10 +131,15 @@ def _system_rank(system: System) -> tuple:
 
 
 def _fitting(table: Table) -> list[list[Pair]]:
-    """The (task, metric) pairs, cut into blocks that fit on the screen; a block always holds at least one pair."""
+    """The (task, metric) pairs, cut into blocks that fit on the screen; a block always holds at least one pair.
+
+    Every task's first metric comes before the further ones, so that the first block compares the tasks.
+    """
+    pairs = list(dict.fromkeys(column[:2] for column in table.columns))
+    first = list({task: (task, metric) for task, metric in reversed(pairs)}.values())[::-1]
     blocks: list[list[Pair]] = []
     used = 0
-    for pair in dict.fromkeys(column[:2] for column in table.columns):
+    for pair in sorted(pairs, key=lambda pair: pair not in first):
         width = sum(_column_width(table, column) + len(GAP) for column in table.columns if column[:2] == pair)
         if not blocks or used + width > WIDTH:
             blocks.append([])
@@ -146,7 +151,7 @@ def _fitting(table: Table) -> list[list[Pair]]:
 
 def _screen_block(table: Table, pairs: list[Pair]) -> str:
     """Three header lines (task and metric, set, n), then for every system its values and below them the intervals."""
-    columns = [column for column in table.columns if column[:2] in pairs]
+    columns = [column for pair in pairs for column in table.columns if column[:2] == pair]
     label, widths = _label_width(table), [_column_width(table, column) for column in columns]
 
     def line(first: str, cells: Sequence[str]) -> str:

@@ -80,6 +80,13 @@ def test_tables_too_wide_for_the_screen_go_on_below(rows):
     assert "three_with_a_long_name" in text and text.count("repeat WER") == 1
 
 
+def test_the_first_metric_of_every_task_comes_before_further_ones(rows):
+    further = [row("text", name, "translate", "chrf", 90.0) for name in ("test_heard", "test_unheard")]
+    first, second = screen(Page(rows[:1] + further + rows[1:], [], [])).split("\n\n")[:2]
+    assert all(title in first for title in ("translate BLEU", "qa exact match", "repeat WER"))
+    assert "translate chrF" in second and "BLSP-KD" in second
+
+
 def test_no_rows_at_all_is_said():
     assert screen(Page([], [], [])) == "no results yet"
     assert markdown(arrange([], ["bleu"])) == ""
