@@ -166,7 +166,8 @@ def _screen_block(table: Table, pairs: list[Pair]) -> str:
     for system in table.systems:
         rows = [table.cells.get((system, column)) for column in columns]
         lines.append(line(table.label(system), [_value(row) for row in rows]))
-        lines.append(line("", [f"({_interval(row)})" if row else "" for row in rows]))
+        if any(rows):
+            lines.append(line("", [f"({_interval(row)})" if row else "" for row in rows]))
     return "\n".join(lines)
 
 
