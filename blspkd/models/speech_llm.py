@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -85,7 +86,7 @@ class SpeechLlm(nn.Module):
                     raise ModelError(f"{folder}/speech_encoder.safetensors: not of this encoder: {unknown[0]}")
             if self.config.plora_rank:
                 load_plora(self.llm, folder / "plora")
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ModelError(f"{folder}: the weights do not fit {self.config.speech_encoder} and {self.config.llm}, or "
                              f"are damaged: {reason}") from None

@@ -1,0 +1,109 @@
+"""The assembled model: saved and loaded whole, refused when parts do not fit; and at work."""
+
+import numpy as np
+import pytest
+import torch
+
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.errors import ConfigError, ModelError
+from blspkd.models.listener import GenerationOptions, Listener
+from blspkd.models.speech_llm import SpeechLlm
+
+SMALL = {"adapter_heads": 2, "adapter_ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 2,
+         "pad_to_30s": False, "attn_implementation": "eager"}
+
+
+@pytest.fixture(params=["cformer", "cformer+plora+encoder", "conv"])
+def saved(request, tiny_llm, tiny_encoder, tmp_path):
+    """Folder of a model whose trained parts are random."""
+    torch.manual_seed(0)
+    extra = {"plora_rank": 2, "train_encoder": True} if "plora" in request.param else {}
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter=request.param.split("+")[0],
+                         conv_bottleneck=16, **SMALL, **extra)
+    model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model", model
+
+
+def waveforms(*lengths):
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(n).astype(np.float32) * 0.1 for n in lengths]
+
+
+OPTIONS = GenerationOptions(max_new_tokens=6)
+
+
+def test_from_pretrained_puts_the_whole_model_together_again(saved, tiny_llm):
+    folder, model = saved
+    listener = Listener.from_pretrained(folder)
+    expected = Listener(model, listener.tokenizer, listener.extractor)
+    for a, b in zip(listener.listen(waveforms(9000, 16000)), expected.listen(waveforms(9000, 16000)), strict=True):
+        assert torch.equal(a, b)
+    replies = [x.generate_from_speech(waveforms(9000, 16000), ["one", "two"], OPTIONS) for x in (listener, expected)]
+    assert replies[0] == replies[1]
+
+
+def test_a_checkpoint_holds_only_what_was_trained(saved, tiny_llm):
+    folder, model = saved
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    assert trained <= size <= trained + 20_000
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_reply_does_not_depend_on_batch_mates(saved, beams):
+    listener = Listener.from_pretrained(saved[0])
+    sounds, instructions = waveforms(9000, 23000, 12000), ["Translate:", "Say it again and again:", "x"]
+    options = GenerationOptions(max_new_tokens=6, num_beams=beams)
+    together = listener.generate_from_speech(sounds, instructions, options)
+    alone = [listener.generate_from_speech([s], [i], options)[0] for s, i in zip(sounds, instructions, strict=True)]
+    assert together == alone
+
+
+def test_text_replies_are_the_base_llms(saved, tiny_llm):
+    from transformers import AutoModelForCausalLM
+    listener = Listener.from_pretrained(saved[0])
+    reply = listener.generate_from_text(["the farmer sold six bags"], ["Continue:"], OPTIONS)[0]
+    ids = listener.prompt.split("the farmer sold six bags", "Continue:")
+    prompt = torch.tensor([ids.prefix + ids.input + ids.suffix])
+    base = AutoModelForCausalLM.from_pretrained(tiny_llm, attn_implementation="eager")
+    expected = base.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False)
+    assert reply.n_tokens == len(ids.input)
+    assert reply.token_ids == expected[0, prompt.shape[1]:].tolist()[:len(reply.token_ids)]
+
+
+def test_damaged_or_foreign_weights_are_explained(saved, tmp_path):
+    folder, _ = saved
+    with pytest.raises(ModelError, match="no trained model"):
+        SpeechLlm.from_pretrained(tmp_path)
+    (folder / "adapter.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="do not fit|damaged"):
+        SpeechLlm.from_pretrained(folder)
+
+
+def test_more_layers_than_there_are_cannot_be_trained(tiny_llm, tiny_encoder):
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, train_encoder=True, train_encoder_layers=9, **SMALL)
+    with pytest.raises(ConfigError, match="encoder has 2 layers"):
+        SpeechLlm.from_config(config, PromptConfig())
+
+
+def test_an_llm_whose_logits_are_capped_is_refused(tmp_path, tiny_encoder):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8,
+                                   num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.1,
+                                   initializer_range=0.5)).save_pretrained(tmp_path)
+    config = ModelConfig(llm=str(tmp_path), speech_encoder=tiny_encoder, **SMALL)
+    with pytest.raises(ModelError, match="linear function"):
+        SpeechLlm.from_config(config, PromptConfig())
+
+
+def test_speech_tokens_have_the_norm_of_text_embeddings(saved):
+    _, model = saved
+    listener = Listener.from_pretrained(saved[0])
+    tokens = listener.listen(waveforms(16000))[0]
+    rms = model.causal_lm.get_input_embeddings().weight.pow(2).mean().sqrt()
+    torch.testing.assert_close(tokens.pow(2).mean(-1).sqrt(), rms.expand(len(tokens)), rtol=1e-4, atol=1e-5)

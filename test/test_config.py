@@ -1,0 +1,58 @@
+import pytest
+
+from blspkd.config import DecodeConfig, PromptConfig, TrainConfig, load_config, save_config, to_dict
+from blspkd.errors import ConfigError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_yaml_and_overrides_fill_the_dataclasses(tmp_path):
+    path = write(tmp_path, "model: {llm: some/llm, plora_rank: 8}\ntraining: {learning_rate: 1e-3}\n")
+    config = load_config(TrainConfig, path, ["--max_steps", "5", "--model.plora_rank=4", "--speed_factors", "[0.9, 1.1]",
+                                             "--train_encoder", "true"])
+    assert (config.model.llm, config.model.plora_rank, config.training.learning_rate) == ("some/llm", 4, 1e-3)
+    assert config.training.max_steps == 5 and config.data.speed_factors == [0.9, 1.1] and config.model.train_encoder
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    config = load_config(DecodeConfig, write(tmp_path, "tasks: {qa: {metrics: [exact_match]}}"))
+    save_config(config, tmp_path / "copy.yaml")
+    assert to_dict(load_config(DecodeConfig, tmp_path / "copy.yaml")) == to_dict(config)
+    assert config.tasks["qa"].metrics == ["exact_match"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("model: {plora_rnk: 8}", "model: unknown key 'plora_rnk'; did you mean 'plora_rank'"),
+    ("modle: {}", "unknown key 'modle'; did you mean 'model'"),
+    ("training: {max_steps: many}", "max_steps: expected int, found 'many'"),
+    ("training: {max_steps: 1.5}", "max_steps: expected int"),
+    ("training: {bf16: 1}", "bf16: expected bool"),
+    ("model: {adapter: linear}", "'linear' is not one of cformer, conv"),
+    ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
+    ("- a\n- b", "expected `key: value` lines"),
+    ("model: [", "not valid YAML"),
+])
+def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, write(tmp_path, text))
+    assert message in str(error.value) and "train.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--lerning_rate", "1"], "did you mean 'learning_rate'"),
+    (["--max_steps"], "needs a value"),
+    (["max_steps", "1"], "expected an option"),
+    (["--max_steps", "x"], "expected int"),
+])
+def test_mistakes_on_the_command_line(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, words)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        load_config(PromptConfig, "nowhere.yaml")
