@@ -27,6 +27,7 @@ from blspkd.errors import AudioError
 MAX_OVERSHOOT = 0.5  # seconds a segment may reach past the end of its recording: as Kaldi's extract-segments
 MAX_PEAK = 8.0  # float samples above 1 are clipped; far above they are on another scale, e.g. that of 16 bit integers
 MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its header announces: three frames
+MP3_LEAD = 2.0  # seconds decoded before an mp3 segment: its first frames need bits from the frames before them
 STREAMED = 0x7FFF0000  # a wav header with at least this many bytes was written to a pipe: the length is the file's
 UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the header has none
 
@@ -127,7 +128,10 @@ def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
 def _read(file: soundfile.SoundFile, source: AudioSource) -> np.ndarray:
     """Samples of the chosen channel and segment: float32 [samples] at the file's own rate, finite."""
     first, count = _frames(file, source)
-    samples = _decode(file, source, first, count)[:, source.channel or 0]
+    lead = min(first, round(MP3_LEAD * file.samplerate)) if file.format == "MP3" else 0
+    samples = _decode(file, source, first - lead, lead + count)[lead:, source.channel or 0]
+    if not len(samples):
+        raise AudioError(f"{_name(source)}: the file is truncated; get it again or leave it out")
     if not np.isfinite(samples).all():
         bad = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise AudioError(f"{_name(source)}: NaN or Inf at sample {first + bad}; write the file again or leave it out")

@@ -93,7 +93,7 @@ def materialize(path: str | os.PathLike, dump_dir: str | os.PathLike, *, allow_p
                         "`command |`")
     if not allow_pipes:
         name, entry = next(iter(commands.items()))
-        raise DataError(f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is {name}: {entry}\n"
+        raise DataError(f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is {name}: {entry}; "
                         "if you trust all of them, allow this shell to run them: --allow_pipes true")
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".tmp-*"):  # of a run that was killed
@@ -135,8 +135,8 @@ def _run_into(command: str, destination: Path) -> None:
             with atomic_path(destination) as temporary:
                 copy_to_wav(str(output), temporary)
         except AudioError as error:
-            reason = str(error).removeprefix(f"{output}: ")
-            raise AudioError(f"the output of `{command.strip()}` {reason}{'; it said: ' + said if said else ''}") from None
+            reason = str(error).removeprefix(f"{output}: ") + (f"; it said: {said}" if said else "")
+            raise AudioError(f"the output of `{command.strip()}` {reason}") from None
 
 
 def _up_to_date(path: Path, sources: dict[str, AudioSource]) -> bool:

@@ -87,7 +87,8 @@ class _Checker:
 
     def run(self, need_text: bool, need_audio: bool) -> list[Problem]:
         files = {file.name: file for file in data_files(self.path)}
-        lines = sum(_count_lines(file) for name, file in files.items() if known_file(name) not in (None, Follows.NOTHING))
+        lines = sum(_count_lines(file) for name, file in files.items()
+                    if known_file(name) not in (None, Follows.NOTHING, Follows.SPEAKERS))
         self.bar = progress_bar(f"validate {self.path}", total=lines, unit="line") if lines > _BAR_FROM_LINES else None
         needed = ["utt2spk", "spk2utt"] + ["text"] * need_text + ["wav.scp"] * need_audio
         for name in needed:

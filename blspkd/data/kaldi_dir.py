@@ -126,9 +126,9 @@ def read_sources(path: Path, need_audio: bool = True, channel: int | None = None
     if need_audio:
         commands = [name for name, entry in recordings.items() if is_command(entry)]
         if commands:
-            others = f" and {len(commands) - 1} others are commands" if len(commands) > 1 else " is a command"
             raise DataError(
-                f"{path / 'wav.scp'}: {commands[0]}{others}, run only with consent: stage 1 with --allow_pipes true, or "
+                f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is that of {commands[0]}; they "
+                "run only with consent: stage 1 with --allow_pipes true, or "
                 f"`python -m blspkd.bin.data_dir materialize {path} DUMP_DIR --allow_pipes true`")
     chosen: Mapping[str, int] = {}
     if (path / "reco2channel").exists():

@@ -19,6 +19,7 @@ from blspkd.data.kaldi_fix import spk2utt
 from blspkd.data.tables import read_table, remedy, write_table
 from blspkd.errors import DataError
 
+_INFO_SETTINGS = ("model", "prompt", "generation", "identity")
 Lines = dict[bytes, list[bytes]]  # id -> its lines
 
 
@@ -54,7 +55,10 @@ def split(path: str | os.PathLike, parts: int, *, per_utt: bool = False) -> list
     ends = list(accumulate(map(len, members)))
     part_of, first = {}, 0
     for part in range(parts):
-        nearest = bisect_left(ends, round((part + 1) * len(speakers) / parts)) + 1
+        goal = (part + 1) * len(speakers) / parts
+        nearest = bisect_left(ends, goal) + 1
+        if nearest > 1 and goal - ends[nearest - 2] <= ends[nearest - 1] - goal:
+            nearest -= 1
         last = min(max(nearest, first + 1), len(members) - (parts - 1 - part))  # leaves a group for each other part
         part_of.update((utt_id, part) for group in members[first:last] for utt_id in group)
         first = last
@@ -189,24 +193,36 @@ def _write(file: Path, table: Lines) -> None:
 
 
 def _partial_info(source: Path, part_of: Mapping[str, int], part: int) -> dict:
-    """`continuation.info.json` for one part: the same but for the counts."""
+    """`continuation.info.json` for one part: the same settings, its own counts, no fingerprint of the whole."""
     info = _read_info(source / INFO)
-    members = {utt_id.encode() for utt_id, number in part_of.items() if number == part}
+    members = {utt_id for utt_id, number in part_of.items() if number == part}
     written = _lines(source / "continuation") if (source / "continuation").exists() else {}
-    return info | {"counts": {"utterances": len(members), "written": sum(key in written for key in members)}}
+    filtered = {reason: [utt_id for utt_id in utt_ids if utt_id in members]
+                for reason, utt_ids in (info.get("filtered") or {}).items()}
+    counts = {"utterances": len(members), "written": sum(utt_id.encode() in written for utt_id in members),
+              "filtered": {reason: len(utt_ids) for reason, utt_ids in filtered.items() if utt_ids}}
+    return _without_fingerprint(info) | {
+        "counts": counts, "filtered": {reason: utt_ids for reason, utt_ids in filtered.items() if utt_ids}}
 
 
 def _combined_info(sources: list[Path]) -> dict:
     """One `continuation.info.json` for all: settings have to agree, counts add up."""
     infos = [_read_info(source / INFO) for source in sources]
     counts: dict = {}
+    filtered: dict[str, list[str]] = {}
     for source, info in zip(sources, infos, strict=True):
-        for key in info.keys() | infos[0].keys():
-            if key not in ("counts", "versions") and info.get(key) != infos[0].get(key):
+        for key in _INFO_SETTINGS:
+            if info.get(key) != infos[0].get(key):
                 raise DataError(f"{source / INFO}: the continuations were written with another {key} than those of "
                                 f"{sources[0]}; write them again with the same settings, or remove them from one")
         _add_counts(counts, info.get("counts") or {})
-    return infos[0] | {"counts": counts}
+        for reason, utt_ids in (info.get("filtered") or {}).items():
+            filtered[reason] = sorted(filtered.get(reason, []) + utt_ids)
+    return _without_fingerprint(infos[0]) | {"counts": counts, "filtered": filtered}
+
+
+def _without_fingerprint(info: Mapping) -> dict:
+    return {key: value for key, value in info.items() if key != "fingerprint"}
 
 
 def _add_counts(total: dict, more: Mapping) -> None:

@@ -1,0 +1,136 @@
+"""The command line of the data-directory verbs: flags, messages and exit codes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from blspkd.bin.data_dir import main
+from blspkd.data.tables import read_table
+
+IDS = ["ann-1", "ann-2", "bob-1", "bob-2", "bob-3", "cem-1"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A valid data directory of six utterances."""
+    made = tmp_path / "train"
+    made.mkdir()
+    for utt_id in IDS:
+        soundfile.write(tmp_path / f"{utt_id}.wav", np.full(1600, 0.1), 16000)
+    (made / "wav.scp").write_text("".join(f"{utt_id} {tmp_path}/{utt_id}.wav\n" for utt_id in IDS))
+    (made / "text").write_text("".join(f"{utt_id} words\n" for utt_id in IDS))
+    (made / "utt2spk").write_text("".join(f"{utt_id} {utt_id[:3]}\n" for utt_id in IDS))
+    (made / "spk2utt").write_text("ann ann-1 ann-2\nbob bob-1 bob-2 bob-3\ncem cem-1\n")
+    return made
+
+
+def status(*arguments) -> int:
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_validate_fix_validate(folder, capsys):
+    assert status("validate", folder) == 0
+    assert "in order" in capsys.readouterr().out
+    (folder / "text").write_text("cem-1 words\nann-1 words\nann-2\n")
+    assert status("validate", folder) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {folder}: ") and "text:2: ann-1 stands after cem-1" in said
+    assert f"python -m blspkd.bin.data_dir fix {folder}" in said and "Traceback" not in said
+    assert status("fix", folder) == 0
+    assert "text: no value removed: line 3" in capsys.readouterr().out
+    assert status("validate", folder) == 0
+    assert status("fix", folder) == 0
+    assert "nothing to fix" in capsys.readouterr().out
+    assert list(read_table(folder / "wav.scp")) == ["ann-1", "cem-1"]
+
+
+def test_validate_options(folder, tmp_path):
+    (tmp_path / "ann-1.wav").unlink()
+    assert status("validate", folder) == 1
+    assert status("validate", "--check_files", "false", folder) == 0
+    (folder / "text").unlink()
+    assert status("validate", "--no-text", "--check-files", "false", folder) == 0
+    (folder / "wav.scp").unlink()
+    assert status("validate", "--no_text", folder) == 1
+    assert status("validate", "--no-text", "--no-wav", folder) == 0
+
+
+@pytest.mark.parametrize(("options", "chosen"), [
+    (["--first"], IDS[:3]), (["--last"], IDS[-3:]), ([], IDS[::2]), (["--per-spk"], IDS), (["--per_spk"], IDS)])
+def test_subset_options(folder, tmp_path, options, chosen):
+    assert status("subset", *options, folder, 3, tmp_path / "sub") == 0
+    assert list(read_table(tmp_path / "sub" / "text")) == chosen
+    assert status("validate", tmp_path / "sub") == 0
+
+
+@pytest.mark.parametrize(("option", "wanted"), [("--utt-list", ["ann-2", "cem-1"]), ("--spk-list", ["bob-1", "bob-2",
+                                                                                                   "bob-3"])])
+def test_subset_lists(folder, tmp_path, option, wanted):
+    (tmp_path / "list").write_text("ann-2\nbob\ncem-1\n")
+    assert status("subset", option, tmp_path / "list", folder, tmp_path / "sub") == 0
+    assert list(read_table(tmp_path / "sub" / "text")) == wanted
+
+
+def test_split_and_combine(folder, tmp_path, capsys):
+    assert status("split", folder, 3) == 0
+    assert capsys.readouterr().out.split() == [f"{folder}/split3/{number}" for number in (1, 2, 3)]
+    assert status("split", "--per-utt", folder, 6) == 0
+    assert status("combine", tmp_path / "whole", *(f"{folder}/split6utt/{number}" for number in range(1, 7))) == 0
+    assert (tmp_path / "whole" / "text").read_bytes() == (folder / "text").read_bytes()
+
+
+def test_durations_stats_and_leaving_out_bad_audio(folder, tmp_path, capsys):
+    assert status("durations", folder, "--nj", 2) == 0
+    assert status("durations", folder, "--nj", 2) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert status("stats", folder) == 0
+    assert "utterances" in capsys.readouterr().out
+    soundfile.write(tmp_path / "bob-2.wav", np.full((1600, 2), 0.1), 16000)
+    (folder / "utt2dur").unlink()
+    assert status("durations", folder) == 1
+    said = capsys.readouterr().err
+    assert "bob-2: " in said and "2 channels" in said
+    assert status("fix", folder, "--remove", folder / ".bad_audio") == 0
+    assert status("durations", folder) == 0
+    assert list(read_table(folder / "utt2dur")) == [utt_id for utt_id in IDS if utt_id != "bob-2"]
+
+
+def test_choose_channel_and_materialize(folder, tmp_path, capsys):
+    assert status("choose_channel", folder, 0) == 0
+    assert read_table(folder / "reco2channel") == dict.fromkeys(IDS, "0")
+    (folder / "wav.scp").write_text("".join(f"{utt_id} cat {tmp_path}/{utt_id}.wav |\n" for utt_id in IDS))
+    assert status("validate", folder) == 0
+    assert status("durations", folder) == 1
+    assert status("materialize", folder, tmp_path / "dump") == 1
+    assert "--allow_pipes true" in capsys.readouterr().err
+    assert status("materialize", folder, tmp_path / "dump", "--allow_pipes", "true", "--nj", 2) == 0
+    assert status("durations", folder) == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["validat", "DIR"], ["validate"], ["validate", "DIR", "--no-such-option"], ["validate", "DIR", "more"],
+    ["validate", "DIR", "--check_files", "yes"], ["durations", "DIR", "--nj", "0"],
+    ["durations", "DIR", "--nj", "many"], ["split", "DIR", "x"], ["split", "DIR", "0"], ["choose_channel", "DIR", "left"], ["validate", "DIR/nowhere"],
+    ["subset", "--first", "DIR", "OUT"], ["subset", "--first", "--last", "DIR", "2", "OUT"],
+    ["subset", "--first", "DIR", "99", "OUT"], ["subset", "--shortest", "DIR", "2", "OUT"],
+    ["subset", "--utt-list", "OUT", "DIR", "OUT"], ["combine", "OUT"], ["combine", "OUT", "DIR", "DIR"],
+    ["split", "DIR", "4"], ["stats", "DIR/nowhere"], ["durations", "DIR/nowhere"], ["fix", "DIR/nowhere"],
+    ["materialize", "DIR", "OUT", "--allow_pipes", "maybe"], ["materialize", "DIR/nowhere", "OUT"]])
+def test_mistakes_end_with_a_message_and_not_with_zero(folder, tmp_path, capsys, arguments):
+    words = [word.replace("DIR", str(folder)).replace("OUT", str(tmp_path / "out")) for word in arguments]
+    assert status(*words) in (1, 2)
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_module_is_a_command(folder):
+    done = subprocess.run([sys.executable, "-m", "blspkd.bin.data_dir", "validate", str(folder)], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0 and done.stdout == f"{folder}: in order\n"

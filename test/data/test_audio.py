@@ -1,0 +1,278 @@
+"""Every format comes out as the same samples, and what cannot be used is refused by name."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from blspkd.data.audio import AudioSource, copy_to_wav, duration, load
+from blspkd.errors import AudioError
+
+RATE = 16000
+LOSSLESS = [("WAV", "PCM_16", 4e-5), ("WAV", "PCM_24", 1e-6), ("WAV", "PCM_32", 1e-6), ("WAV", "PCM_U8", 8e-3),
+            ("WAV", "FLOAT", 0), ("WAV", "DOUBLE", 0), ("WAVEX", "PCM_16", 4e-5), ("WAVEX", "FLOAT", 0),
+            ("RF64", "PCM_16", 4e-5), ("FLAC", "PCM_16", 4e-5), ("FLAC", "PCM_24", 1e-6), ("NIST", "PCM_16", 4e-5),
+            ("AIFF", "PCM_16", 4e-5), ("AU", "PCM_16", 4e-5), ("CAF", "PCM_16", 4e-5)]
+LOSSY = [("WAV", "ULAW"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """float32 [samples, channels]: a sine of 440 Hz in the first channel, of 540 Hz in the second ..."""
+    time = np.arange(int(seconds * rate))[:, None] / rate
+    return (0.4 * np.sin(2 * np.pi * (440 + 100 * np.arange(channels)) * time)).astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: str = "PCM_16") -> str:
+    soundfile.write(path, samples, rate, format=form, subtype=subtype)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def real_speech() -> Path:
+    """Real recordings: the folder in BLSPKD_TEST_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("BLSPKD_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no real recordings here; set BLSPKD_TEST_DATA to their folder")
+    return folder
+
+
+@pytest.mark.parametrize(("form", "subtype", "tolerance"), LOSSLESS)
+def test_lossless_formats_keep_the_samples(tmp_path, form, subtype, tolerance):
+    samples = tone()
+    path = write(tmp_path / "a", samples, form=form, subtype=subtype)
+    loaded = load(AudioSource(path))
+    assert loaded.dtype == np.float32 and loaded.shape == (RATE,)
+    assert np.abs(loaded - samples[:, 0]).max() <= tolerance
+    assert duration(AudioSource(path)) == 1.0
+
+
+@pytest.mark.parametrize(("form", "subtype"), LOSSY)
+def test_lossy_formats_come_close(tmp_path, form, subtype):
+    path = write(tmp_path / "a", tone(), form=form, subtype=subtype)
+    loaded = load(path)
+    assert loaded.shape == (RATE,)
+    assert np.abs(loaded - tone()[:, 0])[1000:-1000].max() < 0.05
+    assert duration(path) == 1.0
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"),
+                                               ("NIST", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_random_access_equals_a_slice_of_the_whole(tmp_path, form, subtype):
+    path = write(tmp_path / "a", tone(5), form=form, subtype=subtype)
+    whole = load(path)
+    for start, end in ((0.0, 0.5), (1.25, 2.0), (3.9999, 4.5), (4.0, None)):
+        part = load(AudioSource(path, start, end))
+        first, last = round(start * RATE), round((end or 5) * RATE)
+        assert np.allclose(part, whole[first:last], atol=1e-6)
+        assert duration(AudioSource(path, start, end)) == pytest.approx((last - first) / RATE)
+
+
+def test_opus_random_access_comes_close(tmp_path):
+    path = write(tmp_path / "a.ogg", tone(5), form="OGG", subtype="OPUS")
+    assert np.allclose(load(AudioSource(path, 2.0, 3.0)), load(path)[2 * RATE : 3 * RATE], atol=2e-2)
+
+
+def test_random_access_reads_only_what_is_needed(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.wav", tone(60))
+    asked = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, frames=-1, *args, **kwargs: (
+        asked.append(frames), read(self, frames, *args, **kwargs))[1])
+    load(AudioSource(path, 30.0, 31.0))
+    assert asked == [RATE]
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 11025, 22050, 44100, 48000, 192000])
+def test_other_sampling_rates_are_resampled(tmp_path, rate):
+    time = np.arange(rate) / rate
+    path = write(tmp_path / "a.wav", (0.4 * np.sin(2 * np.pi * 200 * time)).astype(np.float32), rate, subtype="FLOAT")
+    loaded = load(path)
+    assert abs(len(loaded) - RATE) <= 1
+    expected = 0.4 * np.sin(2 * np.pi * 200 * np.arange(len(loaded)) / RATE)
+    assert np.abs(loaded - expected)[1600:-1600].max() < 5e-3
+    assert duration(path) == 1.0
+
+
+def test_a_segment_of_another_sampling_rate_has_the_right_place(tmp_path):
+    path = write(tmp_path / "a.wav", tone(3, 44100), 44100)
+    part = load(AudioSource(path, 1.0, 2.0))
+    assert abs(len(part) - RATE) <= 1
+    assert np.abs(part - load(path)[RATE : RATE + len(part)])[200:-200].max() < 1e-3
+
+
+def test_the_chosen_channel_is_read(tmp_path):
+    path = write(tmp_path / "a.wav", tone(channels=3))
+    for channel in range(3):
+        assert np.abs(load(AudioSource(path, channel=channel)) - tone(channels=3)[:, channel]).max() < 5e-5
+    assert len(load(AudioSource(write(tmp_path / "mono.wav", tone()), channel=0))) == RATE
+
+
+def test_float_samples_a_little_above_one_are_clipped(tmp_path):
+    assert np.abs(load(write(tmp_path / "a.wav", tone() * 3, subtype="FLOAT"))).max() == 1.0
+
+
+def test_a_segment_may_overshoot_the_end_a_little(tmp_path):
+    path = write(tmp_path / "a.wav", tone())
+    assert duration(AudioSource(path, 0.5, 1.4)) == 0.5
+    assert len(load(AudioSource(path, 0.5, 1.4))) == RATE // 2
+
+
+@pytest.mark.parametrize(("settings", "form"), [(None, "wav"), ({}, "wav"), ({}, "flac")])
+def test_kaldi_archives(tmp_path, settings, form):
+    kaldiio = pytest.importorskip("kaldiio")
+    samples = {"a": (tone()[:, 0] * 32767).astype(np.int16), "b": (tone(0.5)[:, 0] * 20000).astype(np.int16)}
+    options = {} if settings is None else {"write_function": "soundfile", "write_kwargs": {"format": form}}
+    kaldiio.save_ark(str(tmp_path / "x.ark"), {key: (RATE, value) for key, value in samples.items()},
+                     scp=str(tmp_path / "x.scp"), **options)
+    for line in (tmp_path / "x.scp").read_text().splitlines():
+        key, path = line.split(None, 1)
+        assert np.array_equal(np.round(load(path) * 32768), samples[key])
+        assert np.array_equal(np.round(load(AudioSource(path, 0.1, 0.2)) * 32768), samples[key][1600:3200])
+        assert duration(path) == len(samples[key]) / RATE
+
+
+def test_headers_written_to_a_pipe_tell_no_length_and_are_read(tmp_path):
+    path = Path(write(tmp_path / "a.wav", tone()))
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert duration(str(path)) == 1.0 and len(load(str(path))) == RATE
+
+
+def test_copies_are_wav_with_the_same_samples(tmp_path):
+    path = write(tmp_path / "a.flac", tone(channels=2), 44100, "FLAC", "PCM_24")
+    copy_to_wav(path, tmp_path / "b.wav")
+    assert soundfile.info(tmp_path / "b.wav").subtype == "PCM_24"
+    for ours, theirs in zip(soundfile.read(tmp_path / "b.wav"), soundfile.read(path), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def not_finite(path, value):
+    samples = tone()
+    samples[RATE // 2] = value
+    return write(path, samples, subtype="FLOAT")
+
+
+def cut(path: Path, share: float = 0.5) -> str:
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return str(path)
+
+
+def written_bytes(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def looping_link(path: Path) -> str:
+    path.symlink_to(path)
+    return str(path)
+
+
+def fifo(path: Path) -> str:
+    os.mkfifo(path)
+    return str(path)
+
+
+def in_archive(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return f"{path}:2"
+
+
+def riff(length: int) -> bytes:
+    return b"RIFF" + length.to_bytes(4, "little")
+
+
+BAD = {
+    "missing": (lambda p: str(p), "there is no such file"),
+    "empty": (lambda p: written_bytes(p, b""), "empty file"),
+    "no samples": (lambda p: write(p, tone(0)), "no samples"),
+    "no samples, float": (lambda p: write(p, tone(0), subtype="FLOAT"), "no samples"),
+    "no samples, flac": (lambda p: write(p, tone(0), form="FLAC"), "samples|empty file"),
+    "text": (lambda p: written_bytes(p, b"this is no audio at all\n" * 9), "not audio"),
+    "noise": (lambda p: written_bytes(p, bytes(range(1, 255)) * 9), "not audio"),
+    "header only": (lambda p: cut(Path(write(p, tone())), 0.0013), "not audio|truncated|no samples"),
+    "folder": (lambda p: (p.mkdir(), str(p))[1], "not a regular file"),
+    "fifo": (fifo, "not a regular file"),
+    "device": (lambda p: os.devnull, "not a regular file"),
+    "looping link": (looping_link, "cannot be read"),
+    "dangling link": (lambda p: (p.symlink_to(p.parent / "nowhere"), str(p))[1], "there is no such file"),
+    "NUL in the path": (lambda p: f"{p}\0", "cannot be read"),
+    "very long path": (lambda p: f"{p}{'x' * 5000}", "cannot be read"),
+    "command": (lambda p: f"touch {p} |", "materialize"),
+    "standard input": (lambda p: "-", "materialize"),
+    "NaN": (lambda p: not_finite(p, np.nan), "NaN or Inf at sample 8000"),
+    "Inf": (lambda p: not_finite(p, -np.inf), "NaN or Inf at sample 8000"),
+    "integers as float": (lambda p: write(p, tone() * 32767, subtype="FLOAT"), "32768"),
+    "2 channels": (lambda p: write(p, tone(channels=2)), "2 channels.*choose_channel"),
+    "8 channels": (lambda p: write(p, tone(channels=8)), "8 channels.*choose_channel"),
+    "truncated wav": (lambda p: cut(Path(write(p, tone()))), "truncated"),
+    "truncated float wav": (lambda p: cut(Path(write(p, tone(), subtype="FLOAT"))), "truncated"),
+    "truncated wavex": (lambda p: cut(Path(write(p, tone(), form="WAVEX"))), "truncated"),
+    "truncated flac": (lambda p: cut(Path(write(p, tone(), form="FLAC"))), "truncated"),
+    "truncated sph": (lambda p: cut(Path(write(p, tone(), form="NIST"))), "truncated"),
+    "truncated ogg": (lambda p: cut(Path(write(p, tone(9), form="OGG", subtype="VORBIS"))), "truncated"),
+    "truncated opus": (lambda p: cut(Path(write(p, tone(9), form="OGG", subtype="OPUS"))), "truncated"),
+    "truncated mp3": (lambda p: cut(Path(write(p, tone(9), form="MP3", subtype="MPEG_LAYER_III"))), "truncated"),
+    "archive without audio": (lambda p: in_archive(p, b"a \0BFM " + b"\0" * 99), "no audio at this offset"),
+    "archive with pickle": (lambda p: in_archive(p, b"a PKL\x80\x04."), "no audio at this offset"),
+    "truncated archive": (lambda p: in_archive(p, b"a " + riff(32000) + b"WAVE"), "archive is truncated"),
+    "stream in an archive": (lambda p: in_archive(p, b"a " + riff(0xFFFFFFFF) + b"WAVE"), "length is unknown"),
+    "truncated encoded archive": (lambda p: in_archive(p, b"a AUDIO\x02\xff\xffx"), "archive is truncated"),
+    "archive ends": (lambda p: in_archive(p, b"a AUDIO"), "archive is truncated"),
+    "offset past the end": (lambda p: in_archive(p, b"a"), "no audio at this offset"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_refused_by_name(tmp_path, kind):
+    make, message = BAD[kind]
+    path = make(tmp_path / "bad.wav")
+    for use in (load, duration):
+        with pytest.raises(AudioError, match=message) as raised:
+            use(AudioSource(path))
+        assert path[:60] in str(raised.value).replace("\\x00", "\0") and len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_files_are_refused_by_name(tmp_path):
+    path = write(tmp_path / "a.wav", tone())
+    os.chmod(path, 0)
+    with pytest.raises(AudioError, match="Permission denied"):
+        load(path)
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ({"start": 1.0}, "outside the recording"), ({"start": 5.0, "end": 6.0}, "outside the recording"),
+    ({"start": 0.5, "end": 1.6}, "outside the recording"), ({"start": -1.0}, "outside the recording"),
+    ({"start": float("nan")}, "outside the recording"), ({"start": 0.5, "end": 0.5}, "no sample"),
+    ({"start": 0.5, "end": 0.2}, "no sample"), ({"channel": 1}, "channel 1 is chosen"),
+    ({"channel": -1}, "channel -1 is chosen")])
+def test_bad_segments_and_channels_are_refused(tmp_path, source, message):
+    path = write(tmp_path / "a.wav", tone())
+    for use in (load, duration):
+        with pytest.raises(AudioError, match=message):
+            use(AudioSource(path, **source))
+
+
+def test_corrupt_flac_frames_are_refused(tmp_path):
+    path = Path(write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE), form="FLAC"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"a\.flac"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("pattern", ["an4/wav/*/*/*.sph", "LibriSpeech/*/*/*/*.flac"])
+def test_real_recordings_load(real_speech, pattern):
+    paths = sorted(real_speech.glob(pattern))[:5]
+    if not paths:
+        pytest.skip(f"no {pattern}")
+    for path in paths:
+        samples = load(str(path))
+        assert len(samples) == round(duration(str(path)) * RATE)
+        assert 0.001 < np.sqrt(np.mean(samples**2)) < 0.5
+        part = load(AudioSource(str(path), 0.25, 0.75))
+        assert np.array_equal(part, samples[4000:12000])

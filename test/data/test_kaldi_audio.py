@@ -1,0 +1,156 @@
+"""Durations come from the headers, every bad recording is named, and commands run only with consent."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from blspkd.data import kaldi_audio
+from blspkd.data.kaldi_audio import choose_channel, materialize, write_durations
+from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.tables import read_table
+from blspkd.errors import AudioError, DataError
+
+IDS = ["ann-1", "ann-2", "bob-1", "bob-2", "bob-3", "cem-1"]
+
+
+def names(folder) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def test_durations_are_written_once(make_dir):
+    folder = make_dir()
+    assert write_durations(folder)
+    assert {key: float(value) for key, value in read_table(folder / "utt2dur").items()} == {
+        utt_id: pytest.approx(0.1 * (index + 1)) for index, utt_id in enumerate(IDS)}
+    assert not write_durations(folder)
+    assert KaldiDir.read(folder)["cem-1"].duration == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("change", ["newer wav.scp", "newer segments", "incomplete", "corrupt", "negative"])
+def test_durations_are_written_again_when_they_may_be_wrong(make_rich_dir, change):
+    folder = make_rich_dir(utt2dur=None)
+    write_durations(folder)
+    right = (folder / "utt2dur").read_bytes()
+    if change.startswith("newer"):
+        later = time.time() + 5
+        os.utime(folder / change.split()[1], (later, later))
+    else:
+        (folder / "utt2dur").write_text({"incomplete": "ann-1 0.1\n", "corrupt": "ann-1\x00",
+                                         "negative": right.decode().replace("0.", "-0.")}[change])
+    assert write_durations(folder)
+    assert (folder / "utt2dur").read_bytes() == right
+
+
+def test_every_bad_recording_is_named_and_nothing_is_written(make_dir, tmp_path):
+    audio = tmp_path / "audio"
+    tone = np.full((1600, 1), 0.1, np.float32)
+    (audio / "ann-1.wav").unlink()
+    (audio / "ann-2.wav").write_bytes(b"")
+    soundfile.write(audio / "bob-1.wav", tone[:0], 16000)
+    soundfile.write(audio / "bob-2.wav", tone * np.nan, 16000, subtype="FLOAT")
+    soundfile.write(audio / "bob-3.wav", np.hstack([tone, tone]), 16000)
+    folder = make_dir(name="bad")
+    with pytest.raises(AudioError) as raised:
+        write_durations(folder)
+    message = str(raised.value)
+    for utt_id, what in zip(IDS, ("no such file", "empty file", "no samples", "NaN", "2 channels"), strict=False):
+        assert any(utt_id in line and what in line for line in message.splitlines()), (utt_id, message)
+    assert "5 of 6 utterances" in message and "cem-1" not in message and "fix" in message
+    assert "utt2dur" not in names(folder) and not [name for name in names(folder) if "tmp" in name]
+    assert list(read_table(folder / ".bad_audio")) == IDS[:-1]
+
+
+def test_an_earlier_utt2dur_survives_a_failure(make_dir):
+    folder = make_dir(utt2dur=["ann-1 1.0"])
+    (folder.parent / "audio" / "bob-1.wav").unlink()
+    with pytest.raises(AudioError, match="bob-1"):
+        write_durations(folder)
+    assert (folder / "utt2dur").read_text() == "ann-1 1.0\n"
+
+
+def test_processes_find_the_same(make_dir, monkeypatch):
+    folder, alone = make_dir("parallel"), make_dir("alone")
+    write_durations(alone)
+    monkeypatch.setattr(kaldi_audio, "_FILES_PER_PROCESS", 1)
+    monkeypatch.setattr(kaldi_audio, "_TASK_FILES", 2)
+    write_durations(folder, num_jobs=2)
+    assert (folder / "utt2dur").read_bytes() == (alone / "utt2dur").read_bytes()
+    (folder.parent / "audio" / "bob-1.wav").unlink()
+    (folder / "utt2dur").unlink()
+    with pytest.raises(AudioError, match="bob-1: .*no such file"):
+        write_durations(folder, num_jobs=2)
+
+
+def test_a_chosen_channel_makes_several_channels_usable(make_dir):
+    folder = make_dir()
+    for index, utt_id in enumerate(IDS):
+        left = np.full(1600 * (index + 1), 0.1)
+        soundfile.write(folder.parent / "audio" / f"{utt_id}.wav", np.stack([left, -left], 1), 16000)
+    with pytest.raises(AudioError, match="6 of 6"):
+        write_durations(folder)
+    choose_channel(folder, 1)
+    write_durations(folder)
+    assert KaldiDir.read(folder)["ann-1"].audio.channel == 1
+    assert ".bad_audio" not in names(folder)
+
+
+def test_commands_do_not_run_without_consent(make_dir, tmp_path):
+    folder = make_dir(wav__scp=[f"{utt_id} touch {tmp_path}/ran |" for utt_id in IDS])
+    before = (folder / "wav.scp").read_bytes()
+    with pytest.raises(DataError, match=r"6 entries are commands, the first is ann-1: touch .*allow_pipes true"):
+        materialize(folder, tmp_path / "dump")
+    with pytest.raises(DataError, match="allow_pipes true"):
+        write_durations(folder)
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "dump").exists()
+    assert (folder / "wav.scp").read_bytes() == before
+
+
+def test_commands_run_with_consent_and_only_once(make_dir, tmp_path):
+    audio, log = tmp_path / "audio", tmp_path / "log"
+    folder = make_dir(wav__scp=[f"ann-1 {audio}/ann-1.wav"] + [
+        f"{utt_id} echo {utt_id} >> {log}; cat '{audio}/{utt_id}.wav' | cat |" for utt_id in IDS[1:]])
+    commands = (folder / "wav.scp").read_bytes()
+    assert materialize(folder, tmp_path / "dump", allow_pipes=True, num_jobs=2) == 5
+    assert sorted(log.read_text().split()) == IDS[1:]
+    sources = read_table(folder / "wav.scp")
+    assert sources["ann-1"] == f"{audio}/ann-1.wav"
+    for utt_id in IDS[1:]:
+        assert sources[utt_id].startswith(f"{tmp_path}/dump/wav/{utt_id}-")
+        ours, theirs = soundfile.read(sources[utt_id])[0], soundfile.read(audio / f"{utt_id}.wav")[0]
+        assert np.array_equal(ours, theirs)
+    assert (folder / ".backup" / "wav.scp").read_bytes() == commands
+    assert materialize(folder, tmp_path / "dump", allow_pipes=True) == 0
+    (folder / "wav.scp").write_bytes(commands)  # stage 1 made the directory anew
+    materialize(folder, tmp_path / "dump", allow_pipes=True)
+    assert len(log.read_text().split()) == 5
+    (folder / "wav.scp").write_bytes(commands.replace(b"cem-1.wav' |", b"ann-1.wav' |"))  # another command
+    materialize(folder, tmp_path / "dump", allow_pipes=True)
+    assert len(log.read_text().split()) == 6
+    assert len(soundfile.read(read_table(folder / "wav.scp")["cem-1"])[0]) == 1600
+
+
+def test_failed_commands_are_named_and_the_rest_is_kept(make_dir, tmp_path):
+    audio = tmp_path / "audio"
+    folder = make_dir(wav__scp=[
+        f"ann-1 cat {audio}/ann-1.wav |", "ann-2 echo no decoder >&2; exit 3 |", "bob-1 true |",
+        "bob-2 echo no audio |", f"bob-3 head -c 1000 {audio}/bob-3.wav |", f"cem-1 cat {audio}/cem-1.wav |"])
+    before = (folder / "wav.scp").read_bytes()
+    with pytest.raises(AudioError) as raised:
+        materialize(folder, tmp_path / "dump", allow_pipes=True)
+    message = str(raised.value)
+    for utt_id, what in (("ann-2", "status 3: no decoder"), ("bob-1", "empty"), ("bob-2", "not audio"),
+                         ("bob-3", "truncated")):
+        assert any(utt_id in line and what in line for line in message.splitlines()), message
+    assert "4 of 6" in message
+    assert (folder / "wav.scp").read_bytes() == before
+    assert sorted(name.split("-")[0] for name in names(tmp_path / "dump" / "wav")) == ["ann", "cem"]
+
+
+@pytest.mark.parametrize("entry", ["-", "| cat > stolen", "|"])
+def test_commands_that_give_no_audio_are_refused(make_dir, tmp_path, entry):
+    with pytest.raises(DataError, match="ann-1: .*gives no audio"):
+        materialize(make_dir(wav__scp=[f"ann-1 {entry}"]), tmp_path / "dump", allow_pipes=True)
+    assert not (tmp_path / "dump").exists()

@@ -1,0 +1,178 @@
+"""Cutting and joining loses nothing, mixes nothing up, and keeps every file by utterance."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blspkd.data.kaldi_check import validate
+from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.kaldi_verbs import combine, split, subset
+from blspkd.data.tables import read_table
+from blspkd.errors import DataError
+
+IDS = ["ann-1", "ann-2", "bob-1", "bob-2", "bob-3", "cem-1"]
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_a_subset_has_its_lines_of_every_file(make_rich_dir, tmp_path):
+    source = make_rich_dir()
+    assert subset(source, tmp_path / "sub", ["ann-2", "bob-1"]) == 2
+    assert validate(tmp_path / "sub") == []
+    assert {file.name for file in (tmp_path / "sub").iterdir()} == {file.name for file in source.iterdir()}
+    for file in (tmp_path / "sub").iterdir():
+        if file.name not in ("spk2utt", "spk2gender", "wav.scp", "reco2channel", "README", "text.qa"):
+            assert list(read_table(file)) == ["ann-2", "bob-1"], file
+    assert read_table(tmp_path / "sub" / "text.qa") == {"bob-1": "yes"}
+    assert list(read_table(tmp_path / "sub" / "wav.scp")) == ["rec1"]
+    assert read_table(tmp_path / "sub" / "spk2gender") == {"ann": "f", "bob": "m"}
+    assert read_table(tmp_path / "sub" / "spk2utt") == {"ann": "ann-2", "bob": "bob-1"}
+    assert (tmp_path / "sub" / "README").read_text() == "made by hand\n"
+    assert KaldiDir.read(tmp_path / "sub")["bob-1"] == KaldiDir.read(source)["bob-1"]
+
+
+@pytest.mark.parametrize(("parts", "per_utt", "sizes"), [
+    (1, False, [6]), (2, False, [2, 4]), (3, False, [2, 3, 1]), (2, True, [3, 3]),
+    (4, True, [2, 1, 2, 1]), (6, True, [1] * 6)])
+def test_parts_are_contiguous_and_as_even_as_the_speakers_allow(make_dir, parts, per_utt, sizes):
+    folder = make_dir()
+    folders = split(folder, parts, per_utt=per_utt)
+    assert [str(path.relative_to(folder)) for path in folders] == [
+        f"split{parts}{'utt' * per_utt}/{number + 1}" for number in range(parts)]
+    ids = [list(read_table(path / "utt2spk")) for path in folders]
+    assert sum(ids, []) == IDS
+    assert sorted(map(len, ids)) == sorted(sizes)
+    assert all(validate(path) == [] for path in folders)
+    if not per_utt:
+        speakers = [set(read_table(path / "spk2utt")) for path in folders]
+        assert sum(map(len, speakers)) == len(set().union(*speakers))
+
+
+def test_more_parts_than_speakers_are_refused(make_dir):
+    folder = make_dir()
+    with pytest.raises(DataError, match="3 speakers.*--per-utt"):
+        split(folder, 4)
+    with pytest.raises(DataError, match="6 utterances"):
+        split(folder, 7, per_utt=True)
+    assert not list(folder.glob("split*"))
+
+
+@pytest.mark.parametrize(("parts", "per_utt"), [(1, False), (2, False), (3, False), (2, True), (5, True), (6, True)])
+def test_combining_what_was_split_gives_the_same_files(make_rich_dir, tmp_path, parts, per_utt):
+    source = make_rich_dir()
+    assert combine(tmp_path / "whole", split(source, parts, per_utt=per_utt)) == []
+    assert contents(tmp_path / "whole") == contents(source)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(speakers=st.lists(st.integers(1, 6), min_size=1, max_size=8), data=st.data())
+def test_split_and_combine_are_inverse_for_any_directory(tmp_path, speakers, data):
+    folder = tmp_path / "any"
+    folder.mkdir(exist_ok=True)
+    ids = [f"s{speaker}-{number}" for speaker, count in enumerate(speakers) for number in range(count)]
+    texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.just("\t"), min_size=1)
+    (folder / "utt2spk").write_text("".join(f"{utt_id} {utt_id.split('-')[0]}\n" for utt_id in ids))
+    (folder / "spk2utt").write_text("".join(
+        f"s{speaker} {' '.join(f's{speaker}-{number}' for number in range(count))}\n"
+        for speaker, count in enumerate(speakers)))
+    (folder / "wav.scp").write_text("".join(f"{utt_id} {utt_id}.wav\n" for utt_id in ids))
+    (folder / "text").write_text("".join(f"{utt_id} x{data.draw(texts)}\n" for utt_id in ids), encoding="utf-8")
+    per_utt = data.draw(st.booleans())
+    parts = split(folder, data.draw(st.integers(1, len(ids) if per_utt else len(speakers))), per_utt=per_utt)
+    combine(tmp_path / "whole", parts[::-1])
+    assert contents(tmp_path / "whole") == contents(folder)
+
+
+def info(**changes) -> str:
+    return json.dumps({
+        "model": "llm", "prompt": {"instruction": "Go on:"}, "generation": {"seed": 0}, "fingerprint": "abc",
+        "counts": {"utterances": 6, "written": 5, "filtered": {"empty": 1}, "tokens": 99},
+        "filtered": {"empty": ["ann-1"]}, "versions": {"torch": "2"}} | changes)
+
+
+def test_the_record_of_continuations_is_cut_and_joined_too(make_rich_dir, tmp_path):
+    source = make_rich_dir(continuation__info__json=info())
+    parts = split(source, 2)
+    first, second = (json.loads((part / "continuation.info.json").read_text()) for part in parts)
+    assert first["counts"] == {"utterances": 2, "written": 1, "filtered": {"empty": 1}}
+    assert first["filtered"] == {"empty": ["ann-1"]} and second["filtered"] == {}
+    assert first["prompt"] == second["prompt"] == {"instruction": "Go on:"}
+    assert "fingerprint" not in first  # it is that of the whole
+    combine(tmp_path / "whole", parts)
+    whole = json.loads((tmp_path / "whole" / "continuation.info.json").read_text())
+    assert whole["counts"] == {"utterances": 6, "written": 5, "filtered": {"empty": 1}}
+
+
+def test_continuations_of_different_prompts_are_not_joined(make_rich_dir, tmp_path):
+    first, second = split(make_rich_dir(continuation__info__json=info()), 2)
+    (second / "continuation.info.json").write_text(info(prompt={"instruction": "Stop:"}))
+    with pytest.raises(DataError, match="another prompt"):
+        combine(tmp_path / "whole", [first, second])
+    assert not (tmp_path / "whole").exists()
+
+
+def test_whole_recordings_and_segments_are_joined(make_dir, make_rich_dir, tmp_path):
+    plain = tmp_path / "plain"
+    subset(make_dir(), plain, ["ann-1", "bob-1"])
+    rich = tmp_path / "cut"
+    subset(make_rich_dir(), rich, ["ann-2", "cem-1"])
+    for name in ("text.translate", "emotion"):
+        assert (rich / name).exists()
+    combine(tmp_path / "both", [plain, rich])
+    assert validate(tmp_path / "both") == []
+    both = KaldiDir.read(tmp_path / "both")
+    assert both["cem-1"] == KaldiDir.read(rich)["cem-1"]
+    assert both["bob-1"].audio.path.endswith("bob-1.wav") and both["bob-1"].audio.end is None
+
+
+def test_an_id_in_two_directories_is_refused(make_dir, tmp_path):
+    first, second = make_dir("first"), tmp_path / "second"
+    subset(first, second, ["bob-1"])
+    with pytest.raises(DataError, match=r"utterance bob-1 is in .*first and in .*second"):
+        combine(tmp_path / "both", [first, second])
+    assert not (tmp_path / "both").exists()
+
+
+def test_contradicting_recordings_and_missing_texts_are_refused(make_rich_dir, tmp_path):
+    first, second = split(make_rich_dir(), 2, per_utt=True)
+    (second / "wav.scp").write_text("rec1 other.wav\nrec2 other.wav\n")
+    (first / "wav.scp").write_text("rec1 this.wav\nrec2 this.wav\n")
+    with pytest.raises(DataError, match="rec1 has another line"):
+        combine(tmp_path / "both", [first, second])
+    (second / "text").unlink()
+    with pytest.raises(DataError, match="text is in .* but not in all"):
+        combine(tmp_path / "both", [first, second])
+
+
+def test_files_that_differ_are_left_out_and_told(make_rich_dir, tmp_path):
+    first, second = split(make_rich_dir(), 2)
+    (second / "README").write_text("other")
+    assert combine(tmp_path / "both", [first, second]) == ["README: differs between the directories, left out"]
+    assert not (tmp_path / "both" / "README").exists()
+
+
+def test_nothing_else_is_replaced(make_dir, tmp_path):
+    source = make_dir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for destination in (source, source.parent, tmp_path / "mine"):
+        with pytest.raises(DataError, match="another place"):
+            subset(source, destination, ["ann-1"])
+    assert (tmp_path / "mine" / "thesis.tex").exists() and len(read_table(source / "text")) == 6
+    subset(source, tmp_path / "sub", ["ann-1"])
+    subset(source, tmp_path / "sub", ["ann-2"])
+    assert list(read_table(tmp_path / "sub" / "text")) == ["ann-2"]
+
+
+def test_unknown_or_no_utterances_are_refused(make_dir, tmp_path):
+    source = make_dir()
+    for ids, message in ((["nobody"], "nobody"), ([], "no utterance")):
+        with pytest.raises(DataError, match=message):
+            subset(source, tmp_path / "sub", ids)
+    with pytest.raises(DataError, match="no utt2spk"):
+        subset(tmp_path / "audio", tmp_path / "sub", ["a"])
+    assert not (tmp_path / "sub").exists()
