@@ -1,4 +1,4 @@
-"""Work on Kaldi data directories: check, fix, cut, join, describe. Flags and meaning are those of Kaldi's utils/*.sh."""
+"""Work on Kaldi data directories: check, fix, cut, join, describe. Flags mean what they do in Kaldi's utils/*.sh."""
 
 import argparse
 

@@ -117,7 +117,8 @@ def test_choose_channel_and_materialize(folder, tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [
     [], ["validat", "DIR"], ["validate"], ["validate", "DIR", "--no-such-option"], ["validate", "DIR", "more"],
     ["validate", "DIR", "--check_files", "yes"], ["durations", "DIR", "--nj", "0"],
-    ["durations", "DIR", "--nj", "many"], ["split", "DIR", "x"], ["split", "DIR", "0"], ["choose_channel", "DIR", "left"], ["validate", "DIR/nowhere"],
+    ["durations", "DIR", "--nj", "many"], ["split", "DIR", "x"], ["split", "DIR", "0"],
+    ["choose_channel", "DIR", "left"], ["validate", "DIR/nowhere"],
     ["subset", "--first", "DIR", "OUT"], ["subset", "--first", "--last", "DIR", "2", "OUT"],
     ["subset", "--first", "DIR", "99", "OUT"], ["subset", "--shortest", "DIR", "2", "OUT"],
     ["subset", "--utt-list", "OUT", "DIR", "OUT"], ["combine", "OUT"], ["combine", "OUT", "DIR", "DIR"],

@@ -1,5 +1,7 @@
 """Tables are written and read back unchanged, and what breaks the rules is refused with file and line."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,16 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path, rows):
         write_table(tmp_path / "text", rows)
     assert read_table(tmp_path / "text") == {"old": "row"}
     assert [file.name for file in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    real_open = open
+    monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: real_open(
+        "/dev/full" if ".tmp-" in str(path) else path, *args, **kwargs))
+    with pytest.raises(DataError, match="text: cannot be written: No space left"):
+        write_table(tmp_path / "text", {"a": "x"})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["words", "[1, 2]", "3", "null", '"open', '"a" "b"'])
