@@ -62,8 +62,10 @@ def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, wei
     elif student.shape != teacher.shape or student.dtype != teacher.dtype:
         raise ValueError(f"student {tuple(student.shape)} {student.dtype} and teacher {tuple(teacher.shape)} "
                          f"{teacher.dtype} differ")
-    loss, *details = _Distillation.apply(student, None if teacher is None else teacher.detach(), head, weights, divergence, labels, label_weights,
-                                         head_bias, chunk_bytes)
+    # Autocast would turn the logits into half precision, where KL is off by several per cent.
+    with torch.autocast(student.device.type, enabled=False):
+        loss, *details = _Distillation.apply(student, None if teacher is None else teacher.detach(), head, weights,
+                                             divergence, labels, label_weights, head_bias, chunk_bytes)
     return Distilled(loss, *details)
 
 

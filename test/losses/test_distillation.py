@@ -89,6 +89,14 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
 
 
+def test_autocast_changes_nothing():
+    student, teacher, head, weights, _ = problem(dtype=torch.float32)
+    expected = distillation_loss(student, teacher, head, weights, Divergence()).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = distillation_loss(student, teacher, head, weights, Divergence()).loss
+    assert found == expected
+
+
 def test_no_selected_position_gives_a_connected_zero():
     empty = torch.zeros(0, 9, requires_grad=True)
     loss = distillation_loss(empty, torch.zeros(0, 9), torch.randn(57, 9), torch.zeros(0), Divergence()).loss
