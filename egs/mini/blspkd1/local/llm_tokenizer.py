@@ -31,7 +31,8 @@ CHAT_TEMPLATE = """\
 
 def build_tokenizer(rows: list[Row], pieces: int) -> PreTrainedTokenizerFast:
     """Learn `pieces` byte-pair-encoding pieces from all texts of `rows`, each text as often as it occurs."""
-    vocabulary, merges = learn_pieces([text for row in rows for text in (row.instruction, row.input, row.output)], pieces)
+    texts = [text for row in rows for text in (row.instruction, row.input, row.output)]
+    vocabulary, merges = learn_pieces(texts, pieces)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     tokenizer.decoder = decoders.Sequence([

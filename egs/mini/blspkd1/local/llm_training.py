@@ -82,12 +82,15 @@ def exchange_loss(model: LlamaForCausalLM, exchanges: Exchanges, rows: np.ndarra
     noise = torch.randn(embedded.shape, generator=generator)
     embedded = embedded + batch.is_input[..., None] * scale * noise
 
-    weights = batch.is_response + options.input_weight * batch.is_input  # [B, L]
-    # The token at position l is predicted at l - 1; logits are computed where a loss is taken, nowhere else.
-    counted = weights[:, 1:] > 0
+    # The token at position l is predicted at l - 1.
+    weights = (batch.is_response + options.input_weight * batch.is_input)[:, 1:].flatten()  # [B * (L - 1)]
+    counted = weights.nonzero()[:, 0]
+    # Logits where a loss is taken only, filled up to a multiple of 128 positions with ones of weight 0: every new shape
+    # costs the CPU back end time, and memory for good.
+    place = functional.pad(counted, (0, -len(counted) % 128))
+    weights = functional.pad(weights[counted], (0, len(place) - len(counted)))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
         hidden = model.model(inputs_embeds=embedded, attention_mask=batch.is_real.long(), use_cache=False)[0]
-        logits = model.lm_head(hidden[:, :-1][counted])
-    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:][counted], reduction="none")
-    chosen = weights[:, 1:][counted]
-    return (losses * chosen).sum() / chosen.sum()
+        logits = model.lm_head(hidden[:, :-1].flatten(0, 1)[place])
+    losses = functional.cross_entropy(logits.float(), batch.ids[:, 1:].flatten()[place], reduction="none")
+    return (losses * weights).sum() / weights.sum()

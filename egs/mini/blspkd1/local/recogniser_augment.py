@@ -25,11 +25,15 @@ ENCODER_STRIDE = 2
 
 @dataclass(frozen=True)
 class SpeechBatch:
-    """features [B, F, M], zero behind `lengths` [B]; words [B, T]: class of each encoder frame, -100 on padding."""
+    """features [B, F, M], zero behind `lengths` [B]; words [B, T]: class of each encoder frame, -100 on padding.
+
+    frames_per_second [B]: encoder frames per second of the original recording, whose tempo was changed.
+    """
 
     features: Tensor
     lengths: Tensor
     words: Tensor
+    frames_per_second: Tensor
 
 
 def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions", max_frames: int,
@@ -49,7 +53,8 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
         piece = speech.frames[speech.starts[row]:speech.starts[row + 1]]
         plane[place, : len(piece)] = torch.from_numpy(piece)
         plane[place, len(piece):] = plane[place, len(piece) - 1]
-    position = torch.arange(int(lengths.max()))
+    # Lengths in steps of 16: every new shape costs the CPU back end time and memory.
+    position = torch.arange(-(-int(lengths.max()) // 16) * 16)
     time = (position + 0.5) * (original / lengths)[:, None] - 0.5  # [B, F] where in the original
     warp = torch.exp(uniform(-1, 1, size) * math.log(1 + options.max_warp))
     frequency = torch.arange(bins) * warp[:, None]  # [B, M]
@@ -67,7 +72,8 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
     features = mask(features, lengths, generator)
     features = features.masked_fill((position >= lengths[:, None])[..., None], 0.0)
     words = label_encoder_frames(speech, rows, time, lengths)
-    return SpeechBatch(features, lengths, words)
+    frames_per_second = 1000 / options.hop_ms / ENCODER_STRIDE * lengths / original
+    return SpeechBatch(features, lengths, words, frames_per_second)
 
 
 def resample(plane: Tensor, time: Tensor, frequency: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ def label_encoder_frames(speech: SpeechSet, rows: np.ndarray, time: Tensor, leng
 
 def pad_to_chunk(features: Tensor, lengths: Tensor, max_frames: int) -> Tensor:
     """What the padded regime sees: [B, max_frames, M], digital silence behind the end."""
-    padded = functional.pad(features, (0, 0, 0, max_frames - features.shape[1]))
+    padded = functional.pad(features, (0, 0, 0, max_frames - features.shape[1]))  # negative where that is shorter
     real = (torch.arange(max_frames) < lengths[:, None])[..., None]
     silence = (features.amax(dim=(1, 2), keepdim=True) - RANGE).clamp(min=LOWEST)
     return torch.where(real, padded, silence)

@@ -1,31 +1,62 @@
-"""Word error rate of the recogniser, through nothing but Hugging Face's own processor and `generate`."""
+"""Word error rate of the recogniser: as Hugging Face runs it, and of its encoder as this toolkit runs it."""
 
 import random
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from recogniser_model import RecogniserWithHeads
+from speech_set import log_mel
+from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration, WhisperProcessor
 
 from blspkd.data.audio import load
-from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.kaldi_dir import KaldiDir, Utterance
 
 
-def evaluate_recogniser(model: WhisperForConditionalGeneration, processor: WhisperProcessor, data_dir: Path,
-                        max_utterances: int) -> float:
-    """WER in percent on (up to) `max_utterances` utterances of `data_dir`."""
+def evaluate_recogniser(model: RecogniserWithHeads, processor: WhisperProcessor, ctc_tokens: list[int],
+                        llm_tokenizer: PreTrainedTokenizerBase, data_dir: Path,
+                        max_utterances: int) -> dict[str, float]:
+    """WER in percent on (up to) `max_utterances` utterances of `data_dir`.
+
+    "WER": nothing but Hugging Face's own processor and `generate` (padded regime). "WER of CTC": the encoder in the
+    trimmed regime, read by its CTC head; class c of that stands for the LLM's token ctc_tokens[c - 1].
+    """
     utterances = list(KaldiDir.read(data_dir).utterances.values())
     utterances = random.Random(0).sample(utterances, min(max_utterances, len(utterances)))
-    hypotheses = []
+    written, heard = [], []
     for start in range(0, len(utterances), 50):
-        audio = [load(utterance.audio) for utterance in utterances[start:start + 50]]
-        hypotheses += transcribe(model, processor, audio)
-    return 100 * jiwer.wer([utterance.text for utterance in utterances], hypotheses)
+        audio = load_audio(utterances[start:start + 50])
+        written += transcribe(model.model, processor, audio)
+        for classes in ctc_classes(model, processor, audio):
+            heard.append(llm_tokenizer.decode([ctc_tokens[number - 1] for number in classes]))
+    references = [utterance.text for utterance in utterances]
+    name = Path(data_dir).name
+    return {f"{name} WER": round(100 * jiwer.wer(references, written), 2),
+            f"{name} WER of CTC": round(100 * jiwer.wer(references, heard), 2)}
+
+
+def load_audio(utterances: list[Utterance]) -> list[np.ndarray]:
+    return [load(utterance.audio) for utterance in utterances]
 
 
 @torch.no_grad()
-def transcribe(model: WhisperForConditionalGeneration, processor: WhisperProcessor, audio: list) -> list[str]:
+def transcribe(model: WhisperForConditionalGeneration, processor: WhisperProcessor,
+               audio: list[np.ndarray]) -> list[str]:
     """audio: waveforms [samples] at 16 kHz -> transcripts."""
     inputs = processor(audio, sampling_rate=processor.feature_extractor.sampling_rate, return_tensors="pt")
-    written = processor.batch_decode(model.generate(**inputs, do_sample=False), skip_special_tokens=True)
+    written = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
     return [text.strip() for text in written]
+
+
+@torch.no_grad()
+def ctc_classes(model: RecogniserWithHeads, processor: WhisperProcessor, audio: list[np.ndarray]) -> list[list[int]]:
+    """The best path of CTC: repetitions joined, blanks (0) left out."""
+    features = [torch.from_numpy(log_mel(waveform, processor.feature_extractor)) for waveform in audio]
+    lengths = torch.tensor([len(frames) for frames in features])
+    frames = model.encode(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+    best = model.ctc_head(frames).argmax(dim=-1)
+    paths = []
+    for path, length in zip(best, (lengths + 1) // 2, strict=True):
+        paths.append([number for number in torch.unique_consecutive(path[:length]).tolist() if number != 0])
+    return paths

@@ -85,29 +85,37 @@ class RecogniserWithHeads(nn.Module):
         self.word_head = nn.Linear(model.config.d_model, num_words)
 
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Trimmed regime, exactly as the toolkit runs it: features [B, F, M], lengths [B] -> frames [B, T, C]."""
-        return SpeechEncoder(self.model.get_encoder(), pad_to_30s=False)(features, lengths, [1] * len(features))[0]
+        """Trimmed regime, exactly as the toolkit runs it: features [B, F, M], lengths [B] -> frames [B, T, C].
+
+        The toolkit cuts T to the longest utterance; here it is filled up again to what F gives (F is a round number).
+        """
+        encoder = SpeechEncoder(self.model.get_encoder(), pad_to_30s=False)
+        frames, _ = encoder(features, lengths, [1] * len(features))
+        return functional.pad(frames, (0, 0, 0, -(-features.shape[1] // 2) - frames.shape[1]))
 
     def encode_padded(self, features: Tensor) -> Tensor:
         """Whisper's own regime: features [B, F, M] with F a whole chunk -> frames [B, T, C]."""
         return self.model.get_encoder()(features.transpose(1, 2)).last_hidden_state
 
-    def decode(self, tokens: Tensor, frames: Tensor, lengths: Tensor | None) -> Tensor:
-        """Teacher-forced: tokens [B, U], frames [B, T, C] real up to `lengths` [B] (None: all) -> logits [B, U, V].
+    def decode(self, tokens: Tensor, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Teacher-forced: tokens [B, U], frames [B, T, C] real up to `lengths` [B] (None: all).
 
-        Whisper's decoder knows no mask on the frames, so its layers are called here one by one.
+        Returns logits [B, U, V] and each layer's attention to the frames [B, H, U, T]. Whisper's decoder knows no mask
+        on the frames, so its layers are called here one by one.
         """
         decoder = self.model.get_decoder()
-        hidden = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[: tokens.shape[1]]
         size = tokens.shape[1]
+        hidden = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[:size]
         causal = torch.full((size, size), torch.finfo(hidden.dtype).min).triu(1)[None, None]
-        cross = None
-        if lengths is not None:
-            cross = attention_mask(lengths, frames)[:, :, :1]
+        cross = None if lengths is None else attention_mask(lengths, frames)[:, :, :1]
+        attentions: list[Tensor] = []
         for layer in decoder.layers:
+            # The layer computes the attention weights and drops them.
+            hook = layer.encoder_attn.register_forward_hook(lambda _module, _in, out: attentions.append(out[1]))
             hidden = layer(hidden, attention_mask=causal, encoder_hidden_states=frames, encoder_attention_mask=cross,
                            use_cache=False)
-        return self.model.proj_out(decoder.layer_norm(hidden))
+            hook.remove()
+        return self.model.proj_out(decoder.layer_norm(hidden)), attentions
 
     def word_loss(self, frames: Tensor, words: Tensor) -> Tensor:
         """frames [B, T, C], words [B, T]: mean cross-entropy over the labelled frames."""
@@ -119,3 +127,17 @@ class RecogniserWithHeads(nn.Module):
         log_probs = self.ctc_head(frames).float().log_softmax(dim=-1).transpose(0, 1)
         sizes = torch.tensor([len(target) for target in targets])
         return functional.ctc_loss(log_probs, torch.cat(targets), lengths, sizes, zero_infinity=True)
+
+
+def attention_loss(attentions: list[Tensor], spans: Tensor) -> Tensor:
+    """How far half of the heads look away from the word that is to be written.
+
+    attentions: [B, H, U, T] of each layer; spans: [B, U, 2], first and last encoder frame of the word that each token
+    is part of, NaN where there is none. Mean of -log(attention within the span).
+    """
+    position = torch.arange(attentions[0].shape[-1])
+    inside = (position >= spans[..., :1] - 1) & (position <= spans[..., 1:] + 1)  # [B, U, T], false for NaN
+    counted = inside.any(dim=-1)
+    losses = [-torch.log((attention[:, : attention.shape[1] // 2].float() * inside[:, None]).sum(-1) + 1e-4)
+              for attention in attentions]  # [B, H / 2, U]
+    return sum(loss.mean(1)[counted].mean() for loss in losses) / len(losses)

@@ -2,10 +2,12 @@
 
 Two regimes are mixed. Mostly *trimmed*: features and positions cut to the batch's real length, padding masked, as this
 toolkit runs the encoder. In some steps *padded*: silence up to the chunk's end and nothing masked, as Hugging Face's
-`generate` runs it. The synthesiser told when each word is spoken; that finds the alignment many times faster than CTC
-alone. The heads for CTC and words are dropped at the end: what is saved is a plain Whisper.
+`generate` runs it. The synthesiser told when each word is spoken: in the first half of the training the frames learn to
+name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than CTC and
+cross-entropy alone. The heads for CTC and words are dropped at the end: what is saved is a plain Whisper.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +17,12 @@ import torch
 from base_output import fingerprint, write_record
 from recogniser_augment import ENCODER_STRIDE, make_batch, pad_to_chunk
 from recogniser_evaluation import evaluate_recogniser
-from recogniser_model import RecogniserWithHeads, build_model, build_processor, transcript_form
-from speech_set import read_speech_set
+from recogniser_model import RecogniserWithHeads, attention_loss, build_model, build_processor, transcript_form
+from speech_set import SpeechSet, read_speech_set, word_spans
 from torch import Tensor
 from torch.nn import functional
 from training_loop import Schedule, prepare_cpu, train
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperTokenizer
 
 from blspkd.atomic import atomic_path
 from blspkd.data.kaldi_dir import KaldiDir
@@ -40,8 +42,10 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
     processor = build_processor(texts, options)
     speech = read_speech_set(Path(options.train_dir), processor.feature_extractor)
     transcripts = [torch.tensor(ids) for ids in processor.tokenizer(transcript_form(texts))["input_ids"]]
-    ctc_targets, num_ctc = ctc_classes(texts, options.tokenizer_dir)
-    model = RecogniserWithHeads(build_model(options, processor.tokenizer), num_ctc, speech.num_words)
+    spans = token_spans(speech, transcripts, processor.tokenizer)
+    llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
+    ctc_targets, ctc_tokens = number_tokens(texts, llm_tokenizer)
+    model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(ctc_tokens), speech.num_words)
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     encoder = sum(parameter.numel() for parameter in model.model.get_encoder().parameters())
     print(f"recogniser: {parameters:,} parameters, {encoder:,} of them the encoder's; {len(texts):,} utterances, "
@@ -54,21 +58,24 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
         if padded:
             rows = rows[: max(1, len(rows) // 2)]
         batch = make_batch(speech, rows, options, max_frames, generator)
-        tokens = torch.nn.utils.rnn.pad_sequence([transcripts[row] for row in rows], True, padding_value=-100)
+        tokens = pad_rows([transcripts[row] for row in rows], -100)
         lengths = (batch.lengths - 1) // ENCODER_STRIDE + 1
-        word_weight = options.word_weight * max(0.0, 1 - 2 * step / options.recogniser_steps)
+        guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
             if padded:
                 frames = model.encode_padded(pad_to_chunk(batch.features, batch.lengths, max_frames))
             else:
                 frames = model.encode(batch.features, batch.lengths)
-            logits = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
+            logits, attentions = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
         written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
                                            label_smoothing=LABEL_SMOOTHING)
         loss = options.decoder_weight * written
         loss = loss + options.ctc_weight * model.ctc_loss(frames, lengths, [ctc_targets[row] for row in rows])
-        if word_weight > 0:
-            loss = loss + word_weight * model.word_loss(frames, batch.words)
+        if guidance > 0:
+            loss = loss + guidance * options.word_weight * model.word_loss(frames, batch.words)
+            seconds = pad_rows([spans[row] for row in rows], math.nan)
+            places = seconds * batch.frames_per_second[:, None, None]
+            loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
         return loss
 
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
@@ -79,8 +86,8 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
 
     results = {}
     for dev_dir in options.dev_dirs.split():
-        wer = evaluate_recogniser(model.model, processor, Path(dev_dir), options.eval_utterances)
-        results[f"{Path(dev_dir).name} WER"] = round(wer, 2)
+        results.update(evaluate_recogniser(model, processor, ctc_tokens, llm_tokenizer, Path(dev_dir),
+                                           options.eval_utterances))
     print("recogniser: " + ", ".join(f"{name} {value:.2f}" for name, value in results.items()))
     with atomic_path(folder) as temporary:
         model.model.save_pretrained(temporary)
@@ -90,8 +97,39 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
     print(f"recogniser: {folder}, made in {time.monotonic() - begin:.0f} s")
 
 
-def ctc_classes(texts: list[str], tokenizer_dir: str) -> tuple[list[Tensor], int]:
-    """The LLM's tokens of each text, numbered from 1 among those that occur; and how many classes, blank included."""
-    ids = AutoTokenizer.from_pretrained(tokenizer_dir)(texts, add_special_tokens=False)["input_ids"]
-    classes = {token: number for number, token in enumerate(sorted({t for row in ids for t in row}), start=1)}
-    return [torch.tensor([classes[token] for token in row]) for row in ids], len(classes) + 1
+def pad_rows(rows: list[Tensor], value: float) -> Tensor:
+    """[U_i, ...] each -> [B, U, ...], U a multiple of 4 (every new shape costs the CPU back end time and memory)."""
+    length = -(-max(len(row) for row in rows) // 4) * 4
+    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), value)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    return padded
+
+
+def number_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[int]]:
+    """The LLM's tokens of each text, numbered from 1 among those that occur; and the token of each number, from 1."""
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokens = sorted({token for row in ids for token in row})
+    numbers = {token: number for number, token in enumerate(tokens, start=1)}
+    return [torch.tensor([numbers[token] for token in row]) for row in ids], tokens
+
+
+def token_spans(speech: SpeechSet, transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[Tensor]:
+    """[U, 2] for each utterance: when (start, end in seconds) the word of the token after each token is spoken.
+
+    The end token's "word" is the silence behind the last one. NaN where unknown.
+    """
+    special = set(tokenizer.all_special_ids)
+    starts_word = [token.startswith("Ġ") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    spans = []
+    for text, segments, ids in zip(speech.texts, speech.segments, transcripts, strict=True):
+        words = word_spans(text, segments)
+        rows = []
+        number = -1
+        for token in ids[1:].tolist():
+            number += starts_word[token]
+            rows.append((math.nan, math.nan) if token in special or not words else words[number])
+        if words:
+            rows[-1] = (words[-1][1], words[-1][1] + 0.1)
+        spans.append(torch.tensor([*rows, (math.nan, math.nan)]))
+    return spans

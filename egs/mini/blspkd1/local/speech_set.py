@@ -34,6 +34,7 @@ class SpeechSet:
     words: np.ndarray  # [all frames] int16: class of the word spoken
     starts: np.ndarray  # [utterances + 1]
     texts: list[str]
+    segments: list[list[Segment]]  # of each utterance
     num_words: int  # classes, silence included
 
     @property
@@ -63,7 +64,7 @@ def read_speech_set(path: Path, extractor: WhisperFeatureExtractor) -> SpeechSet
         words.append(label_frames(segments[utterance.utt_id], classes, len(mel), seconds))
     starts = np.concatenate([[0], np.cumsum([len(mel) for mel in frames])])
     return SpeechSet(np.concatenate(frames), np.concatenate(words), starts, [u.text for u in utterances],
-                     len(classes) + 1)
+                     [segments[u.utt_id] for u in utterances], len(classes) + 1)
 
 
 def log_mel(waveform: np.ndarray, extractor: WhisperFeatureExtractor) -> np.ndarray:
@@ -81,6 +82,12 @@ def label_frames(segments: list[Segment], classes: dict[str, int], num_frames: i
         first, last = np.searchsorted(middle, (segment.start, segment.end))
         labels[first:last] = classes.get(segment.text, RARE)
     return labels
+
+
+def word_spans(text: str, segments: list[Segment]) -> list[tuple[float, float]]:
+    """(start, end) in seconds of the segment that each word of `text` is in; empty where the two do not fit."""
+    words = [(word, (segment.start, segment.end)) for segment in segments for word in segment.text.split()]
+    return [span for _, span in words] if [word for word, _ in words] == text.split() else []
 
 
 def read_word_times(path: Path) -> dict[str, list[Segment]]:

@@ -30,6 +30,7 @@ class RecogniserOptions:
     warmup_steps: int = 100
     batch_size: int = 32
     word_weight: float = 3.0  # of the frame-wise word cross-entropy at the start; 0 from half the steps on
+    attention_weight: float = 0.5  # of guiding the decoder's attention to the word; 0 from half the steps on
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
     padded_share: float = 0.15  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
