@@ -69,11 +69,12 @@ if stage data; then
     fi
     for name in ${all_sets}; do
         dir=${datadir}/${name}
+        if grep -q '|[[:space:]]*$' "${dir}/wav.scp"; then
+            "${python}" -m blspkd.bin.data_dir materialize "${dir}" "${dumpdir}/${name}" --allow_pipes "${allow_pipes}" \
+                --nj "${nj}"
+        fi
         if step "${datadir}/.done/check_${name}.json" --redo --output "${dir}/utt2dur" \
                 --data "${dir}" wav.scp segments reco2channel utt2spk text; then
-            if "${allow_pipes}"; then
-                "${python}" -m blspkd.bin.data_dir materialize "${dir}" "${dumpdir}/${name}"
-            fi
             "${python}" -m blspkd.bin.data_dir validate "${dir}"
             "${python}" -m blspkd.bin.data_dir durations "${dir}" --nj "${nj}"
             steps_done
@@ -87,7 +88,7 @@ if stage continuations; then
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${datadir}/.done/continuations_${name}.json" --model llm "${llm}" --text "${continuation_config}" \
                 --value "continuation_args=${continuation_args}" --data "${dir}" text \
-                --output "${dir}/continuation" --output "${dir}/continuation.info.json" \
+                --output "${dir}/continuation" \
                 --remedy "To write them again, remove ${dir}/continuation; to keep them, give another --datadir"; then
             ${generate_cmd} --gpu "${gpu_per_job}" JOB="1:${nj}" "${dir}/log/generate_continuations.JOB.log" \
                 "${python}" -m blspkd.bin.generate_continuations --config "${continuation_config}" --llm "${llm}" \

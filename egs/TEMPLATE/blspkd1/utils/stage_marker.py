@@ -33,11 +33,11 @@ def main() -> int:
     one.add_argument("marker", type=Path)
     one.add_argument("--stage", required=True, help="number and name: '3 train'")
     one.add_argument("--value", action="append", default=[], metavar="NAME=VALUE", help="an option")
-    one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration; comments do not count")
+    one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration, less comments")
     one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
                      help="files of a folder; absent ones count as such")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
-    one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="where a change only means: run again")
+    one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="a change means: run again")
     one.add_argument("--output", action="append", default=[], metavar="PATTERN", help="must be there in the end")
     one.add_argument("--outputs", action="append", default=[], nargs=2, metavar=("PATTERN", "WORDS"),
                      help="the same for several: each word in the place of %%")
@@ -83,7 +83,7 @@ def check(arguments: argparse.Namespace) -> int:
     if finished:
         reasons = [f"{path} is not there" for path in missing] + changes
         reasons += [f"{path}: changed" for path in code if old.get("code", {}).get(path) != code[path]]
-        print(f"{arguments.marker.stem}: runs again, because\n" + "\n".join("  " + reason for reason in reasons), flush=True)
+        print("\n  ".join([f"{arguments.marker.stem}: runs again, because", *reasons]), flush=True)
     write_marker(arguments.marker, {"stage": arguments.stage, "made_from": made_from, "code": code,
                                     "outputs": outputs, "started": now(), "finished": None})
     return TO_RUN
@@ -97,7 +97,7 @@ def finish(arguments: argparse.Namespace) -> int:
         marker = read_marker(path)
         missing = [pattern for pattern in marker["outputs"] if not present(pattern)]
         if missing:
-            print(f"error: {path.stem} ended without an error, but {', '.join(missing)} is not there; it has to make it",
+            print(f"error: {path.stem} ended without an error, but {', '.join(missing)} is not there",
                   file=sys.stderr)
             return 1
         marker.update(finished=now(), seconds=round(arguments.seconds / len(arguments.markers), 1), peak_mib=max(peaks))

@@ -61,7 +61,11 @@ class JobOutput:
 
 def was_interrupted(log: Path) -> bool:
     """Is there a log of a job that failed or was killed? The next attempt is written below it."""
-    return log.is_file() and b"\n# Ended (code 0)" not in log.read_bytes()[-200:]
+    if not log.is_file():
+        return False
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 200))
+        return b"\n# Ended (code 0)" not in file.read()
 
 
 def clean(line: bytes) -> bytes:

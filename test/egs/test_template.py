@@ -1,0 +1,286 @@
+"""The recipe template: stages, what is skipped, what is made again, and what is complained about.
+
+The commands of the package are replaced by a stand-in for `python` that notes how it was called and makes the files
+that the real command makes.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TEMPLATE = Path(__file__).parents[2] / "egs" / "TEMPLATE" / "blspkd1"
+PYTHON = f"""#!{sys.executable} -S
+import os, sys, time
+from pathlib import Path
+
+if sys.argv[1] != "-m" or not sys.argv[2].startswith("blspkd.bin."):
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+name, words = sys.argv[2].removeprefix("blspkd.bin."), sys.argv[3:]
+options = dict(zip(words, words[1:]))
+with open("calls", "a") as file:
+    print(name, *words, file=file)
+if Path("fail." + name).exists():
+    sys.exit("error: " + name + " cannot")
+
+def make(*path):
+    Path(*path).parent.mkdir(parents=True, exist_ok=True)
+    Path(*path).write_text("made by " + " ".join(words))
+
+if name == "data_dir" and words[0] == "durations":
+    make(words[1], "utt2dur")
+if name == "merge_continuations":
+    make(options["--data_dir"], "continuation")
+    make(options["--data_dir"], "continuation.info.json")
+if name == "train":
+    make(options["--output_dir"], "checkpoint-1/model")
+    while Path("slow.train").exists():
+        time.sleep(0.1)
+    make(options["--output_dir"], "model/config.json")
+if name == "decode":
+    make(options["--exp_dir"], "decode_repeat_" + Path(options["--data_dir"]).name, "hyp.jsonl")
+if name == "score":
+    make(options["--exp_dir"], "results.json")
+if name == "results":
+    print("THE TABLES")
+    if "--output" in options:
+        make(options["--output"])
+"""
+DATA = """#!/usr/bin/env bash
+set -euo pipefail
+vocabulary=10  # words
+nj=1           # jobs
+. utils/parse_options.sh
+echo "data.sh runs"
+for name in train valid test; do
+    mkdir -p data/$name
+    echo "u1 u1.wav" > data/$name/wav.scp
+    echo "u1 s1" > data/$name/utt2spk
+    echo "u1 word $vocabulary" > data/$name/text
+done
+"""
+
+
+class Recipe:
+    def __init__(self, folder, original=None):
+        self.folder = folder
+        if original:
+            shutil.copytree(original.folder, folder, symlinks=True)
+        else:
+            subprocess.run([TEMPLATE / "setup.sh", folder], check=True, capture_output=True)
+            (folder / "local/data.sh").write_text(DATA)
+            (folder / "python").write_text(PYTHON)
+            (folder / "python").chmod(0o755)
+        self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def command(self, *words):
+        return ["./run.sh", "--python", "./python", "--ngpu", "0", "--nj", "2", *words]
+
+    def run(self, *words):
+        return subprocess.run(self.command(*words), cwd=self.folder, env=self.environment, capture_output=True,
+                              text=True, timeout=60)
+
+    def succeed(self, *words):
+        result = self.run(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def fail(self, *words):
+        result = self.run(*words)
+        assert result.returncode == 1, result.stdout + result.stderr
+        return result.stderr
+
+    def calls(self):
+        """Names of the commands that were called since the last look."""
+        path = self.folder / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def names(self):
+        return {line.split()[0] for line in self.calls()}
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    """A recipe whose local/data.sh is written. Nothing has run; tests leave it so."""
+    return Recipe(tmp_path_factory.mktemp("new") / "my corpus" / "blspkd1")
+
+
+@pytest.fixture(scope="module")
+def after_stage_2(new, tmp_path_factory):
+    """A recipe whose stages 1 and 2 have run, for tests to copy."""
+    recipe = Recipe(tmp_path_factory.mktemp("stage 2") / "blspkd1", new)
+    recipe.output = recipe.succeed("--stop_stage", "2")
+    recipe.first_calls = recipe.calls()
+    return recipe
+
+
+@pytest.fixture
+def recipe(after_stage_2, tmp_path):
+    """A recipe of one's own whose stages 1 and 2 have run."""
+    return Recipe(tmp_path / "blspkd1", after_stage_2)
+
+
+@pytest.fixture(scope="module")
+def finished(after_stage_2, tmp_path_factory):
+    """A recipe that has run; tests leave it as it was."""
+    recipe = Recipe(tmp_path_factory.mktemp("finished") / "blspkd1", after_stage_2)
+    recipe.output = after_stage_2.output + recipe.succeed()
+    recipe.first_calls = after_stage_2.first_calls + recipe.calls()
+    return recipe
+
+
+def test_recipe_made_by_setup_runs_after_local_data_is_written(finished):
+    assert "THE TABLES" in finished.output
+    assert "data.sh runs" in finished.output
+    folder = finished.folder
+    for path in ("data/train/utt2dur", "data/valid/continuation", "exp/train/model/config.json", "exp/train/train.log",
+                 "exp/train/decode_repeat_test/hyp.jsonl", "exp/train/results.json", "RESULTS.md"):
+        assert (folder / path).is_file(), path
+    lines = [line.split("\t") for line in (folder / "exp/train/stage_times.tsv").read_text().splitlines()]
+    stages = [["1", "data"], ["2", "continuations"], ["3", "train"], ["4", "evaluate"]]
+    assert [line[:2] for line in lines[1:]] == stages
+    assert all(float(line[2]) >= 0 and len(line) == 5 for line in lines[1:])
+
+
+def test_commands_get_what_the_contract_says(finished):
+    calls = finished.first_calls
+    llm = "--llm Qwen/Qwen2.5-0.5B-Instruct"
+    assert ("generate_continuations --config conf/continuation.yaml " + llm
+            + " --data_dir data/train --job 2 --num_jobs 2") in calls
+    assert ("train --config conf/train.yaml " + llm + " --speech_encoder openai/whisper-small --train_dir data/train "
+            "--valid_dir data/valid --output_dir exp/train") in calls
+    assert ("decode --config conf/decode.yaml --model_dir exp/train/model --data_dir data/test --exp_dir exp/train"
+            in calls)
+    assert "score --config conf/decode.yaml --exp_dir exp/train --test_sets test" in calls
+
+
+def test_second_run_does_nothing_and_shows_the_tables(finished):
+    files = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")
+             if path.is_file() and path.suffix != ".lock" and path.name != "calls"}
+    output = finished.succeed()
+    assert finished.names() == {"results"}
+    assert "train: done on" in output and "skipped" in output and "THE TABLES" in output
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["--train_args", "--learning_rate 1e-3"], 'train_args: "" -> "--learning_rate 1e-3"'),
+    (["--llm", "other/llm", "--stage", "train"], 'llm: "Qwen/Qwen2.5-0.5B-Instruct" -> "other/llm"'),
+    (["--stage", "2", "--continuation_args", "--seed 1"], "remove data/train/continuation"),
+    (["--inference_args", "--seed 1"], "remove exp/train/decode_*_test"),
+    (["--local_data_opts", "--vocabulary 3"], "remove data; to keep it, give other --datadir"),
+])
+def test_other_options_for_things_that_are_there_are_an_error(finished, words, complaint):
+    error = finished.fail(*words)
+    assert complaint in error
+    assert "or go on with what is there: --skip_stages" in error
+
+
+def test_changed_configuration_is_named_line_by_line(finished):
+    config = finished.folder / "conf/train.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("learning_rate: 1.0e-4", "learning_rate: 2.0e-4"))
+    error = finished.fail()
+    assert "stage 3 (train): exp/train/model was made on" in error
+    assert "was: learning_rate: 1.0e-4" in error and "now: learning_rate: 2.0e-4" in error
+    assert "give another --tag" in error
+    config.write_text("# another comment\n" + before)
+    assert finished.succeed()
+    config.write_text(before)
+    finished.calls()
+
+
+def test_tag_comes_from_the_option_or_the_configuration_and_from_nothing_else(recipe):
+    recipe.succeed("--stage", "3", "--stop_stage", "3", "--train_args", "--seed 1", "--tag", "seed1")
+    assert (recipe.folder / "exp/seed1/model").is_dir()
+    assert not (recipe.folder / "exp/train").exists()
+
+
+@pytest.mark.parametrize("words, shown", [
+    (["--stage", "data", "--stop_stage", "1"], ["stage 1: data"]),
+    (["--stage", "1", "--stop_stage", "continuations"], ["stage 1: data", "stage 2: continuations"]),
+    (["--skip_stages", "1 train", "--stop_stage", "3"], ["stage 2: continuations"]),
+    (["--skip-stages", "data 2", "--stage=1", "--stop-stage=2"], []),
+])
+def test_stages_are_chosen_by_number_or_name(after_stage_2, words, shown):
+    lines = after_stage_2.succeed(*words).splitlines()
+    assert [line.split(") ", 1)[1] for line in lines if ") stage " in line] == shown
+
+
+def test_log_lines_say_when_and_where(after_stage_2):
+    line = after_stage_2.succeed("--stop_stage", "1").splitlines()[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d \(blspkd.sh:\d+:main\) stage 1: data", line)
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["--stage", "tarin"], "there is no such stage; the stages are 1 data, 2 continuations, 3 train, 4 evaluate"),
+    (["--stage", "3", "--stop_stage", "2"], "nothing to do"),
+    (["--stage", "continuations"], "data/train/utt2dur: not there; run stage 1 (data)"),
+    (["--stage", "evaluate"], "exp/train/model: not there; run stage 3 (train)"),
+    (["stray"], "unexpected 'stray'"),
+    (["--train_args", "--x 'y"], "cannot split into words"),
+])
+def test_impossible_requests_are_told(new, words, complaint):
+    assert complaint in new.fail(*words)
+    assert not (new.folder / "calls").exists()
+
+
+def test_removed_output_is_made_again(recipe):
+    (recipe.folder / "data/valid/continuation").unlink()
+    output = recipe.succeed("--stop_stage", "2", "--continuation_args", "")
+    assert "continuations_valid: runs again, because\n  data/valid/continuation is not there" in output
+    assert [line.split()[0] for line in recipe.calls()] == ["generate_continuations"] * 2 + ["merge_continuations"]
+
+
+def test_added_test_set_is_all_that_is_decoded(finished, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", finished)
+    for file in (recipe.folder / "data/test").iterdir():
+        other = recipe.folder / "data/other" / file.name
+        other.parent.mkdir(exist_ok=True)
+        other.write_text(file.read_text())
+    recipe.succeed("--stage", "4", "--test_sets", "test other")
+    decoded = [line for line in recipe.calls() if line.startswith("decode")]
+    assert len(decoded) == 1 and "--data_dir data/other" in decoded[0]
+
+
+def test_changed_transcripts_stop_stage_2(recipe):
+    (recipe.folder / "data/train/text").write_text("u1 something else\n")
+    assert "data/train/text: its contents changed" in recipe.fail("--stage", "2")
+
+
+def test_corpus_that_misses_a_set_is_told(recipe):
+    shutil.rmtree(recipe.folder / "data")
+    assert "data/test2/wav.scp is not there" in recipe.fail("--test_sets", "test test2")
+
+
+def test_mistake_that_left_nothing_behind_can_be_corrected(recipe):
+    (recipe.folder / "fail.train").touch()
+    error = recipe.fail("--stage", "3", "--train_args", "--learning_rat 1")
+    assert "error: train cannot" in error and "rerun: cd " in error
+    (recipe.folder / "fail.train").unlink()
+    recipe.succeed("--stage", "3", "--stop_stage", "3", "--train_args", "--learning_rate 1")
+
+
+def test_killed_run_goes_on_but_not_with_other_options(recipe):
+    (recipe.folder / "slow.train").touch()
+    process = subprocess.Popen(recipe.command("--stage", "3", "--stop_stage", "3"), cwd=recipe.folder,
+                               env=recipe.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (recipe.folder / "exp/train/checkpoint-1/model").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    error = recipe.fail("--stage", "3", "--train_args", "--seed 1")
+    assert "exp/train/checkpoint-1 was begun on" in error and 'train_args: "" -> "--seed 1"' in error
+    (recipe.folder / "slow.train").unlink()
+    recipe.succeed("--stage", "3", "--stop_stage", "3")
+    assert [line.split()[0] for line in recipe.calls()].count("train") == 2
