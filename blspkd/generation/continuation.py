@@ -107,11 +107,11 @@ class ContinuationWriter:
         for row, ids in enumerate(prompts):
             input_ids[row, length - len(ids):] = torch.tensor(ids)
             attention_mask[row, length - len(ids):] = 1
+        device = self.model.device
         choose = LogitsProcessorList()
         if config.do_sample:
             uniforms = np.stack([uniform_stream(config.seed, utt_id, config.max_new_tokens) for utt_id in utt_ids])
-            choose.append(UtteranceSampler(uniforms, length, config.temperature, config.top_p))
-        device = self.model.device
+            choose.append(UtteranceSampler(uniforms, length, config.temperature, config.top_p, device))
         output = self.model.generate(
             input_ids=input_ids.to(device), attention_mask=attention_mask.to(device),
             max_new_tokens=config.max_new_tokens, logits_processor=choose)
