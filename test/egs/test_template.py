@@ -251,6 +251,14 @@ def test_added_test_set_is_all_that_is_decoded(finished, tmp_path):
     assert len(decoded) == 1 and "--data_dir data/other" in decoded[0]
 
 
+def test_other_metrics_need_no_decoding(finished, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", finished)
+    config = recipe.folder / "conf/decode.yaml"
+    config.write_text(config.read_text().replace("metrics: [wer]", "metrics: [wer, cer]"))
+    recipe.succeed("--stage", "4")
+    assert [line.split()[0] for line in recipe.calls()] == ["score", "results"]
+
+
 def test_changed_transcripts_stop_stage_2(recipe):
     (recipe.folder / "data/train/text").write_text("u1 something else\n")
     assert "data/train/text: its contents changed" in recipe.fail("--stage", "2")

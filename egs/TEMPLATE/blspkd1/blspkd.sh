@@ -129,6 +129,7 @@ if stage evaluate; then
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${exp}/.done/decode_${name}.json" --model model "${exp}/model" --text "${inference_config}" \
+                --ignore "metrics normalize bleu_tokenize num_bootstrap num_examples" \
                 --value "inference_args=${inference_args}" \
                 --data "${dir}" wav.scp segments reco2channel "text*" instruction \
                 --output "${exp}/decode_*_${name}" \

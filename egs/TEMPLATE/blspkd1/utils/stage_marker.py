@@ -34,6 +34,7 @@ def main() -> int:
     one.add_argument("--stage", required=True, help="number and name: '3 train'")
     one.add_argument("--value", action="append", default=[], metavar="NAME=VALUE", help="an option")
     one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration, less comments")
+    one.add_argument("--ignore", default="", metavar="KEYS", help="keys of --text configurations that do not count")
     one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
                      help="files of a folder; absent ones count as such")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
@@ -60,7 +61,7 @@ def check(arguments: argparse.Namespace) -> int:
     for label, value in (entry.split("=", 1) for entry in arguments.value):
         made_from[label] = value
     for path in arguments.text:
-        made_from[path] = significant_lines(Path(path))
+        made_from[path] = significant_lines(Path(path), arguments.ignore.split())
     for folder, *patterns in arguments.data:
         for path in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
             made_from[str(path)] = file_digest(path)
@@ -152,15 +153,15 @@ def shown(value) -> str:
     return "a file" if isinstance(value, list) else f'"{value}"' if not value.startswith("sha256:") else value[:15]
 
 
-def significant_lines(path: Path):
-    """The lines of a configuration without comments and empty lines."""
+def significant_lines(path: Path, ignored: list):
+    """The lines of a configuration without comments, empty lines and some keys (on lines of their own)."""
     if not path.is_file():
         return "(not there)"
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not re.search(r"['\"]", line):  # a # inside quotes is no comment
             line = re.sub(r"(^|\s)#.*", "", line)
-        if line.strip() and not line.lstrip().startswith("#"):
+        if line.strip() and not line.lstrip().startswith("#") and line.partition(":")[0].strip() not in ignored:
             lines.append(line.rstrip())
     return lines
 
