@@ -31,7 +31,8 @@ from blspkd.training.trainer import KdTrainer, optimiser_steps, training_argumen
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="conf/train.yaml")
     parser.add_argument("--llm", help="Hugging Face id or folder; overrides the configuration")
     parser.add_argument("--speech_encoder", help="Hugging Face id or folder; overrides the configuration")

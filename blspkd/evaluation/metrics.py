@@ -142,9 +142,23 @@ def _sacrebleu(metric: str, hypotheses: list[str], references: list[str], tokeni
         scorer = BLEU(tokenize=tokenize) if metric == "bleu" else CHRF()
     except (KeyError, ImportError, RuntimeError) as error:  # an unknown name, or an extra that is not installed
         raise ConfigError(f"bleu_tokenize: sacreBLEU cannot use '{tokenize}': {error}") from None
-    score = scorer.corpus_score(hypotheses, [references], n_bootstrap=num_bootstrap)
-    low, high = max(0.0, score._mean - score._ci), min(100.0, score._mean + score._ci)
+    try:
+        score = scorer.corpus_score(hypotheses, [references], n_bootstrap=num_bootstrap)
+        low, high = max(0.0, score._mean - score._ci), min(100.0, score._mean + score._ci)
+    except TypeError:  # sacreBLEU 2.6 cannot average chrF over resamples of which some are exactly 0
+        score = scorer.corpus_score(hypotheses, [references])
+        low, high = _resampled_interval(scorer, hypotheses, references, min(num_bootstrap, 200))
     return Score(metric, float(score.score), (float(low), float(high)), len(hypotheses), str(scorer.get_signature()))
+
+
+def _resampled_interval(scorer, hypotheses: list[str], references: list[str], num_bootstrap: int) -> tuple[float, float]:
+    """95% percentile interval of a sacreBLEU score over sentences drawn with replacement."""
+    generator = np.random.default_rng(12345)  # sacreBLEU's own seed
+    scores = []
+    for _ in range(num_bootstrap):
+        drawn = generator.integers(0, len(hypotheses), len(hypotheses))
+        scores.append(scorer.corpus_score([hypotheses[i] for i in drawn], [[references[i] for i in drawn]]).score)
+    return tuple(np.percentile(scores, (2.5, 97.5)))
 
 
 def _fold(text: str) -> str:

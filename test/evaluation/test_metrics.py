@@ -168,3 +168,9 @@ def test_the_interval_has_the_width_that_theory_expects():
     row = percent_true("exact_match", flags, 2000, 0, "")
     assert row.value == pytest.approx(50)
     assert row.ci95[1] - row.ci95[0] == pytest.approx(2 * 1.96 * 100 * 0.5 / 20, rel=0.1)
+
+
+def test_chrf_of_sentences_that_share_nothing_has_an_interval():
+    """sacreBLEU's own bootstrap fails when some resamples score exactly 0."""
+    result = score("chrf", ["zzz", "a b c", *["qq"] * 4], ["abc def", "a b c", *["xx yy"] * 4])["chrf"]
+    assert 0 <= result.ci95[0] <= result.value <= result.ci95[1] <= 100

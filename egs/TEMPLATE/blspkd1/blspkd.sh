@@ -17,6 +17,7 @@ skip_stages=                                # stages to leave out, e.g. "1 train
 nj=4                                        # parallel jobs
 ngpu=1                                      # GPUs that train together on one machine; 0: CPU only
 num_nodes=1                                 # machines that train together
+num_procs=1                                 # processes that train together when ngpu is 0
 num_threads=1                               # CPU threads of a training process
 train_set=train                             # name of the training set below datadir
 valid_set=valid                             # name of the validation set
@@ -111,10 +112,10 @@ if stage train; then
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
-        ${train_cmd} --gpu "${ngpu}" --num_threads "${num_threads}" NODE="1:${num_nodes}" \
+        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" NODE="1:${num_nodes}" \
             "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.NODE.log; else echo train.log; fi)" \
             utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-            --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
+            --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
             blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
             --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" \
             "${train_words[@]}"

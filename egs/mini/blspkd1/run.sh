@@ -15,5 +15,6 @@ exec ./blspkd.sh \
     --inference_config conf/decode.yaml \
     --ngpu 0 \
     --nj 2 \
-    --num_threads 2 \
+    --num_procs 2 \
+    --preamble conf/results_preamble.md \
     "$@"

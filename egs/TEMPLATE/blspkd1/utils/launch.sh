@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Start a Python module as one process, or as one process per GPU on one or several machines (torchrun).
+# Start a Python module as one process, or as several that train together (torchrun): one per GPU, or, without GPUs, as
+# many as asked for; on one or several machines.
 #   utils/launch.sh [options] MODULE [ARGUMENT ...]
 # With several machines, this runs once on each; they find each other through a file that all of them see.
 set -euo pipefail
 
 python=python    # Python interpreter
-ngpu=0           # processes on this machine; 0 or 1: one
+ngpu=0           # GPUs, and so processes, on this machine
+num_procs=1      # processes on this machine when ngpu is 0
 num_nodes=1      # machines
 num_threads=1    # CPU threads of a process
 rendezvous=      # with several machines: path of the file, which must not be there when the first one starts
@@ -14,12 +16,13 @@ rendezvous=      # with several machines: path of the file, which must not be th
 . "$(dirname "$0")/parse_options.sh"
 
 export OMP_NUM_THREADS=${num_threads}
+processes=$((ngpu > 0 ? ngpu : num_procs))
 if [ "${num_nodes}" -gt 1 ]; then
-    exec "${python}" -m torch.distributed.run --nnodes "${num_nodes}" --nproc_per_node "$((ngpu > 1 ? ngpu : 1))" \
+    exec "${python}" -m torch.distributed.run --nnodes "${num_nodes}" --nproc_per_node "${processes}" \
         --rdzv_backend c10d --rdzv_id blspkd --rdzv_endpoint "$(realpath "${rendezvous}")" \
         --rdzv_conf store_type=file,join_timeout=7200 -m "$@"
-elif [ "${ngpu}" -gt 1 ]; then
-    exec "${python}" -m torch.distributed.run --standalone --nproc_per_node "${ngpu}" -m "$@"
+elif [ "${processes}" -gt 1 ]; then
+    exec "${python}" -m torch.distributed.run --standalone --nproc_per_node "${processes}" -m "$@"
 else
     exec "${python}" -m "$@"
 fi

@@ -1,0 +1,194 @@
+"""The mini recipe as a user runs it, on a tiny budget: run.sh from stage 1 to 4, again, and killed in the middle."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "egs" / "mini" / "blspkd1"
+SETS = ("train", "valid", "test_heard", "test_unheard", "test_hard")
+TASKS = ("translate", "qa", "repeat")
+SMALL = [
+    "--local_data_opts", "--num_train 60 --num_valid 12 --num_test 6 --num_lm 600 --base_model_opts "
+    "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args \"--eval_rows 20\" "
+    "--recogniser_args \"--eval_utterances 4\"'",
+    "--continuation_args", "--part_size 8 --max_new_tokens 12",
+    "--train_args", "--max_steps 12 --save_steps 3 --warmup_steps 2 --batch_utterances 8 --num_workers 0",
+    "--inference_args", "--max_new_tokens 12 --num_bootstrap 50",
+]
+
+
+def make_recipe(folder: Path) -> Path:
+    """A copy of the recipe that shares the template's scripts, with nothing made yet."""
+    folder.mkdir(parents=True)
+    for item in RECIPE.iterdir():
+        if item.is_symlink():
+            (folder / item.name).symlink_to(item.resolve())
+        elif item.name in ("local", "conf"):
+            shutil.copytree(item, folder / item.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif item.is_file() and item.name != "RESULTS.md":
+            shutil.copy2(item, folder)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": os.environ.get("VIRTUAL_ENV", "")
+            or str(REPOSITORY / "tools" / "venv")}
+
+
+def run(recipe: Path, *options: str, timeout: float = 400) -> subprocess.CompletedProcess:
+    return subprocess.run(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(), text=True, timeout=timeout,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def kill_when(recipe: Path, options: list[str], pattern: str) -> None:
+    """Start run.sh and SIGKILL it, and everything below it, as soon as a file matches `pattern`."""
+    process = subprocess.Popen(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(), start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(recipe.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear in time"
+        time.sleep(0.02)
+    for pid in descendants(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` and all its children's children, the youngest last."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The recipe after one uninterrupted run."""
+    recipe = make_recipe(tmp_path_factory.mktemp("mini") / "blspkd1")
+    result = run(recipe, "--stage", "1", "--stop_stage", "4")
+    assert result.returncode == 0, result.stdout[-6000:]
+    (recipe / "screen").write_text(result.stdout)
+    return recipe
+
+
+def table(path: Path) -> dict[str, str]:
+    rows = [line.partition(" ") for line in path.read_text().splitlines()]
+    assert [key for key, _, _ in rows] == sorted(key for key, _, _ in rows)
+    return {key: value for key, _, value in rows}
+
+
+def test_data_directories_are_complete(finished):
+    for name in SETS:
+        folder = finished / "data" / name
+        text = table(folder / "text")
+        for file in ("wav.scp", "utt2spk", "utt2dur"):
+            assert table(folder / file).keys() == text.keys()
+        assert all((finished / path).is_file() for path in table(folder / "wav.scp").values())
+        assert (folder / "spk2utt").is_file()
+        if name.startswith("test"):
+            for file in ("text.translate", "text.qa", "instruction"):
+                assert table(folder / file).keys() == text.keys()
+
+
+def test_continuations_are_json_strings_with_their_history(finished):
+    for name in ("train", "valid"):
+        rows = table(finished / "data" / name / "continuation")
+        assert rows and all(isinstance(json.loads(value), str) for value in rows.values())
+        info = json.loads((finished / "data" / name / "continuation.info.json").read_text())
+        assert info["model"] == "exp/base/llm" and info["counts"]["written"] == len(rows)
+        assert info["prompt"]["instruction"] == "Continue the following text."
+    assert not list(finished.glob("data/*/continuation.parts*"))
+
+
+def test_the_experiment_is_complete(finished):
+    exp = finished / "exp" / "train"
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert config["model"]["llm"] == "exp/base/llm" and config["training"]["max_steps"] == 12
+    assert "input_kl" in (exp / "train.log").read_text()
+    assert list((exp / "tensorboard").iterdir()) and (exp / "checkpoint-12").is_dir()
+    assert load_file(exp / "model" / "adapter.safetensors")
+    for name in SETS[2:]:
+        references = table(finished / "data" / name / "text")
+        for task in TASKS:
+            for suffix in ("", ".text", ".chance"):
+                folder = exp / f"decode_{task}_{name}{suffix}"
+                rows = [json.loads(line) for line in (folder / "hyp.jsonl").read_text().splitlines()]
+                assert {row["utt_id"] for row in rows} == references.keys()
+                assert (folder / "text").is_file() and json.loads((folder / "score.json").read_text())
+
+
+def test_results_have_every_row_in_the_agreed_form(finished):
+    rows = json.loads((finished / "exp/train/results.json").read_text())
+    for row in rows:
+        assert row.keys() == {"system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"}
+    found = {(row["system"], row["set"], row["task"], row["metric"]) for row in rows}
+    for name in SETS[2:]:
+        for system in ("text", "chance", "blspkd"):
+            assert {(system, name, *pair) for pair in (("translate", "bleu"), ("qa", "exact_match"),
+                                                       ("repeat", "wer"))} <= found
+        assert ("blspkd", name, "alignment", "count_accuracy") in found
+    assert any("version:" in (row["signature"] or "") for row in rows if row["metric"] == "bleu")
+
+
+def test_results_page_and_screen_show_the_table(finished):
+    page, screen = (finished / "RESULTS.md").read_text(), (finished / "screen").read_text()
+    for word in ("test_heard", "test_unheard", "BLEU", "synthetic", "seconds"):
+        assert word in page
+    assert "test_unheard" in screen and str(finished) not in page
+
+
+def test_a_second_run_does_nothing(finished):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in finished.rglob("*")
+                if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".log"}
+
+    before = state()
+    result = run(finished, "--stage", "1", "--stop_stage", "4")
+    assert result.returncode == 0, result.stdout[-3000:]
+    after = state()
+    assert {path.name for path in after if after[path] != before.get(path)} <= {"RESULTS.md"}
+
+
+def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finished, tmp_path):
+    recipe = shutil.copytree(finished, tmp_path / "blspkd1", symlinks=True,
+                             ignore=shutil.ignore_patterns("train", "continuation*", "__pycache__"))
+    # what stage 1 made, and nothing of stages 2 to 4
+    shutil.copytree(finished / "data/train", recipe / "data/train", ignore=shutil.ignore_patterns("continuation*"))
+    shutil.copytree(finished / "data/local", recipe / "data/local", dirs_exist_ok=True)
+
+    kill_when(recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
+    assert not (recipe / "data/train/continuation").exists()
+    kill_when(recipe, ["--stage", "2", "--stop_stage", "3"], "exp/train/checkpoint-3/trainer_state.json")
+    assert not (recipe / "exp/train/model").exists()
+    result = run(recipe, "--stage", "1", "--stop_stage", "3")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "going on from checkpoint-" in (recipe / "exp/train/train.log").read_text()
+    for path in ("data/train/continuation", "data/valid/continuation", "exp/train/model/adapter.safetensors"):
+        assert (recipe / path).read_bytes() == (finished / path).read_bytes(), path
+
+
+def test_changed_options_are_noticed(finished):
+    result = run(finished, "--stage", "3", "--stop_stage", "3", "--llm", "exp/base/other")
+    assert result.returncode != 0
+    result = subprocess.run(["./run.sh", "--stage", "3", "--stop_stage", "3", "--train_args", "--max_steps 13"],
+                            cwd=finished, env=environment(), text=True, capture_output=True)
+    assert result.returncode != 0 and "--tag" in result.stdout + result.stderr
