@@ -55,7 +55,7 @@ class KdTrainer(Trainer):
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
-        super().__init__(model=objective, args=arguments, callbacks=[_Bar()])
+        super().__init__(model=objective, args=arguments, callbacks=[_Bar()], eval_dataset=valid)
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor

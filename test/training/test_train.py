@@ -67,7 +67,7 @@ def batch_of(data_dir, tiny_llm, tiny_encoder):
 
 
 def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, tiny_encoder, tmp_path):
-    extra = ["--max_steps", "8", "--plora_rank", "2", "--train_encoder", "true", "--encoder_learning_rate", "1e-3",
+    extra = ["--max_steps", "8", "--eval_steps", "4", "--plora_rank", "2", "--train_encoder", "true", "--encoder_learning_rate", "1e-3",
              "--plora_dropout", "0.1", "--adapter_dropout", "0.1", "--time_masks", "1"]
     straight = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", *extra)
     assert [path.name for path in complete_checkpoints(tmp_path / "a")] == [f"checkpoint-{i}" for i in (2, 4, 6, 8)]
