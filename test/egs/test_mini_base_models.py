@@ -205,6 +205,69 @@ def test_teacher_forcing_with_nothing_masked_is_hugging_faces(made, monkeypatch)
     torch.testing.assert_close(ours.encode(features, lengths), frames)
 
 
+@pytest.fixture
+def speech(monkeypatch):
+    """Two utterances of 40 and 30 frames; in each frame every bin holds the number of the word spoken, over 10."""
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from speech_set import SpeechSet
+
+    words = np.repeat([1, 2, 3, 4, 5, 6, 7], 10).astype(np.int16)
+    frames = np.repeat(words[:, None] / 10, 8, axis=1).astype(np.float16)
+    return SpeechSet(frames, words, np.array([0, 40, 70]), ["a b c d", "e f g"], [[], []], 8)
+
+
+def vary(speech, strength: float, seed: int = 0):
+    from recogniser_augment import make_batch
+    from train_recogniser import RecogniserOptions
+
+    options = RecogniserOptions(max_stretch=0.5)
+    return make_batch(speech, np.array([0, 1]), options, 300, strength, torch.Generator().manual_seed(seed))
+
+
+def test_augmentation_of_no_strength_changes_nothing(speech):
+    batch = vary(speech, 0.0)
+    assert batch.lengths.tolist() == [40, 30]
+    for place in range(2):
+        original = torch.from_numpy(speech.frames[speech.starts[place]:speech.starts[place + 1]]).float()
+        torch.testing.assert_close(batch.features[place, : len(original)], original)
+        assert not batch.features[place, len(original):].any()
+    assert batch.words[1].tolist() == [5] * 5 + [6] * 5 + [7] * 5 + [-100] * 9
+
+
+def test_word_labels_follow_a_changed_tempo(speech):
+    lengths = set()
+    for seed in range(5):
+        batch = vary(speech, 1.0, seed)
+        lengths.add(int(batch.lengths[0]))
+        words = batch.words[0][batch.words[0] >= 0]
+        assert torch.equal(words, words.sort().values)
+        shares = torch.bincount(words)[1:] / len(words)  # all four words are as long as each other
+        torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.06, rtol=0)
+        torch.testing.assert_close(batch.frames_per_second, 25 * batch.lengths / torch.tensor([40.0, 30.0]))
+    assert len(lengths) > 1
+
+
+def test_words_get_the_times_of_the_segments_they_are_in(monkeypatch):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from speech_set import RARE, SILENCE, Segment, label_frames, word_spans
+
+    segments = [Segment(0.1, 0.3, "she"), Segment(0.3, 0.6, "in the")]
+    assert word_spans("she in the", segments) == [(0.1, 0.3), (0.3, 0.6), (0.3, 0.6)]
+    assert word_spans("she was in the", segments) == []
+    labels = label_frames(segments, {"she": 1}, num_frames=8, frame_seconds=0.1)
+    assert labels.tolist() == [SILENCE, 1, 1, RARE, RARE, RARE, SILENCE, SILENCE]
+
+
+def test_attention_loss_is_small_where_heads_look_at_the_word(monkeypatch):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    from recogniser_model import attention_loss
+
+    spans = torch.tensor([[[4.0, 6.0], [torch.nan, torch.nan]]])  # [B=1, U=2, 2]
+    right, wrong = torch.zeros(1, 2, 2, 12), torch.zeros(1, 2, 2, 12)  # [B, H, U, T]
+    right[..., 5] = wrong[..., 11] = 1
+    assert attention_loss([right], spans) < 0.01 < 5 < attention_loss([wrong], spans)
+
+
 def test_a_second_run_does_nothing(made, corpus):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
     result = base_models(corpus, made)

@@ -36,9 +36,9 @@ class SpeechBatch:
     frames_per_second: Tensor
 
 
-def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions", max_frames: int,
+def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions", max_frames: int, strength: float,
                generator: torch.Generator) -> SpeechBatch:
-    """The utterances `rows` [B], each varied in its own way."""
+    """The utterances `rows` [B], each varied in its own way, from not at all (strength 0) to as `options` say (1)."""
     size, bins = len(rows), speech.frames.shape[1]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -46,7 +46,7 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
 
     # Tempo and vocal tract: resample the time-frequency plane.
     original = torch.from_numpy(speech.lengths[rows])
-    tempo = torch.exp(uniform(-1, 1, size) * math.log(1 + options.max_stretch))
+    tempo = torch.exp(uniform(-1, 1, size) * math.log(1 + strength * options.max_stretch))
     lengths = (original * tempo).long().clamp(min=2 * ENCODER_STRIDE, max=max_frames)
     plane = torch.zeros(size, int(original.max()), bins)
     for place, row in enumerate(rows):
@@ -56,20 +56,20 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
     # Lengths in steps of 16: every new shape costs the CPU back end time and memory.
     position = torch.arange(-(-int(lengths.max()) // 16) * 16)
     time = (position + 0.5) * (original / lengths)[:, None] - 0.5  # [B, F] where in the original
-    warp = torch.exp(uniform(-1, 1, size) * math.log(1 + options.max_warp))
+    warp = torch.exp(uniform(-1, 1, size) * math.log(1 + strength * options.max_warp))
     frequency = torch.arange(bins) * warp[:, None]  # [B, M]
     features = resample(plane, time, frequency.clamp(max=bins - 1))
 
     # Channel: a smooth curve over frequency and a gain; noise with a smooth spectrum.
     peak = features.amax(dim=(1, 2), keepdim=True)
-    features = features + PER_LOG10 * options.max_tilt * smooth_curve(size, bins, generator)
+    features = features + PER_LOG10 * strength * options.max_tilt * smooth_curve(size, bins, generator)
     noise = peak - PER_LOG10 * uniform(1.5, 4.5, size, 1, 1) + PER_LOG10 * 0.3 * smooth_curve(size, bins, generator)
     noise = noise + PER_LOG10 * 0.25 * torch.randn(features.shape, generator=generator)
-    noise = noise.masked_fill(torch.rand(size, 1, 1, generator=generator) > options.noise_share, -10.0)
+    noise = noise.masked_fill(torch.rand(size, 1, 1, generator=generator) > strength * options.noise_share, -10.0)
     features = add_power(features, noise)
     features = torch.maximum(features, features.amax(dim=(1, 2), keepdim=True) - RANGE).clamp(min=LOWEST)
 
-    features = mask(features, lengths, generator)
+    features = mask(features, lengths, strength, generator)
     features = features.masked_fill((position >= lengths[:, None])[..., None], 0.0)
     words = label_encoder_frames(speech, rows, time, lengths)
     frames_per_second = 1000 / options.hop_ms / ENCODER_STRIDE * lengths / original
@@ -99,17 +99,17 @@ def add_power(first: Tensor, second: Tensor) -> Tensor:
     return torch.logaddexp(first * scale, second * scale) / scale
 
 
-def mask(features: Tensor, lengths: Tensor, generator: torch.Generator, max_bins: int = 12,
-         max_frames: int = 12) -> Tensor:
-    """SpecAugment (arXiv 1904.08779): two bands and, by length, one or two stretches become the utterance's mean."""
+def mask(features: Tensor, lengths: Tensor, strength: float, generator: torch.Generator, max_bins: int = 12,
+         max_frames: int = 8) -> Tensor:
+    """SpecAugment (arXiv 1904.08779): two bands and two stretches become the utterance's mean."""
     size, frames, bins = features.shape
     hole = torch.zeros(size, frames, bins, dtype=torch.bool)
     for _ in range(2):
-        width = torch.rand(size, 1, generator=generator) * max_bins * bins / 80
+        width = torch.rand(size, 1, generator=generator) * strength * max_bins * bins / 80
         start = torch.rand(size, 1, generator=generator) * (bins - width)
         index = torch.arange(bins)
         hole |= ((index >= start) & (index < start + width))[:, None, :]
-        width = torch.rand(size, 1, generator=generator) * max_frames
+        width = torch.rand(size, 1, generator=generator) * strength * max_frames
         start = torch.rand(size, 1, generator=generator) * (lengths[:, None] - width)
         index = torch.arange(frames)
         hole |= ((index >= start) & (index < start + width))[:, :, None]

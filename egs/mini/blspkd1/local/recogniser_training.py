@@ -4,7 +4,8 @@ Two regimes are mixed. Mostly *trimmed*: features and positions cut to the batch
 toolkit runs the encoder. In some steps *padded*: silence up to the chunk's end and nothing masked, as Hugging Face's
 `generate` runs it. The synthesiser told when each word is spoken: in the first half of the training the frames learn to
 name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than CTC and
-cross-entropy alone. The heads for CTC and words are dropped at the end: what is saved is a plain Whisper.
+cross-entropy alone; as that guidance fades, the speech is varied more and more. The heads for CTC and words are dropped
+at the end: what is saved is a plain Whisper.
 """
 
 import math
@@ -54,13 +55,13 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
     max_frames = options.chunk_seconds * 1000 // options.hop_ms
 
     def step_loss(step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+        guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
         padded = float(torch.rand(1, generator=generator)) < options.padded_share
         if padded:
             rows = rows[: max(1, len(rows) // 2)]
-        batch = make_batch(speech, rows, options, max_frames, generator)
+        batch = make_batch(speech, rows, options, max_frames, 1 - guidance, generator)
         tokens = pad_rows([transcripts[row] for row in rows], -100)
         lengths = (batch.lengths - 1) // ENCODER_STRIDE + 1
-        guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
             if padded:
                 frames = model.encode_padded(pad_to_chunk(batch.features, batch.lengths, max_frames))
@@ -69,8 +70,9 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
             logits, attentions = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
         written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
                                            label_smoothing=LABEL_SMOOTHING)
-        loss = options.decoder_weight * written
-        loss = loss + options.ctc_weight * model.ctc_loss(frames, lengths, [ctc_targets[row] for row in rows])
+        spelt = model.ctc_loss(frames, lengths, [ctc_targets[row] for row in rows])
+        # CTC counts less while the frames learn their words: at the start it only pulls towards "blank everywhere".
+        loss = options.decoder_weight * written + (1 - 0.7 * guidance) * options.ctc_weight * spelt
         if guidance > 0:
             loss = loss + guidance * options.word_weight * model.word_loss(frames, batch.words)
             seconds = pad_rows([spans[row] for row in rows], math.nan)

@@ -25,22 +25,22 @@ class RecogniserOptions:
     num_heads: int = 4
     ffn_size: int = 576
     text_pieces: int = 700  # of the recogniser's own byte-level BPE vocabulary
-    recogniser_steps: int = 2400
-    learning_rate: float = 2.0e-3
-    warmup_steps: int = 100
-    batch_size: int = 32
+    recogniser_steps: int = 4800
+    learning_rate: float = 3.0e-3
+    warmup_steps: int = 200
+    batch_size: int = 16
     word_weight: float = 3.0  # of the frame-wise word cross-entropy at the start; 0 from half the steps on
     attention_weight: float = 0.5  # of guiding the decoder's attention to the word; 0 from half the steps on
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
-    padded_share: float = 0.15  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
-    max_stretch: float = 0.15  # tempo, as a share
-    max_warp: float = 0.10  # of the frequency axis: other vocal tracts
-    max_tilt: float = 0.15  # standard deviation of a random smooth equaliser's terms, log10 of power
-    noise_share: float = 0.5  # of the utterances that get noise on top
+    padded_share: float = 0.1  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
+    max_stretch: float = 0.12  # tempo, as a share
+    max_warp: float = 0.08  # of the frequency axis: other vocal tracts
+    max_tilt: float = 0.1  # standard deviation of a random smooth equaliser's terms, log10 of power
+    noise_share: float = 0.4  # of the utterances that get noise on top
     bf16: bool = True
     seed: int = 0
-    save_steps: int = 250
+    save_steps: int = 500
     eval_utterances: int = 300  # of each dev directory
 
 
