@@ -18,8 +18,7 @@ SETS = ("train", "valid", "test_heard", "test_unheard", "test_hard")
 TASKS = ("translate", "qa", "repeat")
 SMALL = [
     "--local_data_opts", "--num_train 60 --num_valid 12 --num_test 6 --num_lm 600 --base_model_opts "
-    "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args \"--eval_rows 20\" "
-    "--recogniser_args \"--eval_utterances 4\"'",
+    "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args --eval_rows=20 --recogniser_args --eval_utterances=4'",
     "--continuation_args", "--part_size 8 --max_new_tokens 12",
     "--train_args", "--max_steps 12 --save_steps 3 --warmup_steps 2 --batch_utterances 8 --num_workers 0",
     "--inference_args", "--max_new_tokens 12 --num_bootstrap 50",
