@@ -66,6 +66,9 @@ def read_examples(exp_dir: str | Path) -> list[dict]:
 def screen(page: Page) -> str:
     """The tables, stage times and examples, in at most 100 columns."""
     blocks = [tables.screen(page.rows)]
+    bleu = sorted({row.signature for row in page.rows if row.metric == "bleu" and row.signature})
+    if bleu:
+        blocks[0] += "\nBLEU: sacreBLEU " + ", ".join(bleu)
     if page.stage_times:
         lines = [f"stage {time.stage:<3} {time.name:<16} {duration(time.seconds):>10}"
                  + (f"   peak memory {time.peak_mib:,.0f} MiB" if time.peak_mib is not None else "")
