@@ -9,6 +9,7 @@ checkpoint.
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_config(TrainConfig, options.config, overrides)
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+    first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
+    logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout, format="%(asctime)s %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
