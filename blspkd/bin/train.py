@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
-    logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout,
+                        format="%(asctime)s %(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
