@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from blspkd.bin.train import main
-from blspkd.config import LossConfig, ModelConfig, PromptConfig
+from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
-from blspkd.config import DataConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.data.prompts import Prompt, load_tokenizer
@@ -67,8 +66,8 @@ def batch_of(data_dir, tiny_llm, tiny_encoder):
 
 
 def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, tiny_encoder, tmp_path):
-    extra = ["--max_steps", "8", "--eval_steps", "4", "--plora_rank", "2", "--train_encoder", "true", "--encoder_learning_rate", "1e-3",
-             "--plora_dropout", "0.1", "--adapter_dropout", "0.1", "--time_masks", "1"]
+    extra = ["--max_steps", "8", "--eval_steps", "4", "--plora_rank", "2", "--plora_dropout", "0.1", "--train_encoder",
+             "true", "--encoder_learning_rate", "1e-3", "--adapter_dropout", "0.1", "--time_masks", "1"]
     straight = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", *extra)
     assert [path.name for path in complete_checkpoints(tmp_path / "a")] == [f"checkpoint-{i}" for i in (2, 4, 6, 8)]
     history = json.loads((tmp_path / "a/checkpoint-8/trainer_state.json").read_text())["log_history"]
