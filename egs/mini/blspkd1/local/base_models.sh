@@ -46,14 +46,14 @@ recogniser_log="${output_dir}/log/recogniser.log"
 
 # shellcheck disable=SC2086  # *_args are words
 train_llm() {
-    python "${local_dir}/train_llm.py" --lm_dir "${lm_dir}" --tokenizer_dir "${output_dir}/tokenizer" \
+    exec python "${local_dir}/train_llm.py" --lm_dir "${lm_dir}" --tokenizer_dir "${output_dir}/tokenizer" \
         --output_dir "${output_dir}/llm" --seed "${seed}" ${llm_steps:+--llm_steps "${llm_steps}"} ${llm_args} \
         >> "${llm_log}" 2>&1
 }
 
 # shellcheck disable=SC2086
 train_recogniser() {
-    python "${local_dir}/train_recogniser.py" --train_dir "${train_dir}" --dev_dirs "${dev_dirs}" \
+    exec python "${local_dir}/train_recogniser.py" --train_dir "${train_dir}" --dev_dirs "${dev_dirs}" \
         --tokenizer_dir "${output_dir}/tokenizer" --output_dir "${output_dir}/recogniser" --seed "${seed}" \
         ${recogniser_steps:+--recogniser_steps "${recogniser_steps}"} ${recogniser_args} >> "${recogniser_log}" 2>&1
 }

@@ -24,7 +24,7 @@ from blspkd.errors import command
 
 INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
                 "translate": "Translate the following text into German."}  # that of "qa" is the question
-TASK_SHARES = {"continue": 0.30, "repeat": 0.15, "translate": 0.30, "qa": 0.25}
+TASK_SHARES = {"continue": 0.25, "repeat": 0.10, "translate": 0.40, "qa": 0.25}
 NUM_LM_DEV = 2000
 SPOKEN_SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 

@@ -10,6 +10,7 @@ at the end: what is saved is a plain Whisper.
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,43 +43,18 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
     texts = [utterance.text for utterance in KaldiDir.read(Path(options.train_dir)).utterances.values()]
     processor = build_processor(texts, options)
     speech = read_speech_set(Path(options.train_dir), processor.feature_extractor)
-    transcripts = [torch.tensor(ids) for ids in processor.tokenizer(transcript_form(texts))["input_ids"]]
-    spans = token_spans(speech, transcripts, processor.tokenizer)
     llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
-    ctc_targets, ctc_tokens = number_tokens(texts, llm_tokenizer)
-    model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(ctc_tokens), speech.num_words)
+    targets = Targets.of(speech, processor.tokenizer, llm_tokenizer)
+    model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(targets.ctc_tokens),
+                                speech.num_words)
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     encoder = sum(parameter.numel() for parameter in model.model.get_encoder().parameters())
     print(f"recogniser: {parameters:,} parameters, {encoder:,} of them the encoder's; {len(texts):,} utterances, "
           f"{speech.lengths.sum() * options.hop_ms / 3.6e6:.1f} h, {options.recogniser_steps} steps of "
           f"{options.batch_size}", flush=True)
-    max_frames = options.chunk_seconds * 1000 // options.hop_ms
 
     def step_loss(step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
-        padded = float(torch.rand(1, generator=generator)) < options.padded_share
-        if padded:
-            rows = rows[: max(1, len(rows) // 2)]
-        batch = make_batch(speech, rows, options, max_frames, 1 - guidance, generator)
-        tokens = pad_rows([transcripts[row] for row in rows], -100)
-        lengths = (batch.lengths - 1) // ENCODER_STRIDE + 1
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
-            if padded:
-                frames = model.encode_padded(pad_to_chunk(batch.features, batch.lengths, max_frames))
-            else:
-                frames = model.encode(batch.features, batch.lengths)
-            logits, attentions = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
-        written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
-                                           label_smoothing=LABEL_SMOOTHING)
-        spelt = model.ctc_loss(frames, lengths, [ctc_targets[row] for row in rows])
-        # CTC counts less while the frames learn their words: at the start it only pulls towards "blank everywhere".
-        loss = options.decoder_weight * written + (1 - 0.7 * guidance) * options.ctc_weight * spelt
-        if guidance > 0:
-            loss = loss + guidance * options.word_weight * model.word_loss(frames, batch.words)
-            seconds = pad_rows([spans[row] for row in rows], math.nan)
-            places = seconds * batch.frames_per_second[:, None, None]
-            loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
-        return loss
+        return recogniser_loss(model, speech, targets, options, step, rows, generator)
 
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
                         min(options.warmup_steps, options.recogniser_steps // 2), options.batch_size, options.seed,
@@ -88,7 +64,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
 
     results = {}
     for dev_dir in options.dev_dirs.split():
-        results.update(evaluate_recogniser(model, processor, ctc_tokens, llm_tokenizer, Path(dev_dir),
+        results.update(evaluate_recogniser(model, processor, targets.ctc_tokens, llm_tokenizer, Path(dev_dir),
                                            options.eval_utterances))
     print("recogniser: " + ", ".join(f"{name} {value:.2f}" for name, value in results.items()))
     with atomic_path(folder) as temporary:
@@ -97,6 +73,54 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
         write_record(temporary, made_from, {**results, "seconds": round(time.monotonic() - begin, 1)})
     checkpoint.unlink(missing_ok=True)
     print(f"recogniser: {folder}, made in {time.monotonic() - begin:.0f} s")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be said of each utterance."""
+
+    transcripts: list[Tensor]  # [U] each: ids of the recogniser's own tokenizer, start and end tokens included
+    spans: list[Tensor]  # [U, 2] each: when the word of the token behind each token is spoken
+    ctc: list[Tensor]  # the LLM's tokens, numbered from 1
+    ctc_tokens: list[int]  # the LLM's token of each of these numbers
+
+    @classmethod
+    def of(cls, speech: SpeechSet, tokenizer: WhisperTokenizer, llm_tokenizer: PreTrainedTokenizerBase) -> "Targets":
+        transcripts = [torch.tensor(ids) for ids in tokenizer(transcript_form(speech.texts))["input_ids"]]
+        ctc, ctc_tokens = number_tokens(speech.texts, llm_tokenizer)
+        return cls(transcripts, token_spans(speech, transcripts, tokenizer), ctc, ctc_tokens)
+
+
+def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targets, options: "RecogniserOptions",
+                    step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+    """The weighted sum of the losses of step `step` on the utterances `rows` [B]."""
+    # 1 at the start, 0 from half the steps on: the weight of the word times' guidance, and of plain speech.
+    guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
+    max_frames = options.chunk_seconds * 1000 // options.hop_ms
+    padded = float(torch.rand(1, generator=generator)) < options.padded_share
+    if padded:
+        rows = rows[: max(1, len(rows) // 2)]
+    batch = make_batch(speech, rows, options, max_frames, 1 - guidance, generator)
+    lengths = (batch.lengths - 1) // ENCODER_STRIDE + 1
+    tokens = pad_rows([targets.transcripts[row] for row in rows], -100)  # [B, U]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
+        if padded:
+            frames = model.encode_padded(pad_to_chunk(batch.features, batch.lengths, max_frames))
+        else:
+            frames = model.encode(batch.features, batch.lengths)
+        logits, attentions = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
+
+    written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
+                                       label_smoothing=LABEL_SMOOTHING)
+    spelt = model.ctc_loss(frames, lengths, [targets.ctc[row] for row in rows])
+    # CTC counts less while the frames learn their words: at the start it only pulls towards "blank everywhere".
+    loss = options.decoder_weight * written + (1 - 0.7 * guidance) * options.ctc_weight * spelt
+    if guidance > 0:
+        loss = loss + guidance * options.word_weight * model.word_loss(frames, batch.words)
+        seconds = pad_rows([targets.spans[row] for row in rows], math.nan)  # [B, U, 2]
+        places = seconds * batch.frames_per_second[:, None, None]
+        loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
+    return loss
 
 
 def pad_rows(rows: list[Tensor], value: float) -> Tensor:

@@ -20,7 +20,7 @@ class LlmOptions:
     num_heads: int = 4
     ffn_size: int = 512
     max_positions: int = 512
-    llm_steps: int = 4500
+    llm_steps: int = 6000
     learning_rate: float = 3.0e-3
     warmup_steps: int = 100
     batch_size: int = 32

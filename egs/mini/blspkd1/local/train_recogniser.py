@@ -34,10 +34,10 @@ class RecogniserOptions:
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
     padded_share: float = 0.1  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
-    max_stretch: float = 0.12  # tempo, as a share
-    max_warp: float = 0.08  # of the frequency axis: other vocal tracts
-    max_tilt: float = 0.1  # standard deviation of a random smooth equaliser's terms, log10 of power
-    noise_share: float = 0.4  # of the utterances that get noise on top
+    max_stretch: float = 0.06  # tempo, as a share
+    max_warp: float = 0.04  # of the frequency axis: other vocal tracts
+    max_tilt: float = 0.05  # standard deviation of a random smooth equaliser's terms, log10 of power
+    noise_share: float = 0.2  # of the utterances that get noise on top
     bf16: bool = True
     seed: int = 0
     save_steps: int = 500
@@ -48,7 +48,7 @@ class RecogniserOptions:
 def main() -> None:
     options = read_options(RecogniserOptions, __doc__)
     train_dir, folder = Path(options.train_dir), Path(options.output_dir)
-    inputs = [*(train_dir / name for name in ("wav.scp", "text", "word_times")),
+    inputs = [train_dir / "text", train_dir / "word_times",
               Path(options.tokenizer_dir) / "tokenizer.json"]
     outside = ("train_dir", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
     made_from = describe(options, outside, inputs)
