@@ -99,7 +99,8 @@ class Prompt:
         # Tokenised behind the generation prompt, as the LLM itself would have written it.
         turn = before + "a" + after
         encoded = self.tokenizer(turn + text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = [i for i, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if end > len(turn)]
+        tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ids = [token for token, (_, end) in tokens if end > len(turn)]
         return ids + [self.end_of_turn]
 
     def _render(self, instruction: str | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Divergence between the next-token distributions of teacher and student, from hidden states (arXiv 2405.19041, eq. 4-6).
+"""Divergence of the student's next-token distributions from the teacher's, from hidden states (arXiv 2405.19041).
 
 Logits of all positions would be the largest tensors of the whole training step (positions x vocabulary, several times
 over). Here they exist for one chunk of positions at a time: each chunk's logits give its loss and at once the gradient

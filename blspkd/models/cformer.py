@@ -1,4 +1,4 @@
-"""CFormer, the adapter of BLSP-KD (arXiv 2405.19041, section 3.2): as many speech tokens as the transcript has text tokens.
+"""CFormer, the adapter of BLSP-KD (arXiv 2405.19041, section 3.2): as many speech tokens as the text has tokens.
 
 frames -> pre-CIF Transformer layers -> alpha and frames -> CIF -> post-CIF Transformer layers -> LLM width.
 """

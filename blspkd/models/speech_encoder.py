@@ -48,7 +48,7 @@ class SpeechEncoder(nn.Module):
         return self.encoder._get_feat_extract_output_lengths(lengths)
 
     def forward(self, features: Tensor, lengths: Tensor, windows: list[int]) -> tuple[Tensor, Tensor]:
-        """features: [W, F, M] or [W, S]; lengths: [W] real frames (samples), on the CPU; windows: those of each utterance.
+        """features: [W, F, M] or [W, S]; lengths: [W] real frames (samples), on the CPU; windows: number per utterance.
 
         Returns frames [B, T, C], zero on padding, and their lengths [B], on the CPU.
         """

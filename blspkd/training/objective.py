@@ -1,4 +1,4 @@
-"""One training step's loss (arXiv 2405.19041, section 3.1): input KL + response KL + quantity, or BLSP's cross-entropy."""
+"""One step's loss (arXiv 2405.19041, section 3.1): input KL + response KL + quantity, or BLSP's cross-entropy."""
 
 from dataclasses import dataclass
 

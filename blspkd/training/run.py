@@ -1,4 +1,4 @@
-"""A training run's folder, exp/<tag>: its configuration, the prompt that it inherits from stage 2, what it says of itself."""
+"""A training run's folder, exp/<tag>: its configuration, and the prompt that it inherits from stage 2."""
 
 import json
 from pathlib import Path

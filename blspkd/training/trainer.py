@@ -27,11 +27,12 @@ def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingA
     training = config.training
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(output_dir) / "tensorboard")
     use_cpu = not torch.cuda.is_available()
+    several_cpu = use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1
     return TrainingArguments(
         output_dir=str(output_dir), max_steps=max(1, training.max_steps), learning_rate=training.learning_rate,
         warmup_steps=training.warmup_steps, lr_scheduler_type=training.schedule, weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm, gradient_accumulation_steps=training.gradient_accumulation,
-        bf16=training.bf16, use_cpu=use_cpu, ddp_backend="gloo" if use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None, seed=training.seed,
+        bf16=training.bf16, use_cpu=use_cpu, ddp_backend="gloo" if several_cpu else None, seed=training.seed,
         logging_steps=training.log_steps, logging_first_step=True, logging_nan_inf_filter=False,
         save_strategy="steps", save_steps=training.save_steps,
         save_total_limit=max(training.keep_checkpoints, training.average_checkpoints),
