@@ -96,17 +96,20 @@ class BatchPlan:
     """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
 
     Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length and
-    cut under the budgets of `config`; then the batches are shuffled. The plan depends on nothing else, so a run that goes
-    on from step k skips the batches before it (which loads nothing) and sees the very ones that it would have seen.
+    cut under the budgets of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits
+    long for another; the steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the
+    batches before it (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one
+    rank sees with twice the accumulation.
     """
 
     def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
-                 num_ranks: int = 1):
-        """num_batches: of this rank, over all epochs."""
+                 num_ranks: int = 1, accumulation: int = 1):
+        """num_batches: of this rank, over all epochs; accumulation: batches of a rank per optimiser step."""
         self.lengths = np.array([example.length for example in examples])
         self.durations = np.array([example.duration for example in examples])
         self.config, self.seed = config, seed
         self.num_batches, self.rank, self.num_ranks = num_batches, rank, num_ranks
+        self.batches_per_step = num_ranks * accumulation
 
     def __len__(self) -> int:
         return self.num_batches
@@ -128,8 +131,13 @@ class BatchPlan:
         for first in range(0, len(order), pool):
             part = order[first:first + pool]
             batches += self._cut(part[np.lexsort((self.durations[part], self.lengths[part]))])
-        generator.shuffle(batches)
-        return batches
+        size = self.batches_per_step
+        while len(batches) % size and max(map(len, batches)) > 1:  # the epoch ends with a whole step: cut a batch in two
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            half = len(batches[largest]) // 2
+            batches[largest:largest + 1] = [batches[largest][:half], batches[largest][half:]]
+        steps = [batches[first:first + size] for first in range(0, len(batches), size)]
+        return [batch for step in generator.permutation(len(steps)) for batch in steps[step]]
 
     def _stream(self) -> Iterator[list[tuple[int, int]]]:
         epoch = 0

@@ -71,7 +71,7 @@ class KdTrainer(Trainer):
         data = self.config.data
         plan = BatchPlan(self.train_examples, data, self.args.seed,
                          self.args.max_steps * self.args.gradient_accumulation_steps,
-                         self.args.process_index, self.args.world_size)
+                         self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
         dataset = ExampleDataset(self.train_examples, self.extractor, data, self.args.seed, augment=True)
         return DataLoader(dataset, batch_sampler=plan, num_workers=data.num_workers, collate_fn=collate,
                           pin_memory=False, worker_init_fn=_one_thread)

@@ -58,9 +58,17 @@ def test_the_plan_is_reproducible_shuffled_by_epoch_and_can_be_skipped_into():
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_share_the_stream(num_ranks):
+def test_the_batches_of_a_step_are_of_like_length(num_ranks):
+    items, config = examples(2000), DataConfig(batch_utterances=8)
+    plans = [list(BatchPlan(items, config, 1, 80, rank, num_ranks)) for rank in range(num_ranks)]
+    sizes = np.array([[max(items[i].length for _, i in batch) for batch in plan] for plan in plans])
+    assert (sizes.max(0) - sizes.min(0)).mean() < sizes.std() / 4
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_the_stream_of_one_rank_that_accumulates(num_ranks):
     items, config = examples(200), DataConfig(batch_utterances=8)
-    whole = list(BatchPlan(items, config, 1, 12 * num_ranks))
+    whole = list(BatchPlan(items, config, 1, 12 * num_ranks, accumulation=num_ranks))
     parts = [list(BatchPlan(items, config, 1, 12, rank, num_ranks)) for rank in range(num_ranks)]
     assert [parts[i % num_ranks][i // num_ranks] for i in range(len(whole))] == whole
 
