@@ -129,6 +129,15 @@ class DataConfig:
     speed_factors: list = field(default_factory=list)  # speed perturbation, e.g. [0.9, 1.0, 1.1]
     noise_snr_db: list = field(default_factory=list)  # added white noise: [lowest, highest] SNR in dB; empty: none
 
+    def __post_init__(self):
+        for name in ("batch_utterances", "batch_tokens", "batch_seconds", "max_duration", "max_tokens"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not a positive number")
+        if not all(isinstance(factor, (int, float)) and factor > 0 for factor in self.speed_factors):
+            raise ConfigError(f"speed_factors: {self.speed_factors} are not all positive numbers")
+        if self.noise_snr_db and len(self.noise_snr_db) != 2:
+            raise ConfigError(f"noise_snr_db: {self.noise_snr_db} is not [lowest, highest]")
+
 
 @dataclass
 class TrainingConfig:
@@ -222,8 +231,8 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: li
             raise ConfigError(f"{path}: there is no such configuration file")
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid YAML in UTF-8: {error}") from None
     where = str(path or "defaults")
     values = _merge(values, _parse_overrides(cls, list(overrides)))
     return from_dict(cls, values, where)
@@ -310,7 +319,10 @@ def _parse_overrides(cls: type, words: list[str]) -> dict:
         *parents, leaf = matches[0].split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(value) if paths[matches[0]] in (list, dict) else value
+        try:
+            node[leaf] = yaml.safe_load(value) if paths[matches[0]] in (list, dict) else value
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{option}: '{value}' is not valid YAML: {error}") from None
     return values
 
 

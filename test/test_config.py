@@ -47,6 +47,9 @@ def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
     (["--max_steps"], "needs a value"),
     (["max_steps", "1"], "expected an option"),
     (["--max_steps", "x"], "expected int"),
+    (["--speed_factors", "[0.9"], "not valid YAML"),
+    (["--speed_factors", "[0]"], "positive"),
+    (["--batch_utterances", "0"], "positive"),
 ])
 def test_mistakes_on_the_command_line(words, message):
     with pytest.raises(ConfigError, match=message):

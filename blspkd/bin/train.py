@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from blspkd.config import TrainConfig, load_config
+from blspkd.config import TrainConfig, load_config, save_config
 from blspkd.data.examples import make_examples
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = training_arguments(config, options.output_dir)
     arguments.max_steps = optimiser_steps(config, examples["train"], arguments.world_size)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
+    if trainer.is_world_process_zero():
+        save_config(config, Path(options.output_dir) / "config.yaml")
 
     checkpoints = complete_checkpoints(options.output_dir)
     if checkpoints:

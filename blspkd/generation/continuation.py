@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 import blspkd
@@ -36,7 +37,7 @@ def load_llm(name: str, dtype: str = "float32", device: str = "cpu") -> PreTrain
     check_model_path(name, "LLM")
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: this LLM cannot be loaded ({reason}); name a folder with a saved causal LM, or a "
                          "Hugging Face id that is in the local cache or can be downloaded") from None

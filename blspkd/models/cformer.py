@@ -51,7 +51,7 @@ class CFormer(nn.Module):
         alpha = alpha.masked_fill(~valid, 0)
         if n_tokens is None:
             n_tokens = cif.count(alpha.detach()).cpu()
-        fired = cif.fire(self.to_frames(frames), alpha, n_tokens)
+        fired = cif.fire(self.to_frames(frames).float(), alpha, n_tokens)
         tokens = fired.tokens
         for layer in self.post_cif_layers:
             tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))

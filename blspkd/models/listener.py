@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, load_tokenizer
@@ -47,6 +47,11 @@ class Listener:
         self.tokenizer = tokenizer
         self.extractor = extractor
         self.prompt = Prompt(tokenizer, model.prompt_config)
+        shipped = model.causal_lm.generation_config.eos_token_id
+        self.ends = sorted({self.prompt.end_of_turn, *([shipped] if isinstance(shipped, int) else shipped or [])})
+        # Only what the options say: models bring defaults (repetition_penalty, top_k ...) that would interfere.
+        model.causal_lm.generation_config = GenerationConfig(eos_token_id=self.ends, do_sample=False,
+                                                             pad_token_id=self.prompt.end_of_turn)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Listener":
@@ -111,14 +116,13 @@ class Listener:
         with speech_positions(is_speech):
             replies = self.model.causal_lm.generate(
                 inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),
-                eos_token_id=self.prompt.end_of_turn, pad_token_id=self.prompt.end_of_turn,
                 **{name: value for name, value in asdict(options).items()
                    if options.do_sample or name not in ("temperature", "top_p")})
         return [self._generated(ids, n) for ids, n in zip(replies.tolist(), counts, strict=True)]
 
     def _generated(self, ids: list[int], n_tokens: int) -> Generated:
-        finished = self.prompt.end_of_turn in ids
-        if finished:
-            ids = ids[:ids.index(self.prompt.end_of_turn) + 1]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return Generated(text=text, token_ids=ids, n_tokens=n_tokens, finished=finished)
+        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
+        if end is not None:
+            ids = ids[:end + 1]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        return Generated(text=text, token_ids=ids, n_tokens=n_tokens, finished=end is not None)

@@ -8,6 +8,7 @@ waveforms and mask padding themselves.
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -32,7 +33,7 @@ class SpeechEncoder(nn.Module):
         try:
             config = AutoConfig.from_pretrained(name)
             model = AutoModel.from_pretrained(name, dtype=dtype, attn_implementation=attn_implementation)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"{name}: cannot be loaded as a speech encoder ({str(error).splitlines()[0]})") from None
         if config.model_type == "whisper":
             return cls(model.get_encoder(), pad_to_30s)
@@ -82,10 +83,14 @@ class SpeechEncoder(nn.Module):
         return encoder.layer_norm(hidden)
 
     def _waveform_encoder(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        # Encoders with group-normalised features were trained on zero padding without a mask.
-        masked = getattr(self.encoder.config, "feat_extract_norm", "") != "group"
-        mask = _valid(lengths, samples.shape[1], samples.device).long() if masked else None
-        return self.encoder(samples.to(self.dtype), attention_mask=mask).last_hidden_state
+        samples = samples.to(self.dtype)
+        if getattr(self.encoder.config, "feat_extract_norm", "") == "group":
+            # Group norm takes its statistics over time, padding included: one by one, nothing depends on batch mates.
+            rows = [self.encoder(row[None, :n]).last_hidden_state[0] for row, n in zip(samples, lengths.tolist(),
+                                                                                      strict=True)]
+            return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = _valid(lengths, samples.shape[1], samples.device)
+        return self.encoder(samples, attention_mask=mask.long()).last_hidden_state
 
 
 def attention_mask(lengths: Tensor, hidden: Tensor) -> Tensor:

@@ -50,6 +50,9 @@ class SpeechLlm(nn.Module):
         embeddings = self.causal_lm.get_input_embeddings()
         rms = embeddings.weight.detach().float().pow(2).mean().sqrt().item() * getattr(embeddings, "embed_scale", 1.0)
         width = embeddings.embedding_dim
+        if config.adapter == "cformer" and encoder.width % config.adapter_heads:
+            raise ConfigError(f"adapter_heads: {config.adapter_heads} heads do not divide the encoder's width "
+                              f"{encoder.width}")
         self.adapter = ADAPTERS[config.adapter](config, encoder.width, width, float(rms))
         encoder.requires_grad_(False)
         if config.train_encoder:
@@ -187,7 +190,7 @@ def _load_base_models(config: ModelConfig) -> tuple[SpeechEncoder, nn.Module]:
                 setattr(llm_config, name, 0.0)  # teacher and student must be the same function
         llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=dtype,
                                                    attn_implementation=config.attn_implementation)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
     llm.requires_grad_(False)
     _check_head(llm, config.llm)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from blspkd.config import PromptConfig, TrainConfig, from_dict, load_config, save_config, to_dict
+from blspkd.config import PromptConfig, TrainConfig, from_dict, load_config, to_dict
 from blspkd.errors import ConfigError, DataError
 
 # Keys that may change between a run's start and its continuation: they change no result.
@@ -32,10 +32,9 @@ def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
 
 
 def check_unchanged(config: TrainConfig, folder: str | Path) -> None:
-    """Save the configuration in exp/<tag>, or make sure that it is the one that the run there began with."""
+    """Make sure that a run that began in exp/<tag> began with this configuration. Raises ConfigError."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        save_config(config, path)
         return
     before, now = (_flat(to_dict(c)) for c in (load_config(TrainConfig, path), config))
     changed = [f"{key} was {before[key]} and is now {now[key]}" for key in now

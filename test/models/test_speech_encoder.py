@@ -64,14 +64,15 @@ def test_long_audio_is_encoded_in_windows_and_joined(tiny_encoder, pad_to_30s):
         torch.testing.assert_close(frames[0, start:start + piece.shape[1]], piece[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["layer", "group"])
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
-def test_waveform_encoders_load_and_mask_their_padding(tmp_path, kind):
+def test_waveform_encoders_load_and_do_not_see_their_padding(tmp_path, kind, norm):
     config_class, model_class = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "hubert": (HubertConfig, HubertModel)}[kind]
     torch.manual_seed(0)
     config = config_class(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
                           conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
-                          num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
-                          do_stable_layer_norm=True, mask_time_prob=0.0)
+                          num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, feat_extract_norm=norm,
+                          do_stable_layer_norm=norm == "layer", mask_time_prob=0.0)
     model_class(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
     encoder, extractor = load(str(tmp_path), pad_to_30s=True)

@@ -76,6 +76,16 @@ def test_text_replies_are_the_base_llms(saved, tiny_llm):
     assert reply.token_ids == expected[0, prompt.shape[1]:].tolist()[:len(reply.token_ids)]
 
 
+def test_generation_defaults_that_a_model_ships_do_not_interfere(saved):
+    folder, model = saved
+    plain = Listener.from_pretrained(folder).generate_from_text(["the farmer sold six bags"], ["Continue:"], OPTIONS)
+    model.causal_lm.generation_config.repetition_penalty = 5.0
+    listener = Listener.from_pretrained(folder)
+    found = Listener(model, listener.tokenizer, listener.extractor).generate_from_text(
+        ["the farmer sold six bags"], ["Continue:"], OPTIONS)
+    assert found == plain
+
+
 def test_damaged_or_foreign_weights_are_explained(saved, tmp_path):
     folder, _ = saved
     with pytest.raises(ModelError, match="no trained model"):

@@ -33,7 +33,7 @@ train_config=conf/train.yaml                # stage 3: model, loss, data, traini
 train_args=                                 # stage 3: what overrides it, e.g. "--learning_rate 1e-4 --bf16 true"
 inference_config=conf/decode.yaml           # stage 4: tasks and decoding
 inference_args=                             # stage 4: what overrides it, e.g. "--max_utterances 100"
-results=RESULTS.md                          # stage 4: file for the tables
+results=                                    # stage 4: file for the tables; empty: RESULTS.md, with --tag in its folder
 preamble=                                   # stage 4: Markdown file to put above the tables
 datadir=data                                # folder of the data directories
 dumpdir=dump                                # folder for audio that the commands of wav.scp make
@@ -52,6 +52,7 @@ stages="data continuations train evaluate"
 choose_stages
 
 exp=${expdir}/${tag:-$(basename "${train_config}" .yaml)}
+results=${results:-${tag:+${exp}/}RESULTS.md}
 gpu_per_job=$((ngpu > 0 ? 1 : 0))
 all_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")
 split_words local_data_words "${local_data_opts}"
@@ -106,7 +107,8 @@ if stage train; then
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
-            --text "${train_config}" --value "train_args=${train_args}" \
+            --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib" \
+            --value "train_args=${train_args}" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \

@@ -60,7 +60,7 @@ _option_error() {  # MESSAGE
 }
 
 _unknown_option() {  # NAME
-    local name distance nearest="" smallest=4 known=""
+    local name distance nearest="" smallest=$((${#1} < 6 ? ${#1} / 2 + 1 : 4)) known=""
     for name in "${_option_names[@]}"; do
         known+=" --${name}"
         distance=$(_edit_distance "$1" "${name}")

@@ -202,7 +202,7 @@ def digest(path: Path, whole: int) -> str:
 def read_marker(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a damaged marker says nothing
         return {}
 
 

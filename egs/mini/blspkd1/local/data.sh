@@ -38,5 +38,6 @@ python local/data_dirs.py --spoken_dir "${corpus}/spoken" --wav_dir "${corpus}/w
 if [ -x local/base_models.sh ]; then
     log "Train the base models: tokenizer, LLM and speech recogniser"
     # shellcheck disable=SC2086  # these options are words
-    local/base_models.sh --seed "${seed}" --nj "${nj}" ${base_model_opts}
+    local/base_models.sh --lm_dir "${corpus}/lm" --train_dir "${datadir}/train" --dev_dirs "${datadir}/valid" \
+        --seed "${seed}" --nj "${nj}" ${base_model_opts}
 fi
