@@ -81,7 +81,7 @@ def test_segments_of_bad_recordings_go(make_rich_dir):
     (folder.parent / "audio" / "rec1.wav").unlink()
     fix(folder)
     assert validate(folder) == []
-    for name in ("text", "segments", "instruction", "word_times", "text.de", "utt2lang", "continuation"):
+    for name in ("text", "segments", "instruction", "text.de", "utt2lang", "continuation"):
         assert list(read_table(folder / name)) == IDS[3:], name
 
 

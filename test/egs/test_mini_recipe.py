@@ -158,7 +158,7 @@ def test_results_page_and_screen_show_the_table(finished):
 def test_a_second_run_does_nothing(finished):
     def state():
         return {path: path.stat().st_mtime_ns for path in finished.rglob("*")
-                if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".log"}
+                if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".log", ".lock")}
 
     before = state()
     result = run(finished, "--stage", "1", "--stop_stage", "4")
@@ -168,11 +168,10 @@ def test_a_second_run_does_nothing(finished):
 
 
 def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finished, tmp_path):
-    recipe = shutil.copytree(finished, tmp_path / "blspkd1", symlinks=True,
-                             ignore=shutil.ignore_patterns("train", "continuation*", "__pycache__"))
-    # what stage 1 made, and nothing of stages 2 to 4
-    shutil.copytree(finished / "data/train", recipe / "data/train", ignore=shutil.ignore_patterns("continuation*"))
-    shutil.copytree(finished / "data/local", recipe / "data/local", dirs_exist_ok=True)
+    recipe = shutil.copytree(finished, tmp_path / "blspkd1", symlinks=True)
+    shutil.rmtree(recipe / "exp/train")  # what stage 1 made stays, and nothing of stages 2 to 4
+    for path in recipe.glob("data/*/continuation*"):  # markers in data/.done, too
+        path.unlink()
 
     kill_when(recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
     assert not (recipe / "data/train/continuation").exists()
