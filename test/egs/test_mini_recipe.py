@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def make_recipe(folder: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": os.environ.get("VIRTUAL_ENV", "")
-            or str(REPOSITORY / "tools" / "venv")}
+    """Ours, with the Python that runs these tests."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
 
 
 def run(recipe: Path, *options: str, timeout: float = 400) -> subprocess.CompletedProcess:
