@@ -55,6 +55,7 @@ def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None
     frame_before_fire = torch.searchsorted(ends.detach(), fires)  # [B, N] frames that end strictly before each fire
     tokens_by_slot, weights = _pieces(ends, fires, frame_before_fire, n_tokens)
     frame_of_slot = (~tokens_by_slot.is_fire).cumsum(1) - (~tokens_by_slot.is_fire).long()  # frames closed before
+    weights = weights + 0 * alpha.sum(1, keepdim=True)  # alpha that is not finite gives tokens that are not
     row = torch.arange(batch, device=ends.device)[:, None]
     index = (frame_of_slot.clamp(max=num_frames - 1) + row * num_frames).view(-1)
     # N + 1 bags per utterance: the last one collects what lies behind the last fire, i.e. padding, and is dropped.
@@ -101,7 +102,8 @@ def _frame_ends(alpha: Tensor, n_tokens: Tensor) -> Tensor:
 
 def _running_sum(alpha: Tensor) -> Tensor:
     """Cumulative sum in float64: rounding it to half precision moves most fires (float32 where there is no float64)."""
-    return alpha.to(torch.float32 if alpha.device.type == "mps" else torch.float64).cumsum(1)
+    wide = alpha.to(torch.float32 if alpha.device.type == "mps" else torch.float64)
+    return wide.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cumsum(1)  # places must exist; see `fire` for the values
 
 
 def _fire_times(ends: Tensor, fires: Tensor, frame: Tensor, mask: Tensor) -> Tensor:

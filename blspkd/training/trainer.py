@@ -117,7 +117,7 @@ class KdTrainer(Trainer):
         """Loss of one micro-batch, a share of the step's global mean."""
         result = model(inputs, num_items_in_batch)
         self._sums += result.sums.cpu()
-        if self.state.global_step % 10 == 0 and not torch.isfinite(result.loss):
+        if not torch.isfinite(result.loss):  # before it can reach the weights, or a checkpoint
             raise ModelError(f"the loss is {float(result.loss)} at step {self.state.global_step}; lower learning_rate, "
                              "or look for broken audio in " + ", ".join(inputs.utt_ids[:5]))
         # DistributedDataParallel averages gradients over ranks; ours are shares of a sum
@@ -129,7 +129,7 @@ class KdTrainer(Trainer):
             sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
                 dist.all_reduce(sums)
-            logs |= _means(sums.cpu(), self._counts, self.config)
+            logs |= _means(sums.cpu(), self._counts, self.config, training=True)
             self._sums.zero_()
             self._counts = Denominators(0.0, 0.0, 0.0)
         super().log(logs, start_time)
@@ -157,7 +157,8 @@ class KdTrainer(Trainer):
         if self.args.world_size > 1:
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)
-        means = _means(totals[:len(TERMS)].cpu(), Denominators(*totals[len(TERMS):].tolist()), self.config)
+        means = _means(totals[:len(TERMS)].cpu(), Denominators(*totals[len(TERMS):].tolist()), self.config,
+                       training=False)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self.log(metrics)
         return metrics
@@ -193,12 +194,16 @@ class KdTrainer(Trainer):
                              f"{self.config.data.max_bad_ratio}; the last: {batch.errors[-1]}")
 
 
-def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig) -> dict[str, float]:
-    """Means by term; terms that this configuration does not compute are left out."""
+def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig, training: bool) -> dict[str, float]:
+    """Means by term; terms that are not computed (in training: those without a weight) are left out."""
+    loss, cif = config.loss, config.model.adapter == "cformer"
+    computed = {"input": cif and (not training or loss.w_input > 0),
+                "response": not training or loss.w_input > 0 or loss.w_response > 0, "utterances": cif}
+    computed["response_ce"] = not training or loss.w_response_ce > 0
     means = {name: float(value) / max(1.0, getattr(counts, kind))
              for (name, kind), value in zip(TERMS.items(), sums, strict=True)}
     return {name: 100 * value if name.endswith(("accuracy", "top1")) else value
-            for name, value in means.items() if value != 0}
+            for name, value in means.items() if computed.get(name, computed[TERMS[name]])}
 
 
 def _one_thread(worker: int) -> None:

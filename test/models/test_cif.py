@@ -128,6 +128,14 @@ def test_all_zero_alpha_gives_zero_tokens_not_nan():
     assert torch.equal(fired.times[0], torch.zeros(4)) and fired.mask.all()
 
 
+def test_alpha_that_is_not_finite_gives_tokens_that_are_not_and_spares_batch_mates():
+    frames, alpha = torch.randn(2, 5, 3), torch.rand(2, 5)
+    clean = fire(frames, alpha, torch.tensor([2, 2])).tokens
+    alpha[0, 1] = float("nan")
+    tokens = fire(frames, alpha, torch.tensor([2, 2])).tokens
+    assert tokens[0].isnan().all() and torch.equal(tokens[1], clean[1])
+
+
 def test_count_rounds_and_is_at_least_one():
     alpha = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 0.5]])
     assert count(alpha).tolist() == [3, 1, 2, 2]  # halves go to the even number

@@ -73,6 +73,8 @@ def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, ti
     history = json.loads((tmp_path / "a/checkpoint-8/trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
     assert losses[-1] < losses[0]
+    for row in history:  # a term that is exactly 0 is shown as 0
+        assert "loss" not in row or {"input_top1", "response_top1", "count_accuracy"} <= row.keys()
 
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.rmtree(tmp_path / "b/model")
@@ -80,6 +82,14 @@ def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, ti
     (tmp_path / "b/checkpoint-6/trainer_state.json").write_text('{"global_st')  # killed while it was written
     resumed = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "b", *extra)
     assert_same(resumed, straight)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(data_dir, tiny_llm, tiny_encoder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "9", "--learning_rate", "1e30",
+              "--save_steps", "1", "--max_grad_norm", "0")
+    assert "lower learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "a/model").exists()
 
 
 def test_other_options_in_the_same_folder_are_refused(data_dir, tiny_llm, tiny_encoder, tmp_path):
