@@ -178,6 +178,8 @@ class KdTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             self.model.speech_llm.save_pretrained(output_dir or self.args.output_dir)
+        if self.args.world_size > 1:  # the folder is put in place by renaming: nobody may write into it before
+            dist.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.speech_llm.load_trained(resume_from_checkpoint)
