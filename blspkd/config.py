@@ -76,6 +76,8 @@ class ModelConfig:
     adapter_dropout: float = 0.0
     alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
     match_embedding_norm: bool = True  # fix the speech tokens' RMS to that of the LLM's embeddings
+    count: str = "alpha"  # number of tokens at inference: the rounded sum of alpha, or "ctc": the counter's labels
+    ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over this many classes; 0: none
     conv_layers: int = 3  # adapter "conv": stride-2 convolutions
     conv_bottleneck: int = 512  # adapter "conv": inner width of its bottleneck
     plora_rank: int = 0  # 0: no PLoRA
@@ -85,17 +87,24 @@ class ModelConfig:
 
     def __post_init__(self):
         _one_of("adapter", self.adapter, ("cformer", "conv"))
+        _one_of("count", self.count, ("alpha", "ctc"))
+        if self.count == "ctc" and self.ctc_classes < 1:
+            raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
+        if self.ctc_classes and self.adapter != "cformer":
+            raise ConfigError(f"ctc_classes: adapter '{self.adapter}' has no token counter; set it to 0")
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclass
 class LossConfig:
-    """What is minimised: w_input * input KL + w_response * response KL + w_quantity * quantity + w_ce * CE."""
+    """What is minimised: the sum of each term times its weight (arXiv 2405.19041: the first three, all 1)."""
 
     w_input: float = 1.0
     w_response: float = 1.0
     w_quantity: float = 1.0
     w_response_ce: float = 0.0  # BLSP's objective: cross-entropy on the continuation
+    w_embedding: float = 0.0  # distance of every speech token from its text token's embedding
+    w_ctc: float = 0.0  # token counter (model.ctc_classes)
     divergence: str = "forward_kl"  # KL(teacher || student); or reverse_kl, jsd
     jsd_beta: float = 0.5
     temperature: float = 2.0

@@ -12,6 +12,7 @@ from blspkd.config import ModelConfig
 from blspkd.models import cif
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
+from blspkd.models.token_counter import TokenCounter, count_labels
 
 
 class CFormer(nn.Module):
@@ -35,11 +36,13 @@ class CFormer(nn.Module):
         self.to_llm = nn.Linear(width, llm_width)
         self.norm = EmbeddingNorm(embedding_rms) if config.match_embedding_norm else nn.Identity()
         nn.init.constant_(self.to_alpha.bias, config.alpha_bias)
+        self.counter = TokenCounter(width, config.ctc_classes) if config.ctc_classes else None
+        self.count_by = config.count
 
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         """frames: [B, T, C]; lengths: [B] and n_tokens: [B], both on the CPU.
 
-        n_tokens is the transcripts' token counts in training, None at inference (then it is read off alpha).
+        n_tokens is the transcripts' token counts in training, None at inference (then alpha, or the token counter, says).
         """
         for layer in self.pre_cif_layers:
             frames = layer(frames, attention_mask=attention_mask(lengths, frames))
@@ -49,14 +52,17 @@ class CFormer(nn.Module):
             alpha = self.to_alpha(frames.float()).squeeze(-1).sigmoid()
         valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
         alpha = alpha.masked_fill(~valid, 0)
+        ctc_logits = self.counter(frames) if self.counter else None
+        predicted = count_labels(ctc_logits, lengths) if self.count_by == "ctc" else cif.count(alpha.detach())
         if n_tokens is None:
-            n_tokens = cif.count(alpha.detach()).cpu()
+            n_tokens = predicted.cpu()
         fired = cif.fire(self.to_frames(frames).float(), alpha, n_tokens)
         tokens = fired.tokens
         for layer in self.post_cif_layers:
             tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))
         tokens = self.norm(self.to_llm(self.post_cif_norm(tokens)))
-        return SpeechTokens(tokens=tokens, n_tokens=n_tokens, alpha=alpha, fire_times=fired.times)
+        return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha,
+                            fire_times=fired.times, ctc_logits=ctc_logits, frame_lengths=lengths)
 
 
 def _layers(config: ModelConfig, width: int, number: int) -> nn.ModuleList:

@@ -53,7 +53,8 @@ class SpeechLlm(nn.Module):
         if config.adapter == "cformer" and encoder.width % config.adapter_heads:
             raise ConfigError(f"adapter_heads: {config.adapter_heads} heads do not divide the encoder's width "
                               f"{encoder.width}")
-        self.adapter = ADAPTERS[config.adapter](config, encoder.width, width, float(rms))
+        self.embedding_rms = float(rms)
+        self.adapter = ADAPTERS[config.adapter](config, encoder.width, width, self.embedding_rms)
         encoder.requires_grad_(False)
         if config.train_encoder:
             _unfreeze(encoder.encoder, config.train_encoder_layers)
@@ -163,11 +164,8 @@ class SpeechLlm(nn.Module):
         """Embeddings [B, L, D] with speech tokens at the input positions."""
         embeddings = self.causal_lm.get_input_embeddings()(sequences.ids)
         rows = sequences.input_mask.reshape(-1).nonzero().squeeze(1)
-        is_token = torch.arange(speech.tokens.shape[1]) < speech.n_tokens[:, None]
-        tokens = speech.tokens.flatten(0, 1)
-        tokens = tokens.index_select(0, is_token.view(-1).nonzero().squeeze(1).to(tokens.device, non_blocking=True))
         flat = embeddings.detach().flatten(0, 1)
-        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), tokens.to(flat.dtype))
+        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), speech.rows().to(flat.dtype))
         return flat.view_as(embeddings)
 
     def train(self, mode: bool = True) -> "SpeechLlm":

@@ -12,8 +12,17 @@ class SpeechTokens:
 
     tokens: Tensor  # [B, N, D]
     n_tokens: Tensor  # [B] int64, on the CPU: real tokens per utterance
+    n_predicted: Tensor | None = None  # [B] int64: what n_tokens is, or would have been, when nobody gives it
     alpha: Tensor | None = None  # [B, T] unscaled firing weights, zero on padding; None without CIF
     fire_times: Tensor | None = None  # [B, N] in encoder frames; None without CIF
+    ctc_logits: Tensor | None = None  # [B, T, K + 1] of the token counter, class 0 is blank; None without one
+    frame_lengths: Tensor | None = None  # [B] real frames, on the CPU; None without CIF
+
+    def rows(self) -> Tensor:
+        """The real tokens of all utterances, one behind the other: [sum of n_tokens, D]."""
+        is_token = torch.arange(self.tokens.shape[1]) < self.n_tokens[:, None]
+        index = is_token.view(-1).nonzero().squeeze(1).to(self.tokens.device, non_blocking=True)
+        return self.tokens.flatten(0, 1).index_select(0, index)
 
 
 class EmbeddingNorm(nn.Module):

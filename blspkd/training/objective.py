@@ -9,12 +9,16 @@ from blspkd.config import LossConfig
 from blspkd.data.batching import Batch
 from blspkd.errors import ConfigError
 from blspkd.losses.distillation import Distilled, Divergence, distillation_loss
+from blspkd.losses.embedding import embedding_loss
 from blspkd.losses.quantity import quantity_loss
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.models.speech_tokens import SpeechTokens
+from blspkd.models.token_counter import ctc_loss
 
 # What the sums in `Objective.sums` are of, and by which denominator each becomes a mean.
 TERMS = {"input_kl": "input", "input_top1": "input", "response_kl": "response", "response_top1": "response",
-         "response_ce": "response", "quantity": "utterances", "count_accuracy": "utterances"}
+         "response_ce": "response", "quantity": "utterances", "embedding": "input",
+         "ctc": "utterances", "count_accuracy": "utterances"}
 
 
 @dataclass
@@ -56,6 +60,12 @@ class KdObjective(nn.Module):
             raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
         if not (config.w_input or config.w_response or config.w_response_ce):
             raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
+        if config.w_embedding and not speech_llm.adapter.matches_text_length:
+            raise ConfigError("w_embedding: needs as many speech tokens as text tokens, which adapter "
+                              f"'{speech_llm.config.adapter}' does not give; set it to 0")
+        if bool(config.w_ctc) != bool(speech_llm.config.ctc_classes):
+            raise ConfigError(f"w_ctc is {config.w_ctc} and model.ctc_classes {speech_llm.config.ctc_classes}: the token "
+                              "counter needs both, or neither")
 
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""
@@ -87,14 +97,29 @@ class KdObjective(nn.Module):
             Divergence(config.divergence, config.temperature, config.jsd_beta, config.temperature_squared),
             labels=labels, label_weights=label_weights, head_bias=bias, chunk_bytes=config.chunk_mib << 20)
 
-        loss = distilled.loss
-        quantity = count = torch.zeros((), device=student.device)
-        if speech.alpha is not None:
-            losses = quantity_loss(speech.alpha, batch.n_tokens)
-            loss = loss + config.w_quantity * losses.sum() / denominators.utterances
-            predicted = speech.alpha.detach().sum(1).round().clamp(min=1)
-            quantity, count = losses.detach().sum(), (predicted == batch.n_tokens.to(predicted.device)).sum()
-        return Objective(loss, torch.stack([value.float() for value in (*_sums(distilled, n_input), quantity, count)]))
+        terms = self._adapter_terms(batch, speech)
+        loss = (distilled.loss + config.w_quantity * terms["quantity"] / denominators.utterances
+                + config.w_embedding * terms["embedding"] / denominators.input
+                + config.w_ctc * terms["ctc"] / denominators.utterances)
+        return Objective(loss, torch.stack([value.detach().float()
+                                            for value in (*_sums(distilled, n_input), *terms.values())]))
+
+    def _adapter_terms(self, batch: Batch, speech: SpeechTokens) -> dict[str, Tensor]:
+        """Sums of what is asked of the speech tokens themselves, in the order of TERMS; zeros where it is not."""
+        config, ids = self.loss_config, batch.sequences.ids
+        terms = dict.fromkeys(("quantity", "embedding", "ctc", "count_accuracy"), torch.zeros((), device=ids.device))
+        if speech.alpha is None:
+            return terms
+        terms["quantity"] = quantity_loss(speech.alpha, batch.n_tokens).sum()
+        terms["count_accuracy"] = (speech.n_predicted == batch.n_tokens.to(speech.n_predicted.device)).sum()
+        if config.w_embedding or config.w_ctc:
+            input_ids = ids[batch.sequences.input_mask.to(ids.device)]
+        if config.w_embedding:
+            embeddings = self.speech_llm.causal_lm.get_input_embeddings()(input_ids)
+            terms["embedding"] = embedding_loss(speech.rows(), embeddings, self.speech_llm.embedding_rms**2).sum()
+        if config.w_ctc:
+            terms["ctc"] = ctc_loss(speech.ctc_logits, speech.frame_lengths, input_ids, batch.n_tokens).sum()
+        return terms
 
 
 def _rows(sequences, with_input: bool, shifted: bool, device: torch.device) -> Tensor:
