@@ -16,6 +16,8 @@ from blspkd.config import DataConfig
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ModelError
 
+MEL_BLOCK = 64  # frames
+
 
 @dataclass
 class Features:
@@ -60,12 +62,32 @@ class FeatureExtractor:
         if not self.is_mel:
             values = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")["input_values"][0]
             return values, len(values)
-        options = {} if self.pad else {"padding": "longest", "truncation": False}
-        if not self.pad and len(samples) < self.extractor.n_fft:
+        if self.pad:
+            return self._padded_mel(samples), len(samples) // self.extractor.hop_length
+        if len(samples) < self.extractor.n_fft:
             samples = np.pad(samples, (0, self.extractor.n_fft - len(samples)))  # the STFT needs one whole window
-        mel = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt", **options)
-        mel = mel["input_features"][0].transpose(0, 1)
+        mel = self._mel(samples)
         return mel, min(len(mel), len(samples) // self.extractor.hop_length)
+
+    def _padded_mel(self, samples: np.ndarray) -> Tensor:
+        """What Hugging Face's extractor gives for `samples` and silence up to the window: [F, M], F the window's.
+
+        Frames of nothing but silence are all alike, so one is computed and copied: short utterances cost what they are
+        long. The frames that are computed come in whole blocks, for a matrix product may round its last, partial block
+        in another way.
+        """
+        block = MEL_BLOCK * self.extractor.hop_length
+        enough = -(-(len(samples) + self.extractor.n_fft + self.extractor.hop_length) // block) * block
+        size = self.window_samples if getattr(self.extractor, "dither", 0.0) else min(enough, self.window_samples)
+        mel = self._mel(np.pad(samples, (0, size - len(samples))))
+        silent = mel[-1:].expand(self.window_samples // self.extractor.hop_length - len(mel), -1)
+        return torch.cat([mel, silent])
+
+    def _mel(self, samples: np.ndarray) -> Tensor:
+        """[F, M], by the encoder's own extractor."""
+        mel = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt", padding="longest",
+                             truncation=False)
+        return mel["input_features"][0].transpose(0, 1)
 
 
 class Augmenter:
