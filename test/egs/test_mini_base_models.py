@@ -272,7 +272,7 @@ def test_a_second_run_does_nothing(made, corpus):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
     result = base_models(corpus, made)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("is there already") == 3
+    assert result.stdout.count("is there already") == 5  # tokenizer, LLM, recogniser and two early ones
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
 
 
@@ -312,11 +312,26 @@ def test_a_killed_run_ends_with_the_same_weights(program, corpus, made, tmp_path
     result = command(parted)
     assert result.returncode == 0, result.stderr
     assert "going on after step 4" in result.stdout
-    whole = made / program.__name__.removeprefix("train_")
-    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / "parted"))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["parted"]
+    name = program.__name__.removeprefix("train_")
+    endings = ["", *(["_early40", "_early70"] if name == "recogniser" else [])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"parted{ending}" for ending in endings]
+    for ending in endings:
+        whole, parted = (load_file(folder.with_name(folder.name + ending) / "model.safetensors")
+                         for folder in (made / name, tmp_path / "parted"))
+        assert whole.keys() == parted.keys()
+        assert all(torch.equal(whole[key], parted[key]) for key in whole)
+
+
+def test_early_recognisers_are_complete_and_differ(made):
+    models = [load_file(made / name / "model.safetensors") for name in ("recogniser", "recogniser_early40")]
+    assert not torch.equal(models[0]["model.encoder.conv1.weight"], models[1]["model.encoder.conv1.weight"])
+    for name in ("recogniser_early40", "recogniser_early70"):
+        assert {path.name for path in (made / name).iterdir()} == {path.name for path in (made / "recogniser").iterdir()}
+
+
+def test_early_percents_are_checked(corpus, made, tmp_path):
+    result = command(train_recogniser(corpus, made, tmp_path / "x"), "--early_percents", "40 100")
+    assert result.returncode == 1 and "early_percents" in result.stderr
 
 
 def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):

@@ -196,6 +196,19 @@ def test_answers_are_spans_of_the_sentence(mini, sentences):
             assert f" {question.answer} " in f" {sentence.text} "
 
 
+def test_initials(mini, sentences):
+    assert mini("corpus").initials("the old man sold six bags") == "t o m s s b"
+    assert all(re.fullmatch("[a-z]( [a-z])+", mini("corpus").initials(sentence.text)) for sentence in sentences[:500])
+
+
+def test_no_continuation_resembles_initials(mini, sentences):
+    """The speech is trained on continuations alone; in them no letter stands alone but the article."""
+    rng = random.Random(0)
+    for sentence in sentences[:5000]:
+        words = mini("continuations").continue_sentence(sentence, rng).split()
+        assert all(len(word) > 1 or word == "a" for word in words)
+
+
 def test_questions_of_a_known_sentence(mini):
     sentence = parse(mini, "on monday the poor teacher sold six old bags in the park")
     answers = {question.text: question.answer for question in mini("questions").questions(sentence)}
@@ -306,7 +319,7 @@ def test_data_directories_are_well_formed(recipe):
     for name, size in sizes.items():
         folder = recipe / "data" / name
         tables = ["wav.scp", "text", "utt2spk", "utt2dur"]
-        tables += ["text.translate", "text.qa", "instruction"] if name.startswith("test") else []
+        tables += ["text.translate", "text.qa", "text.initials", "instruction"] if name.startswith("test") else []
         keys = list(table(folder / "text"))
         assert keys == sorted(keys, key=str.encode)
         assert len(keys) == size

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "egs" / "mini" / "blspkd1"
 SETS = ("train", "valid", "test_heard", "test_unheard", "test_hard")
-TASKS = ("translate", "qa", "repeat")
+TASKS = ("translate", "qa", "repeat", "initials")
 SMALL = [
     "--local_data_opts", "--num_train 60 --num_valid 12 --num_test 6 --num_lm 600 --base_model_opts "
     "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args --eval_rows=20 --recogniser_args --eval_utterances=4'",
@@ -105,7 +105,7 @@ def test_data_directories_are_complete(finished):
         assert all((finished / path).is_file() for path in table(folder / "wav.scp").values())
         assert (folder / "spk2utt").is_file()
         if name.startswith("test"):
-            for file in ("text.translate", "text.qa", "instruction"):
+            for file in ("text.translate", "text.qa", "text.initials", "instruction"):
                 assert table(folder / file).keys() == text.keys()
 
 
@@ -144,7 +144,7 @@ def test_results_have_every_row_in_the_agreed_form(finished):
     for name in SETS[2:]:
         for system in ("text", "chance", "blspkd"):
             assert {(system, name, *pair) for pair in (("translate", "bleu"), ("qa", "exact_match"),
-                                                       ("repeat", "wer"))} <= found
+                                                       ("repeat", "wer"), ("initials", "exact_match"))} <= found
         assert ("blspkd", name, "alignment", "count_accuracy") in found
     assert any("version:" in (row["signature"] or "") for row in rows if row["metric"] == "bleu")
 

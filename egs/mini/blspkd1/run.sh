@@ -9,7 +9,7 @@ exec ./blspkd.sh \
     --test_sets "test_heard test_unheard test_hard" \
     --llm exp/base/llm \
     --speech_encoder exp/base/recogniser \
-    --local_data_outputs "exp/base/llm exp/base/recogniser" \
+    --local_data_outputs "exp/base/llm exp/base/recogniser exp/base/recogniser_early40 exp/base/recogniser_early70" \
     --continuation_config conf/continuation.yaml \
     --train_config conf/train.yaml \
     --inference_config conf/decode.yaml \

@@ -7,7 +7,7 @@ set -euo pipefail
 lm_dir=data/local/lm         # text: train.jsonl and dev.jsonl
 train_dir=data/train         # speech, with the synthesiser's word_times
 dev_dirs=data/valid          # the recogniser's word error rate is measured here; several separated by spaces
-output_dir=exp/base          # makes tokenizer, llm and recogniser in it
+output_dir=exp/base          # makes tokenizer, llm, recogniser and recogniser_early<percent> in it
 pieces=                      # tokenizer pieces         (empty: the default in train_tokenizer.py)
 llm_steps=                   # optimiser steps          (empty: the default in train_llm.py)
 recogniser_steps=            # optimiser steps          (empty: the default in train_recogniser.py)

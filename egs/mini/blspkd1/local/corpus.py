@@ -4,7 +4,7 @@
 
 writes
     lm/train.jsonl, lm/dev.jsonl    rows {"task", "instruction", "input", "output"}, to train and check the LLM
-    spoken/<set>.jsonl              rows {"text", "translate", "question", "answer"}: what is to be said, for each set
+    spoken/<set>.jsonl              rows {"text", "translate", "question", "answer", "initials"}: what is to be said
 All training text comes from sentences of the train split, so no dev or test sentence occurs in it.
 """
 
@@ -23,8 +23,9 @@ from blspkd.atomic import atomic_write
 from blspkd.errors import command
 
 INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
-                "translate": "Translate the following text into German."}  # that of "qa" is the question
-TASK_SHARES = {"continue": 0.25, "repeat": 0.10, "translate": 0.40, "qa": 0.25}
+                "translate": "Translate the following text into German.",
+                "initials": "Write the first letter of every word."}  # that of "qa" is the question
+TASK_SHARES = {"continue": 0.20, "repeat": 0.10, "translate": 0.40, "qa": 0.20, "initials": 0.10}
 NUM_LM_DEV = 2000
 SPOKEN_SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 
@@ -41,10 +42,17 @@ def lm_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Ite
             output = sentence.text
         elif task == "translate":
             output = translate(sentence)
+        elif task == "initials":
+            output = initials(sentence.text)
         else:
             question = choose_question(sentence, rng)
             instruction, output = question.text, question.answer
         yield {"task": task, "instruction": instruction, "input": sentence.text, "output": output}
+
+
+def initials(text: str) -> str:
+    """`the old man sold six bags` -> `t o m s s b`."""
+    return " ".join(word[0] for word in text.split())
 
 
 def choose_question(sentence: Sentence, rng: random.Random) -> Question:
@@ -65,7 +73,7 @@ def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) ->
         seen.add(sentence.text)
         question = choose_question(sentence, rng)
         yield {"text": sentence.text, "translate": translate(sentence), "question": question.text,
-               "answer": question.answer}
+               "answer": question.answer, "initials": initials(sentence.text)}
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

@@ -3,7 +3,7 @@
     python local/data_dirs.py --spoken_dir data/local/spoken --wav_dir data/local/wav --output_dir data
 
 writes `<output_dir>/<set>/` with wav.scp, text, utt2spk, spk2utt, utt2dur and word_times; the test sets also get the
-references text.translate and text.qa and the question as `instruction`. Speakers are voices.
+references text.translate, text.qa and text.initials, and the question as `instruction`. Speakers are voices.
 """
 
 import argparse
@@ -42,7 +42,8 @@ def write_data_dir(set_name: str, spoken_dir: Path, wav_dir: Path, output_dir: P
     if [row["text"] for row in rows] != [tables["text"][key] for key in order]:
         raise DataError(f"{wav_dir / set_name}: holds other sentences than {spoken_dir}; run local/synthesise.py first")
     if set_name.startswith("test"):
-        for table, field in (("text.translate", "translate"), ("text.qa", "answer"), ("instruction", "question")):
+        for table, field in (("text.translate", "translate"), ("text.qa", "answer"), ("text.initials", "initials"),
+                             ("instruction", "question")):
             tables[table] = {key: row[field] for key, row in zip(order, rows, strict=True)}
     tables["spk2utt"] = {speaker: " ".join(_sorted(keys)) for speaker, keys in speakers.items()}
     for table, values in tables.items():

@@ -11,6 +11,7 @@ at the end: what is saved is a plain Whisper.
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 LABEL_SMOOTHING = 0.05
 
 
-def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
-    """Train, evaluate and save: afterwards `options.output_dir` is a complete Hugging Face folder."""
+def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[int, Path]) -> None:
+    """Train, evaluate and save: afterwards `options.output_dir` is a complete Hugging Face folder.
+
+    So is each folder of `early`, by the percent of the steps after which the model is kept.
+    """
     begin = time.monotonic()
     prepare_cpu()
     folder = Path(options.output_dir)
@@ -59,18 +63,23 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict) -> None:
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
                         min(options.warmup_steps, options.recogniser_steps // 2), options.batch_size, options.seed,
                         options.save_steps)
-    checkpoint = folder.with_name(folder.name + ".checkpoint.safetensors")
-    train(model, step_loss, speech.lengths, schedule, checkpoint, fingerprint(made_from), "train recogniser")
+    def evaluate_and_save(into: Path) -> None:
+        model.eval()
+        results = {}
+        for dev_dir in options.dev_dirs.split():
+            results.update(evaluate_recogniser(model, processor, targets.ctc_tokens, llm_tokenizer, Path(dev_dir),
+                                               options.eval_utterances))
+        print(f"recogniser: {into.name}: " + ", ".join(f"{name} {value:.2f}" for name, value in results.items()))
+        with atomic_path(into) as temporary:
+            model.model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            write_record(temporary, made_from, {**results, "seconds": round(time.monotonic() - begin, 1)})
 
-    results = {}
-    for dev_dir in options.dev_dirs.split():
-        results.update(evaluate_recogniser(model, processor, targets.ctc_tokens, llm_tokenizer, Path(dev_dir),
-                                           options.eval_utterances))
-    print("recogniser: " + ", ".join(f"{name} {value:.2f}" for name, value in results.items()))
-    with atomic_path(folder) as temporary:
-        model.model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        write_record(temporary, made_from, {**results, "seconds": round(time.monotonic() - begin, 1)})
+    after = {max(1, options.recogniser_steps * percent // 100): partial(evaluate_and_save, into)
+             for percent, into in early.items()}
+    checkpoint = folder.with_name(folder.name + ".checkpoint.safetensors")
+    train(model, step_loss, speech.lengths, schedule, checkpoint, fingerprint(made_from), "train recogniser", after)
+    evaluate_and_save(folder)
     checkpoint.unlink(missing_ok=True)
     print(f"recogniser: {folder}, made in {time.monotonic() - begin:.0f} s")
 

@@ -1,11 +1,15 @@
-"""Make the recipe's speech recogniser (recogniser_training.py): a small Whisper that transcribes the toy world."""
+"""Make the recipe's speech recogniser (recogniser_training.py): a small Whisper that transcribes the toy world.
+
+What it was at earlier points of the training is kept too, as <output_dir>_early<percent>: weaker recognisers to compare
+with.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from base_output import describe, is_made, read_options
 
-from blspkd.errors import command
+from blspkd.errors import ConfigError, command
 
 
 @dataclass
@@ -26,6 +30,7 @@ class RecogniserOptions:
     ffn_size: int = 576
     text_pieces: int = 700  # of the recogniser's own byte-level BPE vocabulary
     recogniser_steps: int = 4800
+    early_percents: str = "40 70"  # of the steps: where earlier models are kept; separated by spaces
     learning_rate: float = 3.0e-3
     warmup_steps: int = 200
     batch_size: int = 16
@@ -44,6 +49,13 @@ class RecogniserOptions:
     eval_utterances: int = 300  # of each dev directory
 
 
+def early_folders(folder: Path, percents: str) -> dict[int, Path]:
+    """Percent of the steps -> folder of the model of that time. Raises ConfigError."""
+    if not all(word.isdecimal() and 0 < int(word) < 100 for word in percents.split()):
+        raise ConfigError(f"early_percents: '{percents}' are not all whole numbers from 1 to 99")
+    return {int(word): folder.with_name(f"{folder.name}_early{int(word)}") for word in percents.split()}
+
+
 @command
 def main() -> None:
     options = read_options(RecogniserOptions, __doc__)
@@ -52,12 +64,13 @@ def main() -> None:
               Path(options.tokenizer_dir) / "tokenizer.json"]
     outside = ("train_dir", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
     made_from = describe(options, outside, inputs)
-    if is_made(folder, made_from, "recogniser"):
+    early = early_folders(folder, options.early_percents)
+    if all(is_made(one, made_from, "recogniser") for one in [folder, *early.values()]):
         return
     # Imported here: a run that finds its work done should not wait for large libraries.
     from recogniser_training import make_recogniser
 
-    make_recogniser(options, made_from)
+    make_recogniser(options, made_from, early)
 
 
 if __name__ == "__main__":

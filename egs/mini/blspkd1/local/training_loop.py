@@ -6,7 +6,7 @@ safetensors file that appears whole or not at all.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -45,11 +45,12 @@ StepLoss = Callable[[int, np.ndarray, torch.Generator], Tensor]
 
 
 def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule: Schedule, checkpoint: Path,
-          fingerprint: str, what: str) -> None:
+          fingerprint: str, what: str, after: Mapping[int, Callable[[], object]] | None = None) -> None:
     """Train `module` in place; go on from `checkpoint` if that is of the same `fingerprint`.
 
     step_loss(step, rows, generator) gives the loss of step `step` on the examples `rows` [B]; `generator` is the only
-    source of randomness it may use. `lengths` [examples]: examples of like length are batched together.
+    source of randomness it may use. `lengths` [examples]: examples of like length are batched together. `after`: what
+    to do once so many steps are done; it is done before that step's checkpoint, so that no kill can leave it out.
     """
     prepare_cpu()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -75,6 +76,9 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         bar.set_postfix_str(f"loss={running:.3f}", refresh=False)
         bar.update()
+        if after and step + 1 in after:
+            after[step + 1]()
+            module.train()
         if (step + 1) % schedule.save_steps == 0 and step + 1 < schedule.steps:
             _save(checkpoint, fingerprint, step + 1, module, optimizer)
     bar.close()
