@@ -1,7 +1,8 @@
 """Which examples share a batch, and how they are laid out in tensors.
 
 Sequences are concatenated first and padded once, at the end; batches are filled with sequences of similar total length
-up to a budget, so that hardly any LLM position is padding.
+up to a budget, so that hardly any LLM position is padding. Among those of similar length, utterances of similar duration
+come together, so that little of the audio is padding either.
 """
 
 import math
@@ -16,7 +17,7 @@ from blspkd.config import DataConfig
 from blspkd.data.examples import Example, LoadedExample
 from blspkd.data.features import pad_windows
 
-POOL_BATCHES = 50  # batches that are sorted together; larger: less padding, smaller: more random
+POOL_BATCHES = 100  # batches that are sorted together; larger: less padding, smaller: more random
 
 
 @dataclass
@@ -27,6 +28,7 @@ class TokenBatch:
     input_mask: Tensor  # [B, L] bool, on the CPU
     response_mask: Tensor  # [B, L] bool, on the CPU: positions *of* the response's tokens
     lengths: Tensor  # [B] int64, on the CPU
+    prefix: np.ndarray | None = None  # [P] ids that all rows begin with; None where their prefixes differ
 
 
 @dataclass
@@ -82,7 +84,12 @@ def lay_out(examples: list[Example], n_inputs: list[int]) -> TokenBatch:
     for i, row in enumerate(rows):
         ids[i, :len(row)] = torch.from_numpy(row)
     return TokenBatch(ids=ids, input_mask=_spans(inputs, longest), response_mask=_spans(responses, longest),
-                      lengths=torch.tensor([len(row) for row in rows]))
+                      lengths=torch.tensor([len(row) for row in rows]), prefix=_shared_prefix(examples))
+
+
+def _shared_prefix(examples: list[Example]) -> np.ndarray | None:
+    first = examples[0].prefix if examples else None
+    return first if all(np.array_equal(example.prefix, first) for example in examples) else None
 
 
 def _spans(spans: list[tuple[int, int]], size: int) -> Tensor:
@@ -95,8 +102,8 @@ def _spans(spans: list[tuple[int, int]], size: int) -> Tensor:
 class BatchPlan:
     """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
 
-    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length and
-    cut under the budgets of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits
+    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length, then
+    stretch by stretch by duration, and cut under the budgets of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits
     long for another; the steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the
     batches before it (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one
     rank sees with twice the accumulation.
@@ -129,8 +136,7 @@ class BatchPlan:
         pool = POOL_BATCHES * self.config.batch_utterances
         batches = []
         for first in range(0, len(order), pool):
-            part = order[first:first + pool]
-            batches += self._cut(part[np.lexsort((self.durations[part], self.lengths[part]))])
+            batches += self._cut(self._sort(order[first:first + pool]))
         size = self.batches_per_step
         while len(batches) % size and max(map(len, batches)) > 1:  # the epoch ends with a whole step: cut a batch in two
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
@@ -145,18 +151,28 @@ class BatchPlan:
             yield from ([(epoch, int(index)) for index in batch] for batch in self.epoch(epoch))
             epoch += 1
 
+    def _sort(self, indices: np.ndarray) -> np.ndarray:
+        """By length in stretches of a few batches, which are sorted by duration: up, down, up ...
+
+        n batches make about 3 sqrt(n) stretches: of one batch each, audio would hardly be sorted, of many, length not.
+        """
+        indices = indices[np.argsort(self.lengths[indices], kind="stable")]
+        batches = len(self._cut(indices))
+        parts = np.array_split(indices, min(batches, round(3 * math.sqrt(batches))))
+        stretches = [part[np.argsort(self.durations[part], kind="stable")] for part in parts]
+        # Neighbours are alike also where a batch holds the end of one stretch and the start of the next.
+        return np.concatenate([part[::-1] if i % 2 else part for i, part in enumerate(stretches)])
+
     def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
         """Consecutive stretches that stay under the budgets, padding included."""
-        batches, first, longest_audio = [], 0, 0.0
+        batches, first, longest, longest_audio = [], 0, 0, 0.0
         for i, index in enumerate(indices):
             size = i - first + 1
-            longest_audio = max(longest_audio, self.durations[index])
-            # sorted by length: the newest is the longest
-            if i > first and (size > self.config.batch_utterances
-                              or size * self.lengths[index] > self.config.batch_tokens
+            longest, longest_audio = max(longest, self.lengths[index]), max(longest_audio, self.durations[index])
+            if i > first and (size > self.config.batch_utterances or size * longest > self.config.batch_tokens
                               or size * longest_audio > self.config.batch_seconds):
                 batches.append(indices[first:i])
-                first, longest_audio = i, self.durations[index]
+                first, longest, longest_audio = i, self.lengths[index], self.durations[index]
         batches.append(indices[first:])
         return batches
 
