@@ -7,7 +7,8 @@ frame to its scaled alpha, whatever the number of fires inside one frame, and no
 
 How it is computed: the fire points 1..n and the frame ends A_1..A_T, merged in order, cut the line into at most T + N
 pieces, each inside one frame and one token. The pieces of a token are consecutive, which makes the sum over them a
-weighted segment sum (`torch.nn.functional.embedding_bag`): one read of the frames, no [B, N, T] matrix, no loop.
+weighted segment sum (`torch.nn.functional.embedding_bag`): one read of the frames, no [B, N, T] matrix, no loop. The
+pieces of a frame are consecutive too, so that its gradient is the same sum with frames and tokens exchanged.
 """
 
 from dataclasses import dataclass
@@ -53,44 +54,78 @@ def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None
     fires = torch.minimum(fires, ends.detach()[:, -1:])  # [B, N]; those past n_tokens[b] coincide with the last
 
     frame_before_fire = torch.searchsorted(ends.detach(), fires)  # [B, N] frames that end strictly before each fire
-    tokens_by_slot, weights = _pieces(ends, fires, frame_before_fire, n_tokens)
-    frame_of_slot = (~tokens_by_slot.is_fire).cumsum(1) - (~tokens_by_slot.is_fire).long()  # frames closed before
-    weights = weights + 0 * alpha.sum(1, keepdim=True)  # alpha that is not finite gives tokens that are not
-    row = torch.arange(batch, device=ends.device)[:, None]
-    index = (frame_of_slot.clamp(max=num_frames - 1) + row * num_frames).view(-1)
-    # N + 1 bags per utterance: the last one collects what lies behind the last fire, i.e. padding, and is dropped.
-    starts = F.pad(tokens_by_slot.fire_slot + 1, (1, 0)) + row * (num_frames + max_tokens)
-    bags = F.embedding_bag(index, frames.reshape(batch * num_frames, -1), starts.view(-1), mode="sum",
-                           per_sample_weights=weights.to(frames.dtype).view(-1))
-    tokens = bags.view(batch, max_tokens + 1, -1)[:, :max_tokens]
+    pieces = _cut(ends, fires, frame_before_fire)
+    weights = pieces.length + 0 * alpha.sum(1, keepdim=True)  # alpha that is not finite gives tokens that are not
+    tokens = _integrate(frames, weights.to(frames.dtype), pieces)
     mask = torch.arange(max_tokens, device=ends.device) < n_tokens[:, None]
     return Fired(tokens=tokens, mask=mask, times=_fire_times(ends.detach(), fires, frame_before_fire, mask))
 
 
 @dataclass
-class _Slots:
-    is_fire: Tensor  # [B, T + N] bool: the slot ends at a fire, not at the end of a frame
-    fire_slot: Tensor  # [B, N] slot of each fire
+class _Pieces:
+    """The line cut at frame ends and fires: T + N pieces per utterance, in order, some of them empty."""
+
+    length: Tensor  # [B, T + N], differentiable with respect to the frame ends
+    frame: Tensor  # [B, T + N] the frame that a piece lies in
+    token: Tensor  # [B, T + N] the token that a piece lies in; N behind the last fire, i.e. in padding
+    first_of_frame: Tensor  # [B, T] the first piece of every frame
+    first_of_token: Tensor  # [B, N + 1] the first piece of every token
 
 
-def _pieces(ends: Tensor, fires: Tensor, frame_before_fire: Tensor, n_tokens: Tensor) -> tuple[_Slots, Tensor]:
-    """Merge frame ends and fires into T + N slots; a slot is the piece of the line that ends there.
+def _cut(ends: Tensor, fires: Tensor, frame_before_fire: Tensor) -> _Pieces:
+    """Merge frame ends [B, T] and fires [B, N]: every one of these points closes a piece.
 
     Where a fire and a frame end coincide the fire comes first, so that everything behind the last fire is padding.
-    Returns the slots and the length of every piece [B, T + N], differentiable with respect to `ends`.
     """
     batch, num_frames = ends.shape
     num_fires = fires.shape[1]
-    fire_slot = frame_before_fire + torch.arange(num_fires, device=ends.device)
-    is_fire = torch.zeros(batch, num_frames + num_fires, dtype=torch.bool, device=ends.device)
-    is_fire = is_fire.scatter(1, fire_slot, True)
+    closed_by_fire = frame_before_fire + torch.arange(num_fires, device=ends.device)
     # fires up to each frame's end; at the line's end all N count, also those past n_tokens[b]
     at_end = ends.detach() >= ends.detach()[:, -1:]
     fires_before = torch.where(at_end, num_fires, ends.detach().floor().long())
-    frame_slot = fires_before + torch.arange(num_frames, device=ends.device)
-    points = torch.zeros(is_fire.shape, dtype=ends.dtype, device=ends.device)
-    points = points.scatter(1, fire_slot, fires).scatter(1, frame_slot, ends)
-    return _Slots(is_fire, fire_slot), points.diff(dim=1, prepend=points.new_zeros(batch, 1))
+    closed_by_frame = fires_before + torch.arange(num_frames, device=ends.device)
+    points = ends.new_zeros(batch, num_frames + num_fires)
+    points = points.scatter(1, closed_by_fire, fires).scatter(1, closed_by_frame, ends)
+    is_fire = torch.zeros(points.shape, dtype=torch.long, device=ends.device).scatter(1, closed_by_fire, 1)
+    token = is_fire.cumsum(1) - is_fire  # fires before
+    frame = torch.arange(num_frames + num_fires, device=ends.device) - token  # what closed before and was no fire
+    return _Pieces(length=points.diff(dim=1, prepend=points.new_zeros(batch, 1)), frame=frame.clamp(max=num_frames - 1),
+                   token=token, first_of_frame=F.pad(closed_by_frame[:, :-1] + 1, (1, 0)),
+                   first_of_token=F.pad(closed_by_fire + 1, (1, 0)))
+
+
+def _integrate(frames: Tensor, weights: Tensor, pieces: _Pieces) -> Tensor:
+    """Tokens [B, N, C]: the sum over the pieces of each, frames [B, T, C] weighted by weights [B, T + N]."""
+    sums = _segment_sums(frames.detach(), weights, pieces.frame, pieces.first_of_token)[:, :-1]  # without padding's
+    return _WithFrameGradient.apply(sums, frames, weights.detach(), pieces.token, pieces.first_of_frame)
+
+
+class _WithFrameGradient(torch.autograd.Function):
+    """The tokens, whose gradient for `frames` is a segment sum itself.
+
+    `embedding_bag`'s own backward would clear and then fill the largest tensor of the step, and on a GPU sort first.
+    """
+
+    @staticmethod
+    def forward(ctx, tokens, frames, weights, token_of_piece, first_of_frame):
+        ctx.save_for_backward(weights, token_of_piece, first_of_frame)
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx, grad):
+        weights, token_of_piece, first_of_frame = ctx.saved_tensors
+        token_of_piece = token_of_piece.clamp(max=grad.shape[1] - 1)  # padding, whose weights are zero
+        return grad, _segment_sums(grad, weights, token_of_piece, first_of_frame), None, None, None
+
+
+def _segment_sums(rows: Tensor, weights: Tensor, row_of_piece: Tensor, first_of_segment: Tensor) -> Tensor:
+    """Sums [B, S, C] over consecutive pieces of weights [B, P] times rows [B, R, C] at row_of_piece [B, P]."""
+    batch, num_rows, width = rows.shape
+    utterance = torch.arange(batch, device=rows.device)[:, None]
+    sums = F.embedding_bag((row_of_piece + utterance * num_rows).view(-1), rows.reshape(batch * num_rows, width),
+                           (first_of_segment + utterance * weights.shape[1]).view(-1), mode="sum",
+                           per_sample_weights=weights.reshape(-1))
+    return sums.view(batch, -1, width)
 
 
 def _frame_ends(alpha: Tensor, n_tokens: Tensor) -> Tensor:
