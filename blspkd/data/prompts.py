@@ -74,15 +74,16 @@ class Prompt:
         A token that covers any character of the transcript belongs to the input.
         Raises ConfigError for an empty transcript.
         """
-        if not transcript.strip():
-            raise ConfigError("an empty transcript has no tokens to listen for")
-        before, after = self._render(instruction)
-        encoded = self.tokenizer(before + transcript + after, add_special_tokens=False, return_offsets_mapping=True)
-        start, end = len(before), len(before) + len(transcript)
-        inside = [i for i, (left, right) in enumerate(encoded["offset_mapping"]) if left < end and right > start]
+        ids, spans = self._tokenise(transcript, instruction)
+        inside = [i for i, (left, right) in enumerate(spans) if left < len(transcript) and right > 0]
         first, last = inside[0], inside[-1] + 1
-        ids = encoded["input_ids"]
         return PromptIds(prefix=ids[:first], input=ids[first:last], suffix=ids[last:])
+
+    def spans(self, transcript: str, instruction: str | None = None) -> list[tuple[int, int]]:
+        """Which characters of `transcript` each token of `split(transcript, instruction).input` covers: [start, end)."""
+        _, spans = self._tokenise(transcript, instruction)
+        return [(max(left, 0), min(right, len(transcript))) for left, right in spans
+                if left < len(transcript) and right > 0]
 
     def around(self, instruction: str | None = None) -> tuple[list[int], list[int]]:
         """Prefix and suffix ids for a turn whose transcript is not known, i.e. around speech at inference."""
@@ -102,6 +103,18 @@ class Prompt:
         tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         ids = [token for token, (_, end) in tokens if end > len(turn)]
         return ids + [self.end_of_turn]
+
+    def _tokenise(self, transcript: str, instruction: str | None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of the rendered turn, and the characters that each covers, counted from the transcript's first one.
+
+        Raises ConfigError for an empty transcript.
+        """
+        if not transcript.strip():
+            raise ConfigError("an empty transcript has no tokens to listen for")
+        before, after = self._render(instruction)
+        encoded = self.tokenizer(before + transcript + after, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], [(left - len(before), right - len(before))
+                                      for left, right in encoded["offset_mapping"]]
 
     def _render(self, instruction: str | None) -> tuple[str, str]:
         """The rendered turn's text before and after the input."""

@@ -26,27 +26,28 @@ def decode_dir_path(exp_dir: str | Path, task: str, set_name: str, system: str) 
     return Path(exp_dir) / f"decode_{task}_{set_name}{SUFFIX[system]}"
 
 
-class DecodeDir:
-    """The hypotheses of one (task, system) on one set; rows are dictionaries as in `hyp.jsonl`."""
+class PartsDir:
+    """A directory of rows by utterance that grows in parts and is finished by its marker."""
 
-    def __init__(self, exp_dir: str | Path, task: str, set_name: str, system: str, fingerprint: Fingerprint):
-        self.path = decode_dir_path(exp_dir, task, set_name, system)
-        self.task, self.system = task, system
+    rows_name, marker_name, verb = "hyp.jsonl", "decode.json", "decoding"
+
+    def __init__(self, path: Path, fingerprint: Fingerprint):
+        self.path = path
         self.fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from the file
 
     def is_finished(self) -> bool:
         """Whether the final files are there, made with this fingerprint."""
-        if self._changes(_read_json(self.path / "decode.json")):
+        if self._changes(_read_json(self.path / self.marker_name)):
             return False
         shutil.rmtree(self.path / "parts", ignore_errors=True)  # a kill came between the marker and this
         return True
 
     def start(self) -> None:
-        """Make ready for decoding; parts with this fingerprint stay, what another one left is removed."""
-        finished, started = self.path / "decode.json", self.path / "parts" / "fingerprint.json"
+        """Make ready for the first part; parts with this fingerprint stay, what another one left is removed."""
+        finished, started = self.path / self.marker_name, self.path / "parts" / "fingerprint.json"
         changed = self._changes(_read_json(finished if finished.exists() else started))
         if finished.exists():
-            log.info("%s: decoding again, since it was made with another %s", self.path, ", ".join(changed))
+            log.info("%s: %s again, since it was made with another %s", self.path, self.verb, ", ".join(changed))
         elif started.exists() and changed:
             log.info("%s: starting over, since it was begun with another %s", self.path, ", ".join(changed))
         elif started.exists():
@@ -68,17 +69,19 @@ class DecodeDir:
         if rows is None:
             rows = [row for part in self._part_files() for row in read_rows(part)]
         rows = sorted(rows, key=lambda row: row["utt_id"].encode())
-        _write_rows(self.path / "hyp.jsonl", rows)
-        write_table(self.path / "text", {row["utt_id"]: " ".join(CONTROL.sub(" ", row["hypothesis"]).split())
-                                         for row in rows})
-        with atomic_write(self.path / "decode.json") as file:
+        _write_rows(self.path / self.rows_name, rows)
+        self._write_beside(rows)
+        with atomic_write(self.path / self.marker_name) as file:
             json.dump({"n": len(rows), "fingerprint": self.fingerprint}, file, indent=2, ensure_ascii=False)
         shutil.rmtree(self.path / "parts")
         for left_by_a_kill in self.path.glob("*.tmp-*"):
             left_by_a_kill.unlink()
 
     def rows(self) -> list[dict]:
-        return read_rows(self.path / "hyp.jsonl")
+        return read_rows(self.path / self.rows_name)
+
+    def _write_beside(self, rows: list[dict]) -> None:
+        """Further files made from the rows."""
 
     def _part(self, index: int) -> Path:
         return self.path / "parts" / f"part-{index:05d}.jsonl"
@@ -92,6 +95,18 @@ class DecodeDir:
         if not isinstance(other, dict):
             return ["version of this toolkit"]
         return [key for key in sorted({*self.fingerprint, *other}) if self.fingerprint.get(key) != other.get(key)]
+
+
+class DecodeDir(PartsDir):
+    """The hypotheses of one (task, system) on one set; rows are dictionaries as in `hyp.jsonl`."""
+
+    def __init__(self, exp_dir: str | Path, task: str, set_name: str, system: str, fingerprint: Fingerprint):
+        super().__init__(decode_dir_path(exp_dir, task, set_name, system), fingerprint)
+        self.task, self.system = task, system
+
+    def _write_beside(self, rows: list[dict]) -> None:
+        write_table(self.path / "text", {row["utt_id"]: " ".join(CONTROL.sub(" ", row["hypothesis"]).split())
+                                         for row in rows})
 
 
 def read_finished(path: Path) -> list[dict]:

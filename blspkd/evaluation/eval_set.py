@@ -68,15 +68,7 @@ class EvalSet:
         else:
             seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}
             batches = plan_batches(seconds, config.batch_size, config.batch_seconds)
-        parts: Parts = []
-        room = 0
-        for batch in batches:
-            if len(batch) > room:
-                parts.append([])
-                room = config.part_size
-            parts[-1].append(batch)
-            room -= len(batch)
-        return parts
+        return plan_parts(batches, config.part_size)
 
     def load(self, utt_id: str, sampling_rate: int) -> np.ndarray:
         """Samples [samples] at `sampling_rate` Hz. Raises AudioError naming the utterance."""
@@ -108,6 +100,19 @@ def plan_batches(lengths: Mapping[str, float], batch_size: int, batch_length: fl
         else:
             batches.append([key])
     return batches
+
+
+def plan_parts(batches: list[list[str]], part_size: int) -> Parts:
+    """Neighbouring batches joined to parts of at most `part_size` items; a larger batch is a part of its own."""
+    parts: Parts = []
+    room = 0
+    for batch in batches:
+        if len(batch) > room:
+            parts.append([])
+            room = part_size
+        parts[-1].append(batch)
+        room -= len(batch)
+    return parts
 
 
 def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:

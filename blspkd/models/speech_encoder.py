@@ -6,6 +6,8 @@ length, padding masked in attention; much less work on short utterances). wav2ve
 waveforms and mask padding themselves.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -25,6 +27,7 @@ class SpeechEncoder(nn.Module):
         self.pad_to_30s = pad_to_30s
         self.is_whisper = hasattr(encoder, "embed_positions") and hasattr(encoder, "conv2")
         self.width: int = encoder.config.hidden_size
+        self.stride: int = 2 if self.is_whisper else math.prod(encoder.config.conv_stride)
 
     @classmethod
     def from_pretrained(cls, name: str, pad_to_30s: bool, attn_implementation: str, dtype: torch.dtype):
