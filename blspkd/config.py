@@ -66,6 +66,7 @@ class ModelConfig:
     dtype: str = "float32"  # of the frozen weights; what is trained stays in float32
     attn_implementation: str = "sdpa"  # eager is faster for very small models on CPU
     pad_to_30s: bool = True  # Whisper's own regime; false: cut to the batch's real length
+    share_prefix: bool = True  # training: keys and values of the prompt's prefix once, not in every row of every batch
     train_encoder: bool = False
     train_encoder_layers: int = -1  # with train_encoder: only the last n layers; -1: all of it
     adapter: str = "cformer"  # or "conv" (BLSP's subsampler)

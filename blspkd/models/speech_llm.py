@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from blspkd.atomic import atomic_path
 from blspkd.config import ModelConfig, PromptConfig, load_config, save_config
@@ -25,6 +25,7 @@ from blspkd.errors import ConfigError, ModelError
 from blspkd.models.cformer import CFormer
 from blspkd.models.conv_subsampler import ConvSubsampler
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, speech_positions
+from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
 from blspkd.models.speech_tokens import SpeechTokens
 
@@ -47,6 +48,7 @@ class SpeechLlm(nn.Module):
         self.config, self.prompt_config = config, prompt
         self.encoder = encoder
         self.llm = llm  # a causal LM, or the PeftModel around it
+        self.prefix = SharedPrefix()
         embeddings = self.causal_lm.get_input_embeddings()
         rms = embeddings.weight.detach().float().pow(2).mean().sqrt().item() * getattr(embeddings, "embed_scale", 1.0)
         width = embeddings.embedding_dim
@@ -143,14 +145,25 @@ class SpeechLlm(nn.Module):
 
     @torch.no_grad()
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
-        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off."""
-        return self.causal_lm.base_model(input_ids=sequences.ids, use_cache=False).last_hidden_state
+        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off; zeros on a prefix that rows share."""
+        return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
 
     def student_states(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
-        """The LLM reads speech at the input positions: last hidden states [B, L, D], PLoRA on there."""
-        embeddings = self.embed(sequences, speech)
+        """The LLM reads speech at the input positions: [B, L, D] as the teacher's, with gradient, PLoRA on there."""
+        embeddings, past = self.embed(sequences, speech), self._shared_prefix(sequences)
         with speech_positions(sequences.input_mask):
-            return self.causal_lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+            return self._states(past, inputs_embeds=embeddings)
+
+    def _shared_prefix(self, sequences: TokenBatch) -> Cache | None:
+        return (self.prefix.expand(self.causal_lm, sequences.prefix, len(sequences.ids))
+                if self.config.share_prefix else None)
+
+    def _states(self, past: Cache | None, **inputs: Tensor) -> Tensor:
+        """Run the LLM behind what is in `past`; inputs: input_ids [B, L] or inputs_embeds [B, L, D]."""
+        start = 0 if past is None else past.get_seq_length()
+        inputs = {name: values[:, start:] for name, values in inputs.items()}
+        states = self.causal_lm.base_model(**inputs, past_key_values=past, use_cache=start > 0).last_hidden_state
+        return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
         """The student's layout: the teacher's, unless the adapter has a rate of its own."""

@@ -1,0 +1,51 @@
+"""The prompt's prefix, read by the LLM once and not in every row of every batch.
+
+All rows of a training batch begin with the same instruction. No speech stands before its end and no gradient reaches it, so
+its keys and values are constants of the frozen LLM: they are computed once and stand at the front of every row's KV cache.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+class SharedPrefix:
+    """Keys and values of the last prefix that was asked for."""
+
+    def __init__(self):
+        self._made_for: tuple | None = None
+        self._layers: list[tuple] | None = None  # keys and values [1, heads, P, width] by layer
+
+    def expand(self, llm: nn.Module, prefix: np.ndarray | None, rows: int) -> DynamicCache | None:
+        """A new KV cache in which `rows` rows have read `prefix` [P]; to be called outside `speech_positions`.
+
+        None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose state
+        is not keys and values of every position: then all positions have to be computed.
+        """
+        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
+        if prefix is None or not len(prefix) or checkpointing:
+            return None
+        device = llm.get_input_embeddings().weight.device
+        autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+        made_for = (prefix.tobytes(), device, autocast)
+        if self._made_for != made_for:
+            self._made_for, self._layers = made_for, _read(llm, prefix, device)
+        if self._layers is None:
+            return None
+        cache = DynamicCache(config=llm.config)
+        for index, (keys, values) in enumerate(self._layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        return cache
+
+
+@torch.no_grad()
+def _read(llm: nn.Module, prefix: np.ndarray, device: torch.device) -> list[tuple] | None:
+    ids = torch.from_numpy(prefix).to(device, torch.int64)[None]
+    cache = getattr(llm.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
+    if not isinstance(cache, DynamicCache):
+        return None
+    whole = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None
+                and layer.keys.shape[-2] == len(prefix) for layer in cache.layers)  # a sliding window may have lost some
+    return [(layer.keys, layer.values) for layer in cache.layers] if whole else None
