@@ -104,6 +104,17 @@ def copy_to_wav(path: str, destination: str | os.PathLike) -> None:
                 done += len(block)
 
 
+def sampling_rate(source: AudioSource | str) -> int:
+    """Hz of the file that `source` is in; raises AudioError."""
+    with _open(_as_source(source).path) as file:
+        return file.samplerate
+
+
+def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int) -> None:
+    """Write samples [samples] in [-1, 1] as 16-bit wav, whatever the ending of `path`."""
+    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+
+
 def is_command(path: str) -> bool:
     """True for a wav.scp entry that is a pipe (`sph2pipe ... |`) or standard input, not a file."""
     return path.endswith("|") or path.startswith("|") or path == "-"

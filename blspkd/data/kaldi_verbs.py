@@ -32,7 +32,7 @@ def subset(source: str | os.PathLike, destination: str | os.PathLike, utterances
         raise DataError(f"{source}: {len(missing)} of the utterances asked for are not there, e.g. {min(missing)}")
     if not part_of:
         raise DataError(f"{source}: no utterance is selected; ask for at least one")
-    with _new_directory(destination, [source]) as temporary:
+    with new_directory(destination, [source]) as temporary:
         _distribute(source, [temporary], part_of)
     return len(part_of)
 
@@ -92,7 +92,7 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
         speakers.update(own)
         kinds.update(_kinds(source))
     notes: list[str] = []
-    with _new_directory(destination, sources) as temporary:
+    with new_directory(destination, sources) as temporary:
         for name, kind in kinds.items():
             having = [source for source in sources if (source / name).exists()]
             if name == "text" and having != sources:
@@ -245,7 +245,7 @@ def _write_info(file: Path, info: Mapping) -> None:
 
 
 @contextmanager
-def _new_directory(destination: Path, sources: list[Path]) -> Iterator[Path]:
+def new_directory(destination: Path, sources: list[Path]) -> Iterator[Path]:
     """A folder that takes the place of `destination` when all went well."""
     places = {source.resolve() for source in sources}
     if any(destination.resolve() in (place, *place.parents) for place in places):
