@@ -1,8 +1,9 @@
 """Work on Kaldi data directories: check, fix, cut, join, describe. Flags mean what they do in Kaldi's utils/*.sh."""
 
 import argparse
+from dataclasses import fields
 
-from blspkd.data import kaldi_audio, kaldi_check, kaldi_fix, kaldi_select, kaldi_verbs
+from blspkd.data import filters, kaldi_audio, kaldi_check, kaldi_fix, kaldi_select, kaldi_verbs
 from blspkd.data.kaldi_dir import parse_channel
 from blspkd.errors import DataError, command
 
@@ -64,6 +65,13 @@ def durations(args: argparse.Namespace) -> None:
     print(f"{args.dir}/utt2dur: {'written' if written else 'is up to date'}")
 
 
+def filter_(args: argparse.Namespace) -> None:
+    limits = filters.Limits(**{field.name: getattr(args, field.name) for field in fields(filters.Limits)})
+    result = filters.filter_dir(args.src_dir, args.dest_dir, limits, test_dirs=args.test_dirs, llm=args.llm,
+                                report=args.report, num_jobs=args.nj)
+    print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{filters.REPORT}'}")
+
+
 def choose_channel(args: argparse.Namespace) -> None:
     kaldi_audio.choose_channel(args.dir, args.channel)
     print(f"{args.dir}/reco2channel: channel {args.channel} of every recording")
@@ -98,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function, text: str, *places: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(function.__name__, help=text, description=text, allow_abbrev=False)
+        added = verbs.add_parser(function.__name__.rstrip("_"), help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=function)
         for place in places:
             added.add_argument(place.lower(), metavar=place)
@@ -135,11 +143,20 @@ def _parser() -> argparse.ArgumentParser:
     measuring = verb(durations, "open every recording and write utt2dur; lists the audio that cannot be used", "DIR")
     verb(choose_channel, "use one channel of every recording: writes reco2channel", "DIR").add_argument(
         "channel", metavar="CHANNEL", type=_channel, help="counted from 0")
+    leaving_out = verb(filter_, "write what is of use for training to a new directory, and report the rest", "SRC_DIR",
+                       "DEST_DIR")
+    for field in fields(filters.Limits):
+        option(leaving_out, f"--{field.name}", type=field.type, default=field.default, metavar="N",
+               help=f"{field.metadata['help']} (default: {field.default:g})")
+    option(leaving_out, "--test_dirs", nargs="+", default=[], metavar="DIR",
+           help="data directories whose sentences must not be trained on")
+    option(leaving_out, "--llm", default="", metavar="LLM", help="Hugging Face id or folder: its tokens are counted")
+    option(leaving_out, "--report", metavar="FILE", help="default: DEST_DIR/filter.json")
     running = verb(materialize, "run the commands in wav.scp into DUMP_DIR, and let wav.scp name the files", "DIR",
                    "DUMP_DIR")
     option(running, "--allow_pipes", type=_true_or_false, default=False, metavar="true|false",
            help="consent to run them (default: false)")
-    for one in (measuring, running):
+    for one in (measuring, leaving_out, running):
         option(one, "--nj", type=_positive, default=1, metavar="N", help="parallel jobs (default: 1)")
     return parser
 

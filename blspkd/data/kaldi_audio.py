@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 from blspkd.atomic import atomic_path
 from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command
@@ -25,6 +26,7 @@ _SHOWN = 50
 _TASK_FILES = 32  # recordings in one task of a process
 _FILES_PER_PROCESS = 500  # starting a process takes as long as opening about as many headers
 
+Result = TypeVar("Result")
 Task = list[tuple[list[str], list[AudioSource]]]  # for each recording: utterances, their sources
 
 
@@ -46,12 +48,10 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
     found: dict[str, float | AudioError] = {}
     bar = progress_bar(f"durations {path}", total=len(recordings), unit="file")
     try:
-        for results, opened in _map_tasks(_tasks(recordings), num_jobs, len(recordings)):
+        for results, opened in map_tasks(_open_task, _tasks(recordings),
+                                         min(num_jobs, len(recordings) // _FILES_PER_PROCESS), path):
             found.update(results)
             bar.update(opened)
-    except BrokenProcessPool:
-        raise AudioError(f"{path}: a process died while it opened recordings (out of memory?); run again with "
-                         "--nj 1") from None
     finally:
         bar.close()
     bad = {utt_id: " ".join(str(result).split()) for utt_id, result in found.items() if isinstance(result, AudioError)}
@@ -159,13 +159,17 @@ def _tasks(recordings: dict[str, tuple[list[str], list[AudioSource]]]) -> Iterat
         yield task
 
 
-def _map_tasks(tasks: Iterator[Task], num_jobs: int, num_files: int) -> Iterator[tuple[dict, int]]:
-    num_jobs = min(num_jobs, num_files // _FILES_PER_PROCESS)
+def map_tasks(function: Callable[[Any], Result], tasks: Iterator, num_jobs: int, path: Path) -> Iterator[Result]:
+    """`map(function, tasks)`, in `num_jobs` processes if that is more than one; AudioError, naming `path`, if one dies."""
     if num_jobs <= 1:
-        yield from map(_open_task, tasks)
+        yield from map(function, tasks)
         return
-    with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_open_task, tasks)
+    try:
+        with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(function, tasks)
+    except BrokenProcessPool:
+        raise AudioError(f"{path}: a process died while it opened recordings (out of memory?); run again with "
+                         "--nj 1") from None
 
 
 def _open_task(task: Task) -> tuple[dict[str, float | AudioError], int]:

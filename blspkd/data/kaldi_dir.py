@@ -53,10 +53,10 @@ class KaldiDir:
             raise DataError(f"{path / 'utt2spk'}: holds no utterance")
         texts = read_table(path / "text") if need_text or (path / "text").exists() else {}
         if texts:
-            _check_same_ids(path, speakers, texts, "text")
+            check_same_ids(path, speakers, texts, "text")
         if need_audio or (path / "wav.scp").exists():
             sources = read_sources(path, need_audio, channel)
-            _check_same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
+            check_same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
         else:
             sources = {}
         seconds = _read_durations(path)
@@ -158,7 +158,8 @@ def _parse(path: Path, parse) -> dict:
     return rows
 
 
-def _check_same_ids(path: Path, speakers: Mapping[str, str], rows: Mapping, name: str) -> None:
+def check_same_ids(path: Path, speakers: Mapping[str, str], rows: Mapping, name: str) -> None:
+    """Raise DataError unless the table `name` of directory `path`, `rows`, has the utterances of utt2spk and no others."""
     for ours, theirs, here, there in ((speakers, rows, "utt2spk", name), (rows, speakers, name, "utt2spk")):
         missing = [utt_id for utt_id in ours if utt_id not in theirs]
         if missing:

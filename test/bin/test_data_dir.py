@@ -102,6 +102,23 @@ def test_durations_stats_and_leaving_out_bad_audio(folder, tmp_path, capsys):
     assert list(read_table(folder / "utt2dur")) == [utt_id for utt_id in IDS if utt_id != "bob-2"]
 
 
+def test_filter(folder, tmp_path, capsys):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "text").write_text("x-1 Other words!\nx-2 words\n")
+    (folder / "text").write_text("".join(f"{utt_id} {'other words' if utt_id[0] == 'b' else 'w o r d s'}\n"
+                                         for utt_id in IDS))
+    assert status("filter", folder, tmp_path / "out", "--max-tokens-per-second", 51, "--silence_db", "-60", "--test_dirs",
+                  tmp_path / "test", "--report", tmp_path / "report.json", "--nj", 2) == 0
+    said = capsys.readouterr().out
+    assert "3 of 6 utterances kept" in said and f"{tmp_path}/report.json" in said
+    assert list(read_table(tmp_path / "out" / "text")) == ["ann-1", "ann-2", "cem-1"]
+    assert status("validate", tmp_path / "out") == 0
+    assert status("filter", folder, folder) == 1
+    assert status("filter", folder, tmp_path / "out2", "--min_duration", "long") == 2
+    assert status("filter", folder, tmp_path / "out2", "--min_duration", 5) == 1
+    assert "no utterance is left" in capsys.readouterr().err and not (tmp_path / "out2").exists()
+
+
 def test_choose_channel_and_materialize(folder, tmp_path, capsys):
     assert status("choose_channel", folder, 0) == 0
     assert read_table(folder / "reco2channel") == dict.fromkeys(IDS, "0")
