@@ -19,7 +19,10 @@ from blspkd.errors import ModelError
 
 
 class SpeechEncoder(nn.Module):
-    """A pretrained encoder; `width` is C and `stride` the features (frames or samples) per output frame."""
+    """A pretrained encoder; `width` is C and `stride` the features (frames or samples) per output frame.
+
+    Output frame t looks at the features around first_centre + t * stride.
+    """
 
     def __init__(self, encoder: nn.Module, pad_to_30s: bool):
         super().__init__()
@@ -28,6 +31,7 @@ class SpeechEncoder(nn.Module):
         self.is_whisper = hasattr(encoder, "embed_positions") and hasattr(encoder, "conv2")
         self.width: int = encoder.config.hidden_size
         self.stride: int = 2 if self.is_whisper else math.prod(encoder.config.conv_stride)
+        self.first_centre: float = 0.0 if self.is_whisper else _first_centre(encoder.config)
 
     @classmethod
     def from_pretrained(cls, name: str, pad_to_30s: bool, attn_implementation: str, dtype: torch.dtype):
@@ -107,6 +111,12 @@ def attention_mask(lengths: Tensor, hidden: Tensor) -> Tensor:
 def _valid(lengths: Tensor, size: int, device: torch.device) -> Tensor:
     """[B, size] bool: the first lengths[b] positions."""
     return torch.arange(size, device=device) < lengths.to(device, non_blocking=True)[:, None]
+
+
+def _first_centre(config) -> float:
+    """The sample in the middle of what the first output frame sees through unpadded convolutions."""
+    strides = [math.prod(config.conv_stride[:i]) for i in range(len(config.conv_stride))]
+    return sum((kernel - 1) * stride for kernel, stride in zip(config.conv_kernel, strides, strict=True)) / 2
 
 
 def _join_windows(frames: Tensor, lengths: Tensor, windows: list[int]) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,17 @@ def test_prefix_input_suffix_is_the_tokenised_rendering(tokenizer, position, sep
     assert known.split()[0][-1] in tokenizer.decode(ids.input)
 
 
+def test_spans_cover_the_transcript_token_by_token(tokenizer):
+    transcript = "we found two cats in 1994 naïvely"
+    prompt = Prompt(tokenizer, PromptConfig(instruction="Continue the text."))
+    spans = prompt.spans(transcript)
+    assert len(spans) == len(prompt.split(transcript).input)
+    assert spans[-1][1] == len(transcript) and all(left <= right for left, right in spans)
+    for (_, before), (left, right) in zip(spans, spans[1:], strict=False):
+        # nothing but blanks between two tokens; tokens of one character written in bytes share it
+        assert not transcript[before:left].strip() and (left >= before or left == right - 1)
+
+
 def test_prompt_around_speech_is_the_one_around_transcripts(tiny_llm):
     prompt = Prompt(load_tokenizer(tiny_llm), PromptConfig(instruction="Continue:"))
     ids = prompt.split("the farmer sold six bags")

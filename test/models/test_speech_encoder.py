@@ -83,6 +83,21 @@ def test_waveform_encoders_load_and_do_not_see_their_padding(tmp_path, kind, nor
     torch.testing.assert_close(frames[1, :length[0]], alone[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("group", ["layer", "group"])
+def test_first_centre_and_stride_say_what_a_frame_looks_at(group):
+    config = Wav2Vec2Config(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                            conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2,
+                            feat_extract_norm=group, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    encoder = SpeechEncoder(Wav2Vec2Model(config), False)
+    samples = torch.zeros(1, 200, requires_grad=True)
+    frames = encoder.encoder.feature_extractor.conv_layers[1].conv(encoder.encoder.feature_extractor.conv_layers[0].conv(
+        samples[:, None]))
+    for t in (0, 3):
+        gradient, = torch.autograd.grad(frames[0, 0, t], samples, retain_graph=True)
+        seen = gradient[0].nonzero().squeeze(1)
+        assert (seen.min() + seen.max()) / 2 == encoder.first_centre + t * encoder.stride
+
+
 def test_a_folder_that_is_not_there_is_named():
     with pytest.raises(ModelError, match="./nowhere"):
         SpeechEncoder.from_pretrained("./nowhere", True, "eager", torch.float32)
