@@ -149,6 +149,9 @@ class DataConfig:
             raise ConfigError(f"noise_snr_db: {self.noise_snr_db} is not [lowest, highest]")
 
 
+AUGMENTATIONS = ("time_masks", "frequency_masks", "speed_factors", "noise_snr_db")  # of DataConfig, off if 0 or empty
+
+
 @dataclass
 class TrainingConfig:
     """Optimisation, checkpoints and logging."""
@@ -171,6 +174,9 @@ class TrainingConfig:
     save_steps: int = 1000
     keep_checkpoints: int = 2
     average_checkpoints: int = 0  # the final model averages this many last checkpoints; 0: none
+    cache_encoder_frames: bool = False  # frozen encoder, no augmentation: compute frames once and keep them on disk
+    cache_teacher: bool = False  # compute the teacher's hidden states once and keep them on disk
+    cache_dir: str = ""  # empty: <output_dir>/cache; may be removed at any time
     deepspeed: str = ""  # a DeepSpeed configuration file
     find_unused_parameters: bool = False
 
@@ -184,6 +190,17 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self):
+        if self.training.cache_encoder_frames:
+            changing = [key for key, on in {"model.train_encoder": self.model.train_encoder,
+                                            **{f"data.{name}": getattr(self.data, name) for name in AUGMENTATIONS}}.items()
+                        if on]
+            if changing:
+                raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
+                                  f"{' and '.join(changing)}; switch them off, or the cache")
+        if self.training.cache_teacher and not (self.loss.w_input or self.loss.w_response):
+            raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")
 
 
 @dataclass
@@ -206,6 +223,7 @@ class DecodeConfig:
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
+    transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
     batch_size: int = 32  # at most this many utterances in a batch
     batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
@@ -222,7 +240,10 @@ class DecodeConfig:
 
     def __post_init__(self):
         for system in self.systems:
-            _one_of("systems", system, ("text", "chance", "speech"))
+            _one_of("systems", system, ("text", "chance", "speech", "cascade"))
+        if "cascade" in self.systems and not self.transcripts:
+            raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
+                              "(python -m blspkd.bin.transcribe writes them)")
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
@@ -230,22 +251,54 @@ class DecodeConfig:
             raise ConfigError(f"num_bootstrap: {self.num_bootstrap} draws give no interval; use 1000")
 
 
+@dataclass
+class TranscribeConfig:
+    """How a speech recogniser transcribes a data directory."""
+
+    device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
+    dtype: str = "float32"
+    batch_size: int = 32  # utterances transcribed together
+    part_size: int = 256  # utterances per part file: what a kill can cost
+    language: str = ""  # multilingual Whisper only, e.g. en; empty: the model finds out
+    task: str = ""  # multilingual Whisper only: transcribe or translate; empty: transcribe
+    num_beams: int = 1
+    max_new_tokens: int = 0  # 0: what the model's own configuration says
+
+    def __post_init__(self):
+        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        _one_of("task", self.task, ("", "transcribe", "translate"))
+        for name in ("batch_size", "part_size", "num_beams"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
+
+
 def load_config(cls: type[Config], path: str | Path | None = None, overrides: list[str] = ()) -> Config:
     """Read `cls` from a YAML file (or its defaults alone) and apply `--key value` overrides.
 
+    A file may say `base: other.yaml` (beside it), and then holds only what differs from that file.
     Raises ConfigError for a missing file, invalid YAML, an unknown key, or a value of the wrong type.
     """
-    values: dict = {}
-    if path is not None:
-        if not Path(path).is_file():
-            raise ConfigError(f"{path}: there is no such configuration file")
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not valid YAML in UTF-8: {error}") from None
+    values = {} if path is None else _read_yaml(Path(path))
     where = str(path or "defaults")
     values = _merge(values, _parse_overrides(cls, list(overrides)))
     return from_dict(cls, values, where)
+
+
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
+    """The values of a file on top of those of its `base`."""
+    if not path.is_file():
+        named = f"{above[-1]}: base: " if above else ""
+        raise ConfigError(f"{named}{path}: there is no such configuration file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML in UTF-8: {error}") from None
+    if not isinstance(values, dict) or "base" not in values:
+        return values
+    base = path.parent / str(values.pop("base"))
+    if base.resolve() in {file.resolve() for file in (*above, path)}:
+        raise ConfigError(f"{path}: base: {base} leads back to this file")
+    return _merge(_read_yaml(base, (*above, path)), values)
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:

@@ -59,3 +59,22 @@ def test_mistakes_on_the_command_line(words, message):
 def test_a_missing_file_is_named():
     with pytest.raises(ConfigError, match="nowhere.yaml"):
         load_config(PromptConfig, "nowhere.yaml")
+
+def test_a_file_holds_what_differs_from_its_base(tmp_path):
+    (tmp_path / "a.yaml").write_text("system: a\nloss: {w_input: 0.5, w_response: 0.25}\ndata: {speed_factors: [0.9, 1.1]}\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.yaml").write_text("base: ../a.yaml\nsystem: b\nloss: {w_input: 0}\n")
+    (tmp_path / "sub/c.yaml").write_text("base: b.yaml\ndata: {speed_factors: []}\n")
+    config = load_config(TrainConfig, tmp_path / "sub/c.yaml", ["--w_response", "2"])
+    assert (config.system, config.loss.w_input, config.loss.w_response) == ("b", 0, 2)
+    assert config.data.speed_factors == []
+
+
+def test_a_base_that_is_missing_or_leads_back_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: nosuch.yaml\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: base: .*nosuch\.yaml: there is no such"):
+        load_config(TrainConfig, tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("base: c.yaml\n")
+    (tmp_path / "c.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(ConfigError, match="leads back"):
+        load_config(TrainConfig, tmp_path / "b.yaml")

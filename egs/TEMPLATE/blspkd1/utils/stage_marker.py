@@ -154,7 +154,10 @@ def shown(value) -> str:
 
 
 def significant_lines(path: Path, ignored: list):
-    """The lines of a configuration without comments, empty lines and some keys (on lines of their own)."""
+    """The lines of a configuration without comments, empty lines and some keys (on lines of their own).
+
+    A line `base: other.yaml` is followed by the lines of that file.
+    """
     if not path.is_file():
         return "(not there)"
     lines = []
@@ -163,6 +166,9 @@ def significant_lines(path: Path, ignored: list):
             line = re.sub(r"(^|\s)#.*", "", line)
         if line.strip() and not line.lstrip().startswith("#") and line.partition(":")[0].strip() not in ignored:
             lines.append(line.rstrip())
+            base = re.match(r"base:\s*(\S+)\s*$", line)
+            if base and (path.parent / base[1]).resolve() != path.resolve():
+                lines += significant_lines(path.parent / base[1], ignored)
     return lines
 
 
