@@ -1,0 +1,62 @@
+"""The paired bootstrap against brute force, and its calibration."""
+
+import numpy as np
+import pytest
+
+from blspkd.config import TaskConfig
+from blspkd.evaluation.metrics import compute
+from blspkd.evaluation.paired_bootstrap import of_flags, paired_difference, statistics
+
+REFERENCES = ["tom sold six bags", "anna sees the old tree", "we met in the park", "ben counts seven cups"]
+HYPOTHESES = ["tom sold six bags", "anna sees an old tree in town", "we met in a dark park", ""]
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "exact_match", "wer", "cer"])
+def test_the_statistics_of_all_utterances_give_the_score(metric):
+    found = statistics(metric, HYPOTHESES, REFERENCES, TaskConfig())
+    expected = compute(metric, list("abcd"), HYPOTHESES, REFERENCES, TaskConfig(), 10)[0].value
+    assert found.score(found.table.sum(0)) == pytest.approx(expected, abs=1e-6)
+    drawn = [2, 2, 0, 1]  # a draw of utterances, scored as a corpus of its own
+    again = compute(metric, list("abcd"), [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn], TaskConfig(), 10)
+    counts = np.bincount(drawn, minlength=4).astype(float)
+    assert found.score(counts @ found.table) == pytest.approx(again[0].value, abs=1e-6)
+
+
+def test_a_system_does_not_differ_from_itself():
+    runs = [of_flags([True, False, True, True])]
+    found = paired_difference(runs, runs, 200, 0)
+    assert found.value == 0 and found.ci95 == (0, 0) and found.p == 1 and not found.significant
+
+
+def test_pairs_count():
+    """The same answers but for some that are better: significant, although the two intervals overlap widely."""
+    random = np.random.default_rng(0)
+    flags = random.random(300) < 0.5
+    better = flags | (random.random(300) < 0.05)
+    found = paired_difference([of_flags(better)], [of_flags(flags)], 1000, 0)
+    assert found.significant and found.value == pytest.approx(100 * (better.mean() - flags.mean()))
+    assert found.ci95[0] < found.value < found.ci95[1]
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    random = np.random.default_rng(0)
+    steady = [of_flags(random.random(300) < p) for p in (0.8, 0.8, 0.8)]
+    wild = [of_flags(random.random(300) < p) for p in (0.7, 0.8, 0.9)]
+    reference = [of_flags(random.random(300) < 0.75) for _ in range(3)]
+    width = {name: np.ptp(paired_difference(runs, reference, 500, 0).ci95)
+             for name, runs in (("steady", steady), ("wild", wild))}
+    assert width["wild"] > 1.3 * width["steady"]
+
+
+def test_equal_systems_are_seldom_called_different():
+    random = np.random.default_rng(1)
+    called = 0
+    for trial in range(100):
+        a, b = (of_flags(random.random(200) < 0.7) for _ in range(2))
+        called += paired_difference([a], [b], 200, trial).significant
+    assert called <= 14  # 5 expected
+
+
+def test_other_utterances_are_refused():
+    with pytest.raises(ValueError, match="same utterances"):
+        paired_difference([of_flags([True])], [of_flags([True, False])], 10, 0)
