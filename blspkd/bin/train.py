@@ -23,7 +23,9 @@ from blspkd.data.features import FeatureExtractor
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import command
+from blspkd.generation.model_identity import model_identity
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.cache import open_caches
 from blspkd.training.checkpoint import complete_checkpoints
 from blspkd.training.objective import KdObjective
 from blspkd.training.run import check_unchanged, describe, prompt_of
@@ -73,6 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         save_config(config, Path(options.output_dir) / "config.yaml")
+    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
+                                 Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
+                                 arguments.device)
 
     checkpoints = complete_checkpoints(options.output_dir)
     if checkpoints:

@@ -36,19 +36,23 @@ class Batch:
     """What one training step reads."""
 
     utt_ids: list[str]
-    features: Tensor  # [W, F, M] log-mel or [W, S] samples
+    features: Tensor  # [W, F, M] log-mel, [W, S] samples, or [B, T, C] frames if `encoded`
     feature_lengths: Tensor  # [W] int64, on the CPU
     windows: list[int]  # windows of each utterance, sum W
     n_tokens: Tensor  # [B] int64, on the CPU: tokens of the transcripts
     sequences: TokenBatch
     examples: list[Example]
     errors: list[str]  # utterances whose audio could not be read, and why
+    encoded: bool = False  # features are cached frames of the speech encoder
+    teacher: Tensor | None = None  # [n, D] cached teacher states: all input positions, then all of the responses
 
     def to(self, device: torch.device) -> "Batch":
         """Move what is computed with; what decides shapes stays on the CPU, so that nobody has to wait for it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         sequences = TokenBatch(**{**vars(self.sequences), "ids": self.sequences.ids.to(device, non_blocking=True)})
-        return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences})
+        teacher = self.teacher if self.teacher is None else self.teacher.to(device, non_blocking=True)
+        return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences,
+                        "teacher": teacher})
 
 
 def collate(loaded: list[LoadedExample]) -> Batch:
@@ -65,7 +69,16 @@ def collate(loaded: list[LoadedExample]) -> Batch:
         sequences=lay_out(examples, [example.n_tokens for example in examples]),
         examples=examples,
         errors=[item.error for item in loaded if item.features is None],
+        encoded=any(item.encoded for item in good),
+        teacher=_teacher_states(good),
     )
+
+
+def _teacher_states(items: list[LoadedExample]) -> Tensor | None:
+    if not items or items[0].teacher is None:
+        return None
+    parts = [item.teacher.tensor_split((-len(item.example.response),)) for item in items]
+    return torch.cat([inputs for inputs, _ in parts] + [responses for _, responses in parts])
 
 
 def lay_out(examples: list[Example], n_inputs: list[int]) -> TokenBatch:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from blspkd.config import DataConfig
 from blspkd.data.audio import AudioSource, load
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.prompts import Prompt
+from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
 
 
@@ -86,21 +88,35 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prom
 
 
 @dataclass
+class Cached:
+    """What need not be computed again (blspkd.training.cache)."""
+
+    frames: TensorStore | None = None  # [T, C] of the speech encoder
+    teacher: TensorStore | None = None  # [n, D] last hidden states at the input positions, then the response's
+
+
+@dataclass
 class LoadedExample:
     """An example with its features, or the error that its audio gave."""
 
     example: Example
     features: Features | None
     error: str = ""
+    encoded: bool = False  # the features are frames [T, C] of the speech encoder
+    teacher: Tensor | None = None  # [n, D], see `Cached`
 
 
 class ExampleDataset(torch.utils.data.Dataset):
-    """Examples by (epoch, index); what augmentation draws depends on the seed, the epoch and the index only."""
+    """Examples by (epoch, index); what augmentation draws depends on the seed, the epoch and the index only.
 
-    def __init__(self, examples: list[Example], extractor: FeatureExtractor, config: DataConfig, seed: int,
-                 augment: bool):
+    Without an extractor no audio is read, and examples have features without a window.
+    """
+
+    def __init__(self, examples: list[Example], extractor: FeatureExtractor | None, config: DataConfig, seed: int,
+                 augment: bool, cached: Cached | None = None):
         self.examples = examples
         self.extractor = extractor
+        self.cached = cached or Cached()
         self.augmenter = Augmenter(config, extractor.frames_per_second) if augment else None
         self.seed = seed
 
@@ -108,8 +124,21 @@ class ExampleDataset(torch.utils.data.Dataset):
         return len(self.examples)
 
     def __getitem__(self, key: tuple[int, int]) -> LoadedExample:
-        epoch, index = key
+        loaded = self._load(*key)
+        if self.cached.teacher is not None:
+            loaded.teacher = self.cached.teacher.get(loaded.example.utt_id)
+        return loaded
+
+    def _load(self, epoch: int, index: int) -> LoadedExample:
         example = self.examples[index]
+        if self.cached.frames is not None:
+            frames = self.cached.frames.get(example.utt_id)
+            if frames is None:
+                return LoadedExample(example, None, f"utterance {example.utt_id}: its audio could not be read when "
+                                     f"{self.cached.frames.folder} was made; mend it and remove that folder")
+            return LoadedExample(example, Features([frames], [len(frames)]), encoded=True)
+        if self.extractor is None:
+            return LoadedExample(example, Features([], []))
         try:
             waveform = load(example.audio, self.extractor.sampling_rate)
             if self.augmenter is None:

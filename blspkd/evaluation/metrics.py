@@ -99,6 +99,14 @@ def percent_true(metric: str, flags: Sequence[bool], num_bootstrap: int, seed: i
     return _ratio(metric, flags, np.ones_like(flags), num_bootstrap, seed, signature)
 
 
+def percent_of(metric: str, found: Sequence[float], totals: Sequence[float], num_bootstrap: int, seed: int,
+               signature: str) -> Score:
+    """100 * sum(found) / sum(totals), one entry per utterance each; no total is 0."""
+    signature = f"{signature}|bs:{num_bootstrap}|seed:{seed}"
+    return _ratio(metric, np.asarray(found, dtype=np.float64), np.asarray(totals, dtype=np.float64), num_bootstrap, seed,
+                  signature)
+
+
 def count_edits(hypotheses: Sequence[str], references: Sequence[str], characters: bool = False) -> Edits:
     """Minimal edits hypothesis by hypothesis, in words or (spaces included) in characters; no reference is empty."""
     import jiwer

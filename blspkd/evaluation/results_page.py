@@ -12,9 +12,9 @@ from blspkd.errors import DataError
 from blspkd.evaluation import tables
 from blspkd.evaluation.results import Row
 
-INTERVALS = ("All values are percentages; in brackets the 95% bootstrap interval over utterances. The system *text* "
-             "has the transcript typed in (the upper bound), *chance* hears another utterance of the set while the "
-             "reference stays.")
+INTERVALS = ("Values are percentages unless their name says otherwise (KL is in nats); in brackets the 95% bootstrap "
+             "interval over utterances. The system *text* has the transcript typed in (the upper bound), *chance* hears "
+             "another utterance of the set while the reference stays.")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
         "## Tasks", INTERVALS, _task_tables(page.rows),
         *_section("## Token-count accuracy and other measurements", tables.markdown_others(page.rows)),
         *_section("## Kinds of errors (percent)", tables.markdown_errors(page.rows)),
+        *_section("## Output health (percent)", tables.markdown_health(page.rows)),
         *_section("## Time and memory", _times(page.stage_times)),
         *_section("## Examples", _examples(page.examples)),
         "## Environment",

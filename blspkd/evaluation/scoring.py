@@ -11,9 +11,9 @@ from pathlib import Path
 import yaml
 
 from blspkd.atomic import atomic_write
-from blspkd.config import DecodeConfig
+from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
-from blspkd.evaluation import metrics
+from blspkd.evaluation import health, metrics
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import Row, update_results
 
@@ -70,7 +70,7 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
         json.dump(examples, file, indent=2, ensure_ascii=False)
     scored = {(row.system, row.set) for row in rows}
     return update_results(exp_dir / "results.json", rows,
-                          lambda row: (row.system, row.set) in scored and row.metric in metrics.KNOWN)
+                          lambda row: (row.system, row.set) in scored and row.metric in {*metrics.KNOWN, *health.KNOWN})
 
 
 def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
@@ -83,6 +83,7 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
                                       config.seed)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
+    scores += health.score(answers, config.num_bootstrap, config.seed)
     unfinished = sum(not row["finished"] for row in answers)
     if unfinished > MANY_UNFINISHED * len(answers):
         log.warning("%s: %d of %d answers were cut off at max_new_tokens", path, unfinished, len(answers))

@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from blspkd.evaluation import health
 from blspkd.evaluation.results import Row
 
 HEADLINES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match", "wer": "WER", "cer": "CER"}
 PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
+DECIMALS = {"_kl": 3, "count_mae": 2, "count_bias": 2}  # of metrics that end so or hold this; 1 of all others
 SYSTEM_ORDER = ("text", "chance", "cascade")  # then all others by name
 WIDTH = 100  # characters of a screen table
 GAP = "  "
@@ -58,7 +60,7 @@ def screen(rows: Sequence[Row]) -> str:
         width = max(len(counts.label(system)) for system in counts.systems)
         for system in counts.systems:
             found = [(column, counts.cells.get((system, column))) for column in counts.columns]
-            cells = [f"{column[2]} {_value(row)} ({_interval(row)}, n={row.n})" for column, row in found if row]
+            cells = [f"{column[2]} {value_text(row)} ({interval_text(row)}, n={row.n})" for column, row in found if row]
             lines.append(GAP.join([counts.label(system).ljust(width), *cells]))
         blocks.append("\n".join(lines))
     if "text" in {name for name, _ in table.systems}:
@@ -94,9 +96,22 @@ def markdown_errors(rows: Sequence[Row]) -> str:
     return markdown_table(heads, lines, num_texts=2) if lines else ""
 
 
+def markdown_health(rows: Sequence[Row]) -> str:
+    """Answers that are no answers: percent empty, looped, copied, words of no reference, and words per reference word."""
+    by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
+    table = arrange(rows, health.KNOWN)
+    lines = []
+    for system in table.systems:
+        for task, name in dict.fromkeys((task, name) for task, _, name in table.columns):
+            found = [by_key.get((*system, name, task, metric)) for metric in health.KNOWN]
+            if any(found):
+                lines.append([f"{escape(table.label(system))}/{task}/{name}", *(value_text(row) for row in found)])
+    return markdown_table(["system/task/set", *map(metric_label, health.KNOWN)], lines) if lines else ""
+
+
 def markdown_others(rows: Sequence[Row]) -> str:
     """All measurements that no other table shows."""
-    shown = {*HEADLINES, *(error + part for error in ("wer", "cer") for part in PARTS)}
+    shown = {*HEADLINES, *health.KNOWN, *(error + part for error in ("wer", "cer") for part in PARTS)}
     table = arrange(rows, [row.metric for row in rows if row.metric not in shown])
     lines = [[escape(table.label(system)), task, metric_label(metric), name, _cell(row), str(row.n)]
              for system in table.systems for task, metric, name in table.columns
@@ -165,9 +180,9 @@ def _screen_block(table: Table, pairs: list[Pair]) -> str:
              line("95% interval", [table.sizes(column) for column in columns])]
     for system in table.systems:
         rows = [table.cells.get((system, column)) for column in columns]
-        lines.append(line(table.label(system), [_value(row) for row in rows]))
+        lines.append(line(table.label(system), [value_text(row) for row in rows]))
         if any(rows):
-            lines.append(line("", [f"({_interval(row)})" if row else "" for row in rows]))
+            lines.append(line("", [f"({interval_text(row)})" if row else "" for row in rows]))
     return "\n".join(lines)
 
 
@@ -183,16 +198,24 @@ def _column_width(table: Table, column: Column) -> int:
     rows = [row for (_, place), row in table.cells.items() if place == column]
     beside = [other for other in table.columns if other[:2] == column[:2]]
     share = -(-(len(_title(column[:2])) - len(GAP) * (len(beside) - 1)) // len(beside))
-    return max(share, len(column[2]), len(table.sizes(column)), *(len(_interval(row)) + 2 for row in rows))
+    return max(share, len(column[2]), len(table.sizes(column)), *(len(interval_text(row)) + 2 for row in rows))
 
 
-def _value(row: Row | None) -> str:
-    return f"{row.value:.1f}" if row else "-"
+def value_text(row: Row | None) -> str:
+    return f"{row.value:.{_decimals(row)}f}" if row else "-"
 
 
-def _interval(row: Row | None) -> str:
-    return f"{row.ci95[0]:.1f}-{row.ci95[1]:.1f}" if row else ""
+def interval_text(row: Row | None) -> str:
+    return "-".join(_ends(row)) if row else ""
 
 
 def _cell(row: Row | None) -> str:
-    return f"{row.value:.1f} [{row.ci95[0]:.1f}, {row.ci95[1]:.1f}]" if row else "-"
+    return f"{value_text(row)} [{', '.join(_ends(row))}]" if row else "-"
+
+
+def _ends(row: Row) -> list[str]:
+    return [f"{end:.{_decimals(row)}f}" for end in row.ci95]
+
+
+def _decimals(row: Row) -> int:
+    return next((digits for ending, digits in DECIMALS.items() if ending in row.metric), 1)

@@ -135,9 +135,16 @@ class SpeechLlm(nn.Module):
 
         n_tokens [B] fixes their number (training); None lets the adapter decide.
         """
+        return self.adapt(*self.encode(features, lengths, windows), n_tokens)
+
+    def encode(self, features: Tensor, lengths: Tensor, windows: list[int]) -> tuple[Tensor, Tensor]:
+        """Features [W, F, M] -> frames [B, T, C] and their lengths [B], on the CPU."""
         with nullcontext() if self.config.train_encoder else torch.no_grad():
-            frames, frame_lengths = self.encoder(features, lengths, windows)
-        return self.adapter(frames.to(self.adapter_dtype), frame_lengths, n_tokens)
+            return self.encoder(features, lengths, windows)
+
+    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
+        """Frames [B, T, C] -> speech tokens [B, N, D]."""
+        return self.adapter(frames.to(self.adapter_dtype), lengths, n_tokens)
 
     @property
     def adapter_dtype(self) -> torch.dtype:

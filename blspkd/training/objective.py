@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blspkd.config import LossConfig
-from blspkd.data.batching import Batch
+from blspkd.data.batching import Batch, TokenBatch
 from blspkd.errors import ConfigError
 from blspkd.losses.distillation import Distilled, Divergence, distillation_loss
 from blspkd.losses.embedding import embedding_loss
@@ -70,16 +70,22 @@ class KdObjective(nn.Module):
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""
         config, model = self.loss_config, self.speech_llm
-        speech = model.speech_tokens(batch.features, batch.feature_lengths, batch.windows, batch.n_tokens)
+        frames = ((batch.features, batch.feature_lengths) if batch.encoded
+                  else model.encode(batch.features, batch.feature_lengths, batch.windows))
+        speech = model.adapt(*frames, batch.n_tokens)
         sequences = model.student_sequences(batch, speech)
         student = model.student_states(sequences, speech).flatten(0, 1)
         uses_teacher = bool(config.w_input or config.w_response or not self.training)
-        teacher = model.teacher_states(batch.sequences).flatten(0, 1) if uses_teacher else None
 
         with_input = model.adapter.matches_text_length and (config.w_input > 0 or not self.training)
         shifted = config.response_positions == "shifted"
-        rows_student = _rows(sequences, with_input, shifted, student.device)
-        rows_teacher = _rows(batch.sequences, with_input, shifted, student.device) if uses_teacher else None
+        rows_student = selected_rows(sequences, with_input, shifted, student.device)
+        teacher = None
+        if uses_teacher and batch.teacher is not None:
+            teacher = batch.teacher[len(batch.teacher) - len(rows_student):].to(student.dtype)
+        elif uses_teacher:
+            rows_teacher = selected_rows(batch.sequences, with_input, shifted, student.device)
+            teacher = model.teacher_states(batch.sequences).flatten(0, 1).index_select(0, rows_teacher)
         n_input = int(batch.n_tokens.sum()) if with_input else 0
         n_response = len(rows_student) - n_input
 
@@ -92,8 +98,7 @@ class KdObjective(nn.Module):
             label_weights = torch.full_like(weights, config.w_response_ce / denominators.response)
         head, bias = model.head
         distilled = distillation_loss(
-            student.index_select(0, rows_student),
-            teacher.index_select(0, rows_teacher) if uses_teacher else None, head, weights,
+            student.index_select(0, rows_student), teacher, head, weights,
             Divergence(config.divergence, config.temperature, config.jsd_beta, config.temperature_squared),
             labels=labels, label_weights=label_weights, head_bias=bias, chunk_bytes=config.chunk_mib << 20)
 
@@ -122,7 +127,7 @@ class KdObjective(nn.Module):
         return terms
 
 
-def _rows(sequences, with_input: bool, shifted: bool, device: torch.device) -> Tensor:
+def selected_rows(sequences: TokenBatch, with_input: bool, shifted: bool, device: torch.device) -> Tensor:
     """Selected positions of the flattened [B * L]: the inputs', then those of the response."""
     response = sequences.response_mask
     if shifted:  # the position before a token predicts it

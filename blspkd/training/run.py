@@ -9,7 +9,8 @@ from blspkd.config import PromptConfig, TrainConfig, from_dict, load_config, to_
 from blspkd.errors import ConfigError, DataError
 
 # Keys that may change between a run's start and its continuation: they change no result.
-_FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "loss.chunk_mib"}
+_FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
+              "loss.chunk_mib"}
 
 
 def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:

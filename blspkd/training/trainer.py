@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from blspkd.config import TrainConfig
 from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
-from blspkd.data.examples import Example, ExampleDataset
+from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
 from blspkd.progress import progress_bar
@@ -60,6 +61,7 @@ class KdTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
+        self.cached: dict[str, Cached] = {}  # by set: train, valid
         self.loss_is_scaled_for_ga = True  # every micro-batch is divided by the counts of the whole step
         self.can_return_loss = True
         self._sums = torch.zeros(len(TERMS))  # of the steps since the last log line
@@ -72,9 +74,8 @@ class KdTrainer(Trainer):
         plan = BatchPlan(self.train_examples, data, self.args.seed,
                          self.args.max_steps * self.args.gradient_accumulation_steps,
                          self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
-        dataset = ExampleDataset(self.train_examples, self.extractor, data, self.args.seed, augment=True)
-        return DataLoader(dataset, batch_sampler=plan, num_workers=data.num_workers, collate_fn=collate,
-                          pin_memory=False, worker_init_fn=_one_thread)
+        dataset = ExampleDataset(self.train_examples, self.extractor, data, self.args.seed, True, self.cached.get("train"))
+        return batch_loader(dataset, plan, data.num_workers)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with a learning rate per part: adapter, PLoRA, speech encoder."""
@@ -142,10 +143,9 @@ class KdTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss terms on the validation set, every rank its share of the batches."""
         data = self.config.data
-        dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False)
+        dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, False, self.cached.get("valid"))
         batches = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)[self.args.process_index::self.args.world_size]
-        loader = DataLoader(dataset, batch_sampler=[[(0, int(index)) for index in batch] for batch in batches],
-                            num_workers=data.num_workers, collate_fn=collate, worker_init_fn=_one_thread)
+        loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(len(TERMS) + 3, dtype=torch.float64)
@@ -207,6 +207,12 @@ def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig, traini
              for (name, kind), value in zip(TERMS.items(), sums, strict=True)}
     return {name: 100 * value if name.endswith(("accuracy", "top1")) else value
             for name, value in means.items() if computed.get(name, computed[TERMS[name]])}
+
+
+def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
+    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, pin_memory=False,
+                      worker_init_fn=_one_thread)
 
 
 def _one_thread(worker: int) -> None:

@@ -13,7 +13,7 @@ from blspkd.errors import DataError
 from blspkd.evaluation.environment import describe_environment, git_commit, without_machine_paths
 from blspkd.evaluation.results import Row
 from blspkd.evaluation.results_page import Page, StageTime, duration, read_stage_times, screen, write_page
-from blspkd.evaluation.tables import arrange, markdown, markdown_errors, markdown_others, system_label
+from blspkd.evaluation.tables import arrange, markdown, markdown_errors, markdown_health, markdown_others, system_label
 
 
 def row(system, name, task, metric, value, seed=0, n=200):
@@ -113,6 +113,16 @@ def test_other_measurements_are_shown_too(rows):
     rows += [row("blspkd", "test_heard", "cost", "peak_mib", 812.0)]
     table = markdown_others(rows)
     assert "peak mib" in table and "count accuracy" in table and "wer" not in table
+
+
+def test_output_health_has_a_table_of_its_own(rows):
+    rows += [row("blspkd", "test_heard", "qa", metric, value) for metric, value in (("empty", 1.0), ("copied", 2.5))]
+    assert "| BLSP-KD/qa/test_heard | 1.0 | - | 2.5 | - | - |" in markdown_health(rows)
+    assert "copied" not in markdown_others(rows)
+
+
+def test_divergences_are_shown_with_three_decimals(rows):
+    assert "0.123 [" in markdown_others([*rows, row("blspkd", "test_heard", "alignment", "input_kl", 0.12345)])
 
 
 @pytest.mark.parametrize("name, label", [

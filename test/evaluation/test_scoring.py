@@ -9,6 +9,7 @@ from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import DecodeDir
 from blspkd.evaluation.results import Row, read_results, write_results
+from blspkd.evaluation.health import KNOWN
 from blspkd.evaluation.scoring import score_experiment
 
 KEYS = ["system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"]
@@ -110,7 +111,7 @@ def test_score_json_holds_the_scores_and_counts_cut_answers(exp_dir, config, cap
     score_experiment(exp_dir, config, ["heard"])
     score = json.loads((exp_dir / "decode_repeat_heard" / "score.json").read_text())
     assert (score["task"], score["n"], score["unfinished"]) == ("repeat", 4, 1)
-    assert [row["metric"] for row in score["scores"]] == ["wer", "wer_sub", "wer_del", "wer_ins", "wer_sent"]
+    assert [row["metric"] for row in score["scores"]] == ["wer", "wer_sub", "wer_del", "wer_ins", "wer_sent", *KNOWN]
     assert all({"value", "ci95", "n", "signature"} <= set(row) for row in score["scores"])
     assert "1 of 4 answers were cut off" in caplog.text
 

@@ -1,0 +1,249 @@
+"""What frozen models say about every utterance, computed once and kept on disk instead of once per epoch.
+
+Two caches, both off by default: the frames of a frozen speech encoder (without augmentation only), and the teacher's last
+hidden states at the positions that the loss compares (always: the teacher never changes). Tensors are kept in `model.dtype`,
+in which frozen weights compute: a run with a cache and one without differ by the rounding of matrix products in batches of
+another shape, and by nothing else.
+
+The size is announced, and free space checked, before anything is written. Every shard records what it was made from (models,
+precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids) and is written anew when
+that changes. Removing a cache is always safe.
+"""
+
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import transformers
+from torch import Tensor
+
+import blspkd
+from blspkd.config import TrainConfig
+from blspkd.data.audio import file_of
+from blspkd.data.batching import Batch, BatchPlan
+from blspkd.data.examples import Cached, Example, ExampleDataset
+from blspkd.data.features import FeatureExtractor
+from blspkd.data.tensor_store import Shard, TensorStore
+from blspkd.errors import DataError
+from blspkd.models.speech_llm import SpeechLlm
+from blspkd.progress import progress_bar
+from blspkd.training.objective import selected_rows
+from blspkd.training.trainer import batch_loader
+
+logger = logging.getLogger(__name__)
+SHARD_BYTES = 128 << 20  # what waits in memory to be written, and what a kill can cost
+
+Identify = Callable[[str], dict[str, str]]  # name of a model -> what tells it from others
+
+
+def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtractor, sets: dict[str, list[Example]],
+                folder: Path, identify: Identify, device: torch.device) -> dict[str, Cached]:
+    """Complete the caches that `config` asks for, every rank its share of the shards; returns them by set.
+
+    Raises DataError where they do not fit on the disk.
+    """
+    training = config.training
+    caches: dict[str, list[Cache]] = {name: [] for name in sets}
+    for name, examples in sets.items():
+        if training.cache_encoder_frames:
+            caches[name].append(FrameCache(model, examples, config, folder / f"frames-{name}", identify, extractor))
+        if training.cache_teacher:
+            caches[name].append(TeacherCache(model, examples, config, folder / f"teacher-{name}", identify))
+    every = list(itertools.chain(*caches.values()))
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    if every:
+        model.to(device)
+        if rank == 0:
+            _announce(every, folder)
+        if several:
+            dist.barrier()
+        for one in every:
+            one.write(rank, num_ranks, device)
+        if several:
+            dist.barrier()
+    return {name: Cached(**{one.kind: one.store for one in found}) for name, found in caches.items()}
+
+
+class Cache(ABC):
+    """Tensors of one kind for one set of utterances: their place on disk, and how to compute them."""
+
+    kind: str  # the field of `Cached`
+    source: str  # what of an utterance they are made from
+
+    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
+                 fingerprint: dict[str, str], extractor: FeatureExtractor | None):
+        """extractor: None where no audio is needed."""
+        self.model, self.examples, self.config, self.extractor = model, examples, config, extractor
+        self.bytes = self.rows() * self.width() * getattr(torch, config.model.dtype).itemsize
+        order = np.argsort(self.bytes, kind="stable")  # utterances of one shard are alike: little padding
+        cuts = np.flatnonzero(np.diff(np.cumsum(self.bytes[order]) // SHARD_BYTES)) + 1
+        self.parts = np.split(order, cuts)
+        model_config = config.model
+        fingerprint = {"blspkd": blspkd.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
+                       "dtype": model_config.dtype, "bf16": str(config.training.bf16),
+                       "attn_implementation": model_config.attn_implementation, **fingerprint}
+        self.store = TensorStore(folder, [
+            Shard([examples[i].utt_id for i in part],
+                  {**fingerprint, self.source: _digest((examples[i].utt_id, self.made_from(examples[i])) for i in part)})
+            for part in self.parts])
+
+    @abstractmethod
+    def rows(self) -> np.ndarray:
+        """Rows of every utterance's tensor, as near as can be told beforehand."""
+
+    @abstractmethod
+    def width(self) -> int:
+        """Columns of the tensors."""
+
+    @abstractmethod
+    def made_from(self, example: Example) -> object:
+        """`source`: whatever about an utterance changes its tensor."""
+
+    @abstractmethod
+    def compute(self, batch: Batch) -> Iterable[Tensor]:
+        """[rows, width] of every utterance of a batch."""
+
+    def bytes_missing(self) -> int:
+        return int(sum(self.bytes[self.parts[number]].sum() for number in self.store.missing()))
+
+    def write(self, rank: int, num_ranks: int, device: torch.device) -> None:
+        """Compute and write the missing shards that fall to this rank."""
+        data = self.config.data
+        numbers = [number for number in self.store.missing() if number % num_ranks == rank]
+        batches = [(number, [(0, int(self.parts[number][i])) for i in batch]) for number in numbers
+                   for batch in BatchPlan([self.examples[i] for i in self.parts[number]], data, 0, 1).epoch(0)]
+        loader = batch_loader(ExampleDataset(self.examples, self.extractor, data, 0, augment=False),
+                              [batch for _, batch in batches], data.num_workers)
+        total = sum(len(batch) for _, batch in batches)
+        bar = progress_bar(f"cache {self.store.folder.name}", total, "utt") if rank == 0 and total else None
+        loaded = zip(batches, loader, strict=True)
+        for number, group in itertools.groupby(loaded, lambda pair: pair[0][0]):
+            tensors: dict[str, Tensor] = {}
+            for _, batch in group:
+                for error in batch.errors:
+                    logger.warning("%s", error)
+                if batch.utt_ids:
+                    tensors |= zip(batch.utt_ids, self._compute(batch.to(device)), strict=True)
+                if bar:
+                    bar.update(len(batch.utt_ids) + len(batch.errors))
+            self.store.write(number, tensors)
+        if bar:
+            bar.close()
+
+    @torch.no_grad()
+    def _compute(self, batch: Batch) -> list[Tensor]:
+        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=self.config.training.bf16):
+            # cloned: a slice would keep, and write, the whole batch
+            return [one.to("cpu", getattr(torch, self.config.model.dtype)).clone() for one in self.compute(batch)]
+
+
+class FrameCache(Cache):
+    """Frames [T, C] of the frozen speech encoder."""
+
+    kind, source = "frames", "utterances or their audio"
+
+    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path, identify: Identify,
+                 extractor: FeatureExtractor):
+        fingerprint = {"speech encoder": _digest(identify(config.model.speech_encoder).items()),
+                       "pad_to_30s": str(config.model.pad_to_30s)}
+        super().__init__(model, examples, config, folder, fingerprint, extractor)
+
+    def rows(self) -> np.ndarray:
+        seconds = torch.tensor([example.duration for example in self.examples])
+        features = (seconds * self.extractor.frames_per_second).round().long().clamp(min=1)
+        return self.model.encoder.output_lengths(features).clamp(min=1).numpy()
+
+    def width(self) -> int:
+        return self.model.encoder.width
+
+    def made_from(self, example: Example) -> object:
+        return example.audio, _size_and_date(example.audio.path)
+
+    def compute(self, batch: Batch) -> Iterable[Tensor]:
+        frames, lengths = self.model.encode(batch.features, batch.feature_lengths, batch.windows)
+        return (row[:length] for row, length in zip(frames, lengths.tolist(), strict=True))
+
+
+class TeacherCache(Cache):
+    """The teacher's last hidden states [n, D] at the positions that the loss compares: the input's, then the response's."""
+
+    kind, source = "teacher", "utterances, prompt, text or continuations"
+
+    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path, identify: Identify):
+        self.with_input = model.adapter.matches_text_length
+        self.shifted = config.loss.response_positions == "shifted"
+        fingerprint = {"llm": _digest(identify(config.model.llm).items()), "adapter": config.model.adapter,
+                       "response_positions": config.loss.response_positions,
+                       "share_prefix": str(config.model.share_prefix)}
+        super().__init__(model, examples, config, folder, fingerprint, None)
+
+    def rows(self) -> np.ndarray:
+        return np.array([self.with_input * example.n_tokens + len(example.response) for example in self.examples])
+
+    def width(self) -> int:
+        return self.model.causal_lm.get_input_embeddings().embedding_dim
+
+    def made_from(self, example: Example) -> object:
+        return [part.tolist() for part in (example.prefix, example.input, example.suffix, example.response)]
+
+    def compute(self, batch: Batch) -> Iterable[Tensor]:
+        states = self.model.teacher_states(batch.sequences).flatten(0, 1)
+        states = states.index_select(0, selected_rows(batch.sequences, self.with_input, self.shifted, states.device))
+        inputs = [self.with_input * example.n_tokens for example in batch.examples]
+        parts = states.split(inputs + [len(example.response) for example in batch.examples])
+        return map(torch.cat, zip(parts[:len(inputs)], parts[len(inputs):], strict=True))
+
+
+def _announce(caches: list[Cache], folder: Path) -> None:
+    """Remove what is stale; say what will be written, before it is. Raises DataError where it does not fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in caches:
+        changed = one.store.remove_stale()
+        changed = [name for name in changed if name != one.source] or changed  # other shards hold other utterances
+        if changed:
+            logger.info("%s: computing it again, since %s changed", one.store.folder, "; ".join(changed))
+    missing = {one.store.folder.name: one.bytes_missing() for one in caches}
+    needed, free = sum(missing.values()), shutil.disk_usage(folder).free
+    sizes = ", ".join(f"{name} {_readable(size)}" for name, size in missing.items())
+    logger.info("cache %s: %s", folder, f"about {_readable(needed)} will be written ({sizes}); {_readable(free)} are free"
+                if needed else "complete")
+    if needed > free:
+        raise DataError(f"{folder}: the cache needs about {_readable(needed)} ({sizes}) and {_readable(free)} are free; set "
+                        "training.cache_dir to a folder with more room, or cache_encoder_frames or cache_teacher to false")
+
+
+@cache
+def _size_and_date(path: str) -> tuple[int, int] | None:
+    """Bytes and nanoseconds of an audio file; None where it is not there, which loading will report."""
+    try:
+        status = os.stat(file_of(path))
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(values: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()[:16]
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            break
+        size /= 1024
+    else:
+        unit = "TiB"
+    return f"{size:.3g} {unit}"
