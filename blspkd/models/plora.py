@@ -13,7 +13,6 @@ left on a module, threads do not see each other's calls, and what is text is nev
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,18 +25,39 @@ from torch import Tensor, nn
 from blspkd.errors import ModelError
 
 
-@dataclass
 class _Rows:
     """The speech rows of one forward call; q, k and v (and gate and up) read the same input, gathered once."""
 
-    index: Tensor  # [S] int64 into the [B * L] positions of the call
-    gathered: list = field(default_factory=lambda: [None, None])  # the last input and its speech rows
+    def __init__(self, index: Tensor):
+        self.index = index  # [S] int64 into the [B * L] positions of the call
+        self.training = torch.is_grad_enabled()
+        self.last = (None, None, None)  # the last input gathered from, the type it was cast to, and its rows
 
-    def of(self, x: Tensor) -> Tensor:
+    def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """x: [B, L, C] -> [S, C]"""
-        if self.gathered[0] is not x:
-            self.gathered[:] = [x, x.reshape(-1, x.shape[-1]).index_select(0, self.index)]
-        return self.gathered[1]
+        if self.last[0] is not x or self.last[1] != dtype:
+            self.last = (x, dtype, x.reshape(-1, x.shape[-1]).index_select(0, self.index).to(dtype))
+        return self.last[2]
+
+
+class _AddAtRows(torch.autograd.Function):
+    """result[index] += update, in the memory of `result`, which comes fresh out of a linear layer.
+
+    `index_add` would copy all of `result` and keep `update`; in place on a view, autograd would copy the gradient.
+    Nobody else knows `result` yet. Had its layer kept it, the backward pass would raise: autograd counts versions.
+    """
+
+    @staticmethod
+    def forward(ctx, result: Tensor, update: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        result = result.detach()  # the same memory and version counter, but no view for autograd
+        result.view(-1, result.shape[-1]).index_add_(0, index, update)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        index, = ctx.saved_tensors
+        return gradient, gradient.reshape(-1, gradient.shape[-1]).index_select(0, index), None
 
 
 _MASK: ContextVar[Tensor | None] = ContextVar("speech mask of the sequence", default=None)
@@ -59,7 +79,10 @@ def speech_positions(mask: Tensor) -> Iterator[None]:
 
 
 class PLoraLinear(LoraLinear):
-    """peft's LoRA linear layer, applied to the speech rows of the running call only."""
+    """peft's LoRA linear layer, applied to the speech rows of the running call only.
+
+    Of the layer below only the forward is used, so that bitsandbytes' quantised linear layers do as well.
+    """
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """x: [B, L, C] -> [B, L, C']"""
@@ -67,13 +90,16 @@ class PLoraLinear(LoraLinear):
         rows = _ROWS.get()
         if rows is None or self.disable_adapters:
             return result
-        speech = rows.of(x)
+        if rows.training and not torch.is_grad_enabled():
+            raise ModelError(_REFUSED)  # inside a reentrant checkpoint, whoever made it
+        result = result.contiguous()
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
                 a, b = self.lora_A[adapter], self.lora_B[adapter]
-                update = b(a(self.lora_dropout[adapter](speech.to(a.weight.dtype)))) * self.scaling[adapter]
-                flat = result.view(-1, result.shape[-1])
-                result = flat.index_add(0, rows.index, update.to(result.dtype)).view(result.shape)
+                autocast = torch.is_autocast_enabled(x.device.type)
+                dtype = torch.get_autocast_dtype(x.device.type) if autocast else a.weight.dtype
+                update = b(a(self.lora_dropout[adapter](rows.of(x, dtype))) * self.scaling[adapter])
+                result = _AddAtRows.apply(result, update.to(result.dtype), rows.index)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -106,15 +132,28 @@ def load_plora(model: PeftModel, folder: Path) -> None:
 def checkpoint_context() -> tuple:
     """`context_fn` of non-reentrant gradient checkpointing: the recomputed forward sees the rows of the first one."""
     rows = _ROWS.get()
-    return nullcontext(), nullcontext() if rows is None else _running(_Rows(rows.index))
+    return nullcontext(), nullcontext() if rows is None else _Running(rows.index)
+
+
+class _Running:
+    """Within this block the speech rows are those of `index` [S]; it can be entered again and again."""
+
+    def __init__(self, index: Tensor):
+        self.index = index
+
+    def __enter__(self) -> None:
+        self.token = _ROWS.set(_Rows(self.index))
+
+    def __exit__(self, *exception) -> None:
+        _ROWS.reset(self.token)
 
 
 def _prepare(model: PeftModel) -> PeftModel:
     plain = [name for name, module in model.named_modules()
              if isinstance(module, LoraLayer) and not isinstance(module, PLoraLinear)]
     if plain:
-        raise ModelError(f"PLoRA works on torch.nn.Linear layers only, and {plain[0]} is none; name others in "
-                         "plora_targets, or load the LLM without quantisation")
+        raise ModelError(f"PLoRA works on torch.nn.Linear layers and bitsandbytes' only, and {plain[0]} is none; name "
+                         "others in plora_targets, or load the LLM without quantisation")
     backbone = model.get_base_model().base_model
     backbone.register_forward_pre_hook(_enter, with_kwargs=True)
     backbone.register_forward_hook(_leave, with_kwargs=True, always_call=True)
@@ -126,6 +165,7 @@ def _enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
     mask = _MASK.get()
     rows = None
     if mask is not None:
+        _check_checkpointing(module)
         inputs = kwargs.get("inputs_embeds")
         inputs = inputs if inputs is not None else kwargs.get("input_ids", args[0] if args else None)
         cache = kwargs.get("past_key_values")
@@ -133,6 +173,8 @@ def _enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         here = mask[:, past:past + inputs.shape[1]]
         # Every position of the call is in the index's range, also those behind the mask's end: they are text.
         here = nn.functional.pad(here, (0, inputs.shape[1] - here.shape[1]))
+        if len(inputs) % len(here):
+            raise ModelError(f"{len(inputs)} sequences, but the mask of speech positions has {len(here)} rows")
         if len(here) != len(inputs):
             here = here.repeat_interleave(len(inputs) // len(here), dim=0)
         index = here.reshape(-1).nonzero().squeeze(1)
@@ -145,10 +187,16 @@ def _leave(module: nn.Module, args: tuple, kwargs: dict, output) -> None:
     _ROWS.set(None)
 
 
-@contextmanager
-def _running(rows: _Rows) -> Iterator[None]:
-    token = _ROWS.set(rows)
-    try:
-        yield
-    finally:
-        _ROWS.reset(token)
+_REFUSED = ("PLoRA would lose its gradients under this gradient checkpointing; turn it on with "
+            '{"use_reentrant": False, "context_fn": blspkd.models.plora.checkpoint_context}')
+
+
+def _check_checkpointing(llm: nn.Module) -> None:
+    """Refuse checkpoints that would recompute a layer without knowing its speech rows, whoever turned them on."""
+    if not (llm.training and torch.is_grad_enabled()):
+        return
+    for module in llm.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+            if options.get("use_reentrant", True) or options.get("context_fn") is not checkpoint_context:
+                raise ModelError(_REFUSED)

@@ -6,20 +6,31 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from blspkd.errors import ModelError
 from blspkd.models.plora import PLoraLinear, add_plora, checkpoint_context, load_plora, speech_positions
 
 SIZES = dict(vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=2,
-             initializer_range=0.3)
-ARCHITECTURES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
+             num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
+             bos_token_id=2, initializer_range=0.3)
+ARCHITECTURES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma": GemmaConfig,
+                 "gemma2": Gemma2Config, "gemma3": Gemma3TextConfig}
 
 
-def base_model(name="llama", attention="eager"):
+def base_model(name="llama"):
     torch.manual_seed(3)
-    config = ARCHITECTURES[name](**SIZES)
+    window = {"sliding_window": 4} if name in ("gemma2", "gemma3") else {}  # shorter than the sequences below
+    config = ARCHITECTURES[name](**SIZES, **window)
+    attention = "eager" if name == "gemma2" else "sdpa"  # soft-capped scores
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
 
 
@@ -57,8 +68,19 @@ def logits(model, ids, mask=None):
 def test_text_is_the_base_model_bit_for_bit(pair):
     base, plora = pair
     ids, mask = sequence()
-    assert torch.equal(logits(plora, ids), logits(base, ids))
-    assert torch.equal(logits(plora, ids, torch.zeros_like(mask)), logits(base, ids))
+    expected = logits(base, ids)
+    assert torch.equal(logits(plora, ids), expected)
+    assert torch.equal(logits(plora, ids, torch.zeros_like(mask)), expected)
+    with plora.disable_adapter():
+        assert torch.equal(logits(plora, ids, mask), expected)
+    assert not torch.equal(logits(plora, ids, mask), expected)  # and on again
+
+
+def test_an_empty_index_is_the_base_model_in_training_too(pair):
+    base, plora = pair
+    ids, mask = sequence()
+    found = logits(plora.train(), ids, torch.zeros_like(mask))
+    assert found.requires_grad and torch.equal(found, logits(base.train(), ids))
 
 
 @torch.no_grad()
@@ -72,8 +94,8 @@ def test_positions_before_the_speech_and_text_rows_are_untouched_and_speech_is_n
 
 
 @torch.no_grad()
-def test_zero_b_is_the_base_model_bit_for_bit():
-    base = base_model()
+def test_zero_b_is_the_base_model_bit_for_bit(pair):
+    base, _ = pair
     ids, mask = sequence()
     assert torch.equal(logits(with_plora(copy.deepcopy(base), zero_b=True), ids, mask), logits(base, ids))
 
@@ -94,14 +116,14 @@ def test_equals_lora_multiplied_by_the_mask():
 
 
 @torch.no_grad()
-def test_nan_weights_leave_text_untouched():
-    base = base_model()
-    plora = with_plora(copy.deepcopy(base))
+def test_nan_weights_leave_text_untouched(pair):
+    base, plora = pair
     for name, parameter in plora.named_parameters():
         if "lora_" in name:
             parameter.fill_(float("nan"))
     ids, mask = sequence()
-    assert torch.equal(logits(plora, ids, mask)[2], logits(base, ids)[2])
+    expected, found = logits(base, ids), logits(plora, ids, mask)
+    assert torch.equal(found[2], expected[2]) and found[0, 3:].isnan().all()
 
 
 def gradients(plora, checkpointing):
@@ -115,7 +137,7 @@ def gradients(plora, checkpointing):
         hidden = plora.get_base_model().model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     with torch.no_grad():
         logits(plora, ids)  # a teacher pass in between
-    hidden.pow(2).sum().backward()
+    (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     return [p.grad for n, p in plora.named_parameters() if "lora_" in n] + [embeddings.grad]
 
 
@@ -124,14 +146,6 @@ def test_gradients_are_the_same_with_checkpointing(pair):
     assert len(plain) > 20
     for a, b in zip(plain, checkpointed, strict=True):
         assert a is not None and torch.equal(a, b)
-
-
-def test_a_batch_without_speech_gives_zero_gradients_not_none():
-    plora = with_plora(base_model()).train()
-    ids, mask = sequence()
-    logits(plora, ids, torch.zeros_like(mask)).sum().backward()
-    found = [p.grad for n, p in plora.named_parameters() if "lora_" in n]
-    assert all(g is not None and not g.any() for g in found)
 
 
 @torch.no_grad()
@@ -147,27 +161,64 @@ def test_cached_greedy_decoding_equals_full_recomputation(pair):
     assert torch.equal(cached, full)
 
 
+DECODING = {"sampled": dict(do_sample=True, num_return_sequences=2), "beams": dict(do_sample=False, num_beams=3),
+            "sampled beams": dict(do_sample=True, num_beams=3)}
+
+
+@pytest.mark.parametrize("how", DECODING)
 @torch.no_grad()
-def test_beams_with_cache_equal_beams_without():
-    plora = with_plora(base_model())
+def test_decoding_with_cache_equals_decoding_without(pair, how):
+    plora = pair[1]
     ids, mask = sequence()
-    with speech_positions(mask):
-        found = [plora.generate(input_ids=ids, max_new_tokens=6, num_beams=3, do_sample=False, use_cache=use_cache,
-                                eos_token_id=None) for use_cache in (True, False)]
+    found = []
+    for use_cache in (True, False):
+        torch.manual_seed(11)
+        with speech_positions(mask):
+            found.append(plora.generate(input_ids=ids, max_new_tokens=6, use_cache=use_cache, eos_token_id=None,
+                                        **DECODING[how]))
     assert torch.equal(*found)
 
 
 @torch.no_grad()
-def test_left_padding_changes_nothing():
-    plora = with_plora(base_model())
-    ids, mask = (tensor[:1] for tensor in sequence())
-    with speech_positions(mask):
-        expected = plora(input_ids=ids).logits
-    padded, attention = nn.functional.pad(ids, (4, 0)), nn.functional.pad(torch.ones_like(ids), (4, 0))
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    with speech_positions(nn.functional.pad(mask, (4, 0))):
-        found = plora(input_ids=padded, attention_mask=attention, position_ids=positions).logits[:, 4:]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+def test_decoding_in_a_padded_mixed_batch_equals_decoding_alone(pair):
+    plora = pair[1]
+    ids, mask = sequence()
+    embeddings = plora.get_base_model().get_input_embeddings()
+    lengths = [9, 7, 6]
+    attention = torch.arange(9) >= 9 - torch.tensor(lengths)[:, None]
+    padded, speech = torch.zeros_like(ids), torch.zeros_like(mask)
+    options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None)
+    alone = []
+    for row, length in enumerate(lengths):
+        padded[row, 9 - length:], speech[row, 9 - length:] = ids[row, :length], mask[row, :length]
+        with speech_positions(mask[row:row + 1, :length]):
+            alone.append(plora.generate(inputs_embeds=embeddings(ids[row:row + 1, :length]), **options))
+    with speech_positions(speech):
+        together = plora.generate(inputs_embeds=embeddings(padded), attention_mask=attention.long(), **options)
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("left, right", [(4, 0), (0, 4), (3, 2)])
+@torch.no_grad()
+def test_padding_changes_nothing(pair, left, right):
+    base, plora = pair
+    ids, mask = sequence()
+    expected = logits(plora, ids, mask)
+    pads = (left, right)
+    attention = nn.functional.pad(torch.ones_like(ids), pads)
+    inputs = dict(input_ids=nn.functional.pad(ids, pads), attention_mask=attention,
+                  position_ids=(attention.cumsum(1) - 1).clamp(min=0))
+    with speech_positions(nn.functional.pad(mask, pads)):
+        padded = plora(**inputs).logits
+    torch.testing.assert_close(padded[:, left:left + ids.shape[1]], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(padded[2], base(**inputs).logits[2])  # the text-only row, padding included
+
+
+@torch.no_grad()
+def test_a_mask_for_another_number_of_rows_is_an_error():
+    ids, mask = sequence()
+    with pytest.raises(ModelError, match="3 sequences.*2 rows"):
+        logits(with_plora(base_model()), ids, mask[:2])
 
 
 @torch.no_grad()
@@ -191,19 +242,38 @@ def test_an_exception_inside_a_call_leaves_nothing_behind():
     assert torch.equal(logits(plora, ids), logits(base, ids))
 
 
-def test_merging_is_refused_with_a_reason():
+@pytest.mark.parametrize("way", ["merge_and_unload", "merge_adapter"])
+def test_merging_is_refused_with_a_reason(way):
     with pytest.raises(ModelError, match="speech positions only"):
-        with_plora(base_model()).merge_and_unload()
+        getattr(with_plora(base_model()), way)()
 
 
-def test_saves_and_loads_in_pefts_format(tmp_path):
-    plora, fresh = with_plora(base_model()), with_plora(base_model(), seed=7)
+@torch.no_grad()
+def test_unloading_gives_the_base_model_back(pair):
+    base, plora = pair
+    ids, mask = sequence()
+    unloaded = plora.unload()
+    assert not any(isinstance(module, PLoraLinear) for module in unloaded.modules())
+    assert torch.equal(logits(unloaded, ids, mask), logits(base, ids))
+
+
+def test_saves_and_loads_in_pefts_format(tmp_path, pair):
+    base, plora = pair
+    fresh = with_plora(copy.deepcopy(base), seed=7)
     plora.save_pretrained(tmp_path)
     load_plora(fresh, tmp_path)
     ids, mask = sequence()
     with torch.no_grad():
         assert torch.equal(logits(fresh, ids, mask), logits(plora, ids, mask))
-    assert isinstance(PeftModel.from_pretrained(base_model(), tmp_path), PeftModel)
+    theirs = PeftModel.from_pretrained(base, tmp_path).state_dict()
+    ours = plora.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_weights_for_other_layers_are_an_error(tmp_path):
+    with_plora(base_model()).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"{tmp_path}.*other layers"):
+        load_plora(add_plora(base_model(), 4, 8.0, 0.0, "q_proj,v_proj"), tmp_path)
 
 
 def test_targets_that_match_nothing_are_an_error():
