@@ -27,7 +27,8 @@ from blspkd.progress import progress_bar
 
 REPORT = "filter.json"
 EMPTY, IN_TEST, UNDECODABLE = "empty text", "text of a test set", "undecodable audio"
-TOO_SHORT, TOO_LONG, TOO_FEW, TOO_MANY = "too short", "too long", "too few tokens per second", "too many tokens per second"
+TOO_SHORT, TOO_LONG = "too short", "too long"
+TOO_FEW, TOO_MANY = "too few tokens per second", "too many tokens per second"
 SILENT, CLIPPED = "silence", "clipping"
 REASONS = (EMPTY, IN_TEST, UNDECODABLE, TOO_SHORT, TOO_LONG, TOO_FEW, TOO_MANY, SILENT, CLIPPED)
 
@@ -120,7 +121,8 @@ def filter_dir(source: str | os.PathLike, destination: str | os.PathLike, limits
     subset(source, destination, result.kept)
     with atomic_write(report or destination / REPORT) as file:
         json.dump({"source": str(source), "limits": asdict(limits), "test_dirs": list(map(str, test_dirs)),
-                   "tokens": result.unit, "utterances": len(texts), "kept": len(kept), "kept_seconds": round(seconds, 2),
+                   "tokens": result.unit, "utterances": len(texts), "kept": len(kept),
+                   "kept_seconds": round(seconds, 2),
                    "counts": {reason: len(found) for reason, found in left_out.items()},
                    "left_out": {reason: dict(sorted(found.items())) for reason, found in left_out.items()}},
                   file, ensure_ascii=False, indent=1)
@@ -175,8 +177,9 @@ class _Letters(dict):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        kept = character if unicodedata.category(character)[0] in "LNM" else "" if character in "'\u2019\u02bc`" else " "
-        return self.setdefault(code, kept)
+        if unicodedata.category(character)[0] not in "LNM":
+            character = "" if character in "'\u2019\u02bc`" else " "
+        return self.setdefault(code, character)
 
 
 _LETTERS = _Letters()

@@ -160,7 +160,7 @@ def _tasks(recordings: dict[str, tuple[list[str], list[AudioSource]]]) -> Iterat
 
 
 def map_tasks(function: Callable[[Any], Result], tasks: Iterator, num_jobs: int, path: Path) -> Iterator[Result]:
-    """`map(function, tasks)`, in `num_jobs` processes if that is more than one; AudioError, naming `path`, if one dies."""
+    """`map(function, tasks)`, in `num_jobs` processes if more than one; an AudioError names `path` if one dies."""
     if num_jobs <= 1:
         yield from map(function, tasks)
         return

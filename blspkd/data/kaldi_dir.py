@@ -159,7 +159,7 @@ def _parse(path: Path, parse) -> dict:
 
 
 def check_same_ids(path: Path, speakers: Mapping[str, str], rows: Mapping, name: str) -> None:
-    """Raise DataError unless the table `name` of directory `path`, `rows`, has the utterances of utt2spk and no others."""
+    """Raise DataError unless the table `name` of directory `path`, `rows`, has just the utterances of utt2spk."""
     for ours, theirs, here, there in ((speakers, rows, "utt2spk", name), (rows, speakers, name, "utt2spk")):
         missing = [utt_id for utt_id in ours if utt_id not in theirs]
         if missing:

@@ -107,8 +107,8 @@ def test_filter(folder, tmp_path, capsys):
     (tmp_path / "test" / "text").write_text("x-1 Other words!\nx-2 words\n")
     (folder / "text").write_text("".join(f"{utt_id} {'other words' if utt_id[0] == 'b' else 'w o r d s'}\n"
                                          for utt_id in IDS))
-    assert status("filter", folder, tmp_path / "out", "--max-tokens-per-second", 51, "--silence_db", "-60", "--test_dirs",
-                  tmp_path / "test", "--report", tmp_path / "report.json", "--nj", 2) == 0
+    assert status("filter", folder, tmp_path / "out", "--max-tokens-per-second", 51, "--silence_db", "-60",
+                  "--test_dirs", tmp_path / "test", "--report", tmp_path / "report.json", "--nj", 2) == 0
     said = capsys.readouterr().out
     assert "3 of 6 utterances kept" in said and f"{tmp_path}/report.json" in said
     assert list(read_table(tmp_path / "out" / "text")) == ["ann-1", "ann-2", "cem-1"]

@@ -27,6 +27,7 @@ speech_encoder=openai/whisper-small         # speech encoder: Hugging Face id or
 local_data_opts=                            # stage 1: options for local/data.sh
 local_data_outputs=                         # stage 1: what local/data.sh makes besides data directories, e.g. models
 allow_pipes=false                           # stage 1: run the commands (ending in "|") that wav.scp holds
+filter_opts=                                # stage 1: options of `data_dir filter`; given: train on TRAIN-SET_filtered
 continuation_config=conf/continuation.yaml  # stage 2: prompt and sampling
 continuation_args=                          # stage 2: what overrides the configuration, e.g. "--max_new_tokens 40"
 train_config=conf/train.yaml                # stage 3: model, loss, data, training
@@ -54,27 +55,43 @@ choose_stages
 exp=${expdir}/${tag:-$(basename "${train_config}" .yaml)}
 results=${results:-${tag:+${exp}/}RESULTS.md}
 gpu_per_job=$((ngpu > 0 ? 1 : 0))
+corpus_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")  # what local/data.sh makes
+corpus_train_dir=${datadir}/${train_set}
+train_set=${train_set}${filter_opts:+_filtered}
 all_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")
 split_words local_data_words "${local_data_opts}"
+split_words filter_words "${filter_opts}"
 split_words continuation_words "${continuation_args}"
 split_words train_words "${train_args}"
 split_words inference_words "${inference_args}"
 
 if stage data; then
-    needs local/data.sh "write it; it makes these folders in ${datadir}: ${all_sets}"
+    needs local/data.sh "write it; it makes these folders in ${datadir}: ${corpus_sets}"
     if step "${datadir}/.done/corpus.json" --value "local_data_opts=${local_data_opts}" --code local \
-            --outputs "${datadir}/%/wav.scp" "${all_sets}" --outputs % "${local_data_outputs}" \
+            --outputs "${datadir}/%/wav.scp" "${corpus_sets}" --outputs % "${local_data_outputs}" \
             --remedy "To make the corpus again, remove ${datadir}; to keep it, give other --datadir and --local_data_opts"
     then
         utils/run.py --screen true "${datadir}/log/data.log" local/data.sh --nj "${nj}" "${local_data_words[@]}"
         steps_done
     fi
-    for name in ${all_sets}; do
+    for name in ${corpus_sets}; do
         dir=${datadir}/${name}
         if grep -q '|[[:space:]]*$' "${dir}/wav.scp"; then
             "${python}" -m blspkd.bin.data_dir materialize "${dir}" "${dumpdir}/${name}" --allow_pipes "${allow_pipes}" \
                 --nj "${nj}"
         fi
+    done
+    if [ -n "${filter_opts}" ] && step "${datadir}/.done/filter.json" --redo --value "filter_opts=${filter_opts}" \
+            --data "${corpus_train_dir}" wav.scp segments reco2channel utt2spk text \
+            --output "${datadir}/${train_set}/filter.json"; then
+        test_dirs=()
+        for name in ${test_sets}; do test_dirs+=("${datadir}/${name}"); done
+        "${python}" -m blspkd.bin.data_dir filter "${corpus_train_dir}" "${datadir}/${train_set}" --nj "${nj}" \
+            --test_dirs "${test_dirs[@]}" "${filter_words[@]}"
+        steps_done
+    fi
+    for name in ${all_sets}; do
+        dir=${datadir}/${name}
         if step "${datadir}/.done/check_${name}.json" --redo --output "${dir}/utt2dur" \
                 --data "${dir}" wav.scp segments reco2channel utt2spk text; then
             "${python}" -m blspkd.bin.data_dir validate "${dir}"
