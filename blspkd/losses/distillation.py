@@ -16,10 +16,11 @@ Everything inside is float32 (float64 for float64 inputs), whatever the inputs' 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _HEAD_BLOCK = 8192  # rows of a half-precision output head that are widened at a time
+# Temporaries as large as a CPU's caches, several times faster than ones that do not fit; a GPU prefers few, large steps.
+_BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Distilled:
 
 def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, weights: Tensor, divergence: Divergence, *,
                       labels: Tensor | None = None, label_weights: Tensor | None = None, head_bias: Tensor | None = None,
-                      chunk_bytes: int = 64 << 20) -> Distilled:
+                      chunk_bytes: int = 96 << 20) -> Distilled:
     """sum_i weights[i] * D(teacher_i, student_i) + sum_i label_weights[i] * CE(student_i, labels[i]).
 
     student, teacher: [n, D] hidden states at the selected positions; gradients reach `student` only. Without a teacher
@@ -52,7 +53,9 @@ def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, wei
     head:             [V, D] output head, frozen; head_bias: [V]
     weights:          [n]; a token mean over a whole accumulated, distributed batch is 1 / (its number of positions)
     labels:           [n] int64 token ids, negative where there is none; label_weights: [n] (temperature 1)
-    chunk_bytes:      memory for one chunk of logits and its temporaries
+    chunk_bytes:      memory for the logits of one chunk, student's and teacher's; temporaries add a few blocks of
+                      _BLOCK_BYTES. Matrix products want at least 64 rows per chunk on a CPU, some 512 on a GPU, i.e.
+                      chunk_bytes of 8 * 512 * V there
     No position at all gives a 0 that is connected to the graph.
     """
     if head.requires_grad and torch.is_grad_enabled():
@@ -74,39 +77,39 @@ class _Distillation(torch.autograd.Function):
     def forward(ctx, student, teacher, head, weights, divergence, labels, label_weights, head_bias, chunk_bytes):
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
         n, vocabulary = len(student), len(head)
-        needs_grad = ctx.needs_input_grad[0]
-        # student, teacher and about two temporaries of one chunk's logits
-        rows = max(1, chunk_bytes // (4 * vocabulary * wide.itemsize))
-        values, entropies = weights.new_zeros(n, dtype=wide), weights.new_zeros(n, dtype=wide)
-        agreement = torch.zeros(n, dtype=torch.bool, device=student.device)
-        gradient = torch.zeros_like(student) if needs_grad else None
+        details = (weights.new_zeros(n, dtype=wide), weights.new_zeros(n, dtype=wide),
+                   torch.zeros(n, dtype=torch.bool, device=student.device))
+        values, entropies, _ = details
+        gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
+        weights = weights.to(wide)
+        temperature = 1.0 if teacher is None else divergence.temperature
+        rows = max(1, min(n, chunk_bytes // (2 * vocabulary * wide.itemsize)))
+        block_rows = max(1, _BLOCK_BYTES.get(student.device.type, 32 << 20) // (vocabulary * wide.itemsize))
+        logits = torch.empty(1 if teacher is None else 2, rows, vocabulary, dtype=wide, device=student.device)
         for start in range(0, n, rows):
-            chunk = slice(start, start + rows)
-            log_q = _logits(student[chunk], head, head_bias, wide)
-            slope = None
-            if labels is not None:
-                slope, entropies[chunk] = _label_slope(log_q, labels[chunk], label_weights[chunk].to(wide), needs_grad)
-            if teacher is not None:
-                log_p = _logits(teacher[chunk], head, head_bias, wide)
-                agreement[chunk] = log_q.argmax(1) == log_p.argmax(1)
-                log_p = _log_softmax_(log_p.div_(divergence.temperature))
-                log_q = _log_softmax_(log_q.div_(divergence.temperature))
-                compare = _VALUE_AND_SLOPE[divergence.kind]
-                values[chunk], kd_slope = compare(log_p, log_q, divergence.beta, needs_grad)
-                if needs_grad:
-                    factor = divergence.temperature if divergence.temperature_squared else 1 / divergence.temperature
-                    kd_slope *= (weights[chunk].to(wide) * factor)[:, None]
-                    slope = kd_slope if slope is None else slope.add_(kd_slope)
-            if slope is not None:
-                gradient[chunk] = _times_head(slope, head).to(student.dtype)
+            chunk = slice(start, min(start + rows, n))
+            scaled = logits[:, :chunk.stop - start]  # student's and teacher's, divided by the temperature
+            for hidden, out in zip((student, teacher), scaled, strict=False):
+                _multiply_head(hidden[chunk].to(wide) / temperature, head, head_bias, temperature, out)
+            for first in range(start, chunk.stop, block_rows):
+                block = slice(first, min(first + block_rows, chunk.stop))
+                found = _compare_(*scaled[:, block.start - start:block.stop - start].unbind(), divergence=divergence,
+                                  weights=weights[block], labels=None if labels is None else labels[block],
+                                  label_weights=None if labels is None else label_weights[block].to(wide),
+                                  slope=gradient is not None)
+                for detail, part in zip(details, found, strict=True):
+                    if part is not None:
+                        detail[block] = part
+            if gradient is not None and (teacher is not None or labels is not None):
+                gradient[chunk] = _times_head(scaled[0], head)
         if divergence.temperature_squared:
             values *= divergence.temperature**2
-        loss = (values * weights.to(wide)).sum()
+        loss = (values * weights).sum()
         if labels is not None:
             loss = loss + (entropies * label_weights.to(wide)).sum()
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(values, entropies, agreement)
-        return loss, values, entropies, agreement
+        ctx.mark_non_differentiable(*details)
+        return loss, *details
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
@@ -114,69 +117,84 @@ class _Distillation(torch.autograd.Function):
         return gradient * grad_loss.to(gradient.dtype), *[None] * 8
 
 
-def _forward_kl(log_p: Tensor, log_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """KL(p || q) [n] and its slope with respect to the student's scaled logits [n, V]; may overwrite both inputs."""
-    p = log_p.exp()
-    value = (log_p.sub_(log_q)).mul_(p).sum(1)
-    return value, log_q.exp_().sub_(p) if slope else None
+def _compare_(z_q: Tensor, z_p: Tensor | None = None, *, divergence: Divergence, weights: Tensor, labels: Tensor | None,
+              label_weights: Tensor | None, slope: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Divergence, cross-entropy and agreement [n] of logits [n, V] that are divided by the temperature.
+
+    With `slope` the student's logits z_q give way to the slope of the whole loss with respect to the undivided ones.
+    """
+    value = entropy = agreement = total = None
+    if labels is not None:
+        undivided = z_q if z_p is None else z_q * divergence.temperature
+        entropy, total = _cross_entropy(undivided, labels, slope)
+        if slope:
+            total.mul_(label_weights[:, None])
+    if z_p is not None:
+        agreement = z_q.argmax(1) == z_p.argmax(1)
+        value, kd_slope = _VALUE_AND_SLOPE[divergence.kind](z_p, z_q, divergence.beta, slope)
+        if slope:
+            factor = divergence.temperature if divergence.temperature_squared else 1 / divergence.temperature
+            kd_slope.mul_(weights[:, None] * factor)
+            total = kd_slope if total is None else total.add_(kd_slope)
+    if total is not None:
+        z_q.copy_(total)
+    return value, entropy, agreement
 
 
-def _reverse_kl(log_p: Tensor, log_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
+def _forward_kl(z_p: Tensor, z_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """KL(p || q) [n] and its slope with respect to the student's scaled logits z_q, both logits [n, V]."""
+    p = z_p.softmax(1)
+    value = z_p.log_softmax(1).sub_(z_q.log_softmax(1)).mul_(p).sum(1)
+    return value, z_q.softmax(1).sub_(p) if slope else None
+
+
+def _reverse_kl(z_p: Tensor, z_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
     """KL(q || p)"""
-    ratio = log_p.neg_().add_(log_q)
-    q = log_q.exp_()
+    q = z_q.softmax(1)
+    ratio = z_q.log_softmax(1).sub_(z_p.log_softmax(1))
     value = (ratio * q).sum(1)
     return value, ratio.sub_(value[:, None]).mul_(q) if slope else None
 
 
-def _jsd(log_p: Tensor, log_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
+def _jsd(z_p: Tensor, z_q: Tensor, beta: float, slope: bool) -> tuple[Tensor, Tensor | None]:
     """beta KL(p || m) + (1 - beta) KL(q || m); beta 0 and 1 are its limits, forward and reverse KL (each over beta)."""
     if beta in (0.0, 1.0):
-        return (_forward_kl if beta == 0.0 else _reverse_kl)(log_p, log_q, beta, slope)
-    p, q = log_p.exp(), log_q.exp()
-    log_m = (beta * p + (1 - beta) * q).log_()
-    ratio = log_q.sub_(log_m)
+        return (_forward_kl if beta == 0.0 else _reverse_kl)(z_p, z_q, beta, slope)
+    q = z_q.softmax(1)
+    # log p - log q; where it is clamped q is 0. With it log m - log q = log(1 + beta (p / q - 1)): 0 where p = q
+    gap = z_p.log_softmax(1).sub_(z_q.log_softmax(1)).clamp_(max=80)
+    ratio = gap.expm1().mul_(beta).log1p_().neg_()  # r = log q - log m
     mean = (ratio * q).sum(1)
-    value = beta * (log_p.sub_(log_m).mul_(p)).sum(1) + (1 - beta) * mean
+    value = beta * gap.add_(ratio).mul_(z_p.softmax(1)).sum(1) + (1 - beta) * mean
     return value, ratio.sub_(mean[:, None]).mul_(q).mul_(1 - beta) if slope else None
 
 
 _VALUE_AND_SLOPE = {"forward_kl": _forward_kl, "reverse_kl": _reverse_kl, "jsd": _jsd}
 
 
-def _label_slope(logits: Tensor, labels: Tensor, weights: Tensor, slope: bool) -> tuple[Tensor | None, Tensor]:
-    """Cross-entropy of hard labels [n] and its weighted slope with respect to the logits [n, V]."""
-    labelled = labels >= 0
-    safe = labels.clamp(min=0)[:, None]
-    log_q = F.log_softmax(logits, dim=1)
-    entropy = torch.where(labelled, -log_q.gather(1, safe).squeeze(1), 0)
+def _cross_entropy(logits: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """Cross-entropy of hard labels [n] and its slope with respect to the logits [n, V]; both 0 without a label."""
+    labelled, safe = labels >= 0, labels.clamp(min=0)[:, None]
+    entropy = torch.where(labelled, -logits.log_softmax(1).gather(1, safe).squeeze(1), 0)
     if not slope:
-        return None, entropy
-    q = log_q.exp_()
-    slope = q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0))
-    return slope.mul_(torch.where(labelled, weights, 0)[:, None]), entropy
+        return entropy, None
+    q = logits.softmax(1)
+    return entropy, q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0)).mul_(labelled[:, None])
 
 
-def _log_softmax_(logits: Tensor) -> Tensor:
-    """In place."""
-    return logits.sub_(logits.logsumexp(1, keepdim=True))
-
-
-def _logits(hidden: Tensor, head: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
-    """[n, D] x [V, D] -> [n, V], multiplied and summed in `wide`; a narrower head is widened block by block."""
-    hidden = hidden.to(wide)
-    if head.dtype == wide:
-        logits = hidden @ head.T
-    else:
-        logits = hidden.new_empty(len(hidden), len(head))
-        for start in range(0, len(head), _HEAD_BLOCK):
-            block = head[start:start + _HEAD_BLOCK]
-            torch.mm(hidden, block.to(wide).T, out=logits[:, start:start + len(block)])
-    return logits if bias is None else logits.add_(bias.to(wide))
+def _multiply_head(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, out: Tensor) -> None:
+    """out = hidden [n, D] x head [V, D] + bias / temperature, summed in hidden's type; a narrower head is widened
+    block by block."""
+    step = len(head) if head.dtype == hidden.dtype else _HEAD_BLOCK
+    for start in range(0, len(head), step):
+        block = head[start:start + step].to(hidden.dtype)
+        torch.mm(hidden, block.T, out=out[:, start:start + len(block)])
+    if bias is not None:
+        out.add_(bias.to(out.dtype) / temperature)
 
 
 def _times_head(slope: Tensor, head: Tensor) -> Tensor:
-    """[n, V] x [V, D] -> [n, D], likewise."""
+    """slope [n, V] x head [V, D] -> [n, D], likewise."""
     if head.dtype == slope.dtype:
         return slope @ head
     result = slope.new_zeros(len(slope), head.shape[1])
