@@ -10,6 +10,7 @@ The peers share one model and its weights with ours; only the layers' forward di
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 
 import torch
@@ -125,8 +126,9 @@ def run(device: str, quick: bool = False) -> list[Row]:
     results = {name: job.gradients(name) for name in names}
     differences = {name: max((a - b).abs().max().item() for a, b in zip(results["ours"], results[name], strict=True))
                    for name in names if name != "base"}
-    turns = take_turns({name: lambda name=name: job.gradients(name) for name in names}, device, turns=3 if quick else 11)
-    peaks = {name: extra_peak_mib(lambda name=name: job.gradients(name), device) for name in names}
+    steps = {name: partial(job.gradients, name) for name in names}
+    turns = take_turns(steps, device, turns=3 if quick else 11)
+    peaks = {name: extra_peak_mib(step, device) for name, step in steps.items()}
     saved = {name: job.saved_mib(name) for name in names}
     rows = []
     for peer in PEERS:
