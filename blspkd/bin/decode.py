@@ -1,36 +1,61 @@
 """Decode one test set: python -m blspkd.bin.decode --model_dir exp/tag/model --data_dir data/test --exp_dir exp/tag.
 
 All tasks and systems of the configuration; what is decoded already, with the same model, data and options, is skipped.
+An LLM by itself, without a trained model, decodes the systems that read:
+    python -m blspkd.bin.decode --llm LLM --prompt_of data/train --systems "[text, cascade]" \\
+        --transcripts exp/cascade/asr_{set} --data_dir data/test --exp_dir exp/cascade --system cascade
 """
 
 import argparse
 import logging
+from pathlib import Path
 
-from blspkd.config import DecodeConfig, load_config
-from blspkd.errors import command
+from blspkd.config import DecodeConfig, ModelConfig, load_config
+from blspkd.errors import ConfigError, command
 
 
 @command
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False,
                                      epilog="every key of the configuration is an option too: --batch_size 8")
     parser.add_argument("--config", help="conf/decode.yaml: tasks and decoding options")
-    parser.add_argument("--model_dir", required=True, help="folder of the trained model, exp/<tag>/model")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model_dir", help="folder of the trained model, exp/<tag>/model")
+    model.add_argument("--llm", help="Hugging Face id or folder of an LLM by itself")
+    parser.add_argument("--prompt_of", help="with --llm: data directory with the continuations whose prompt to use")
+    parser.add_argument("--system", default="cascade", help="with --llm: the cascade's name in results.json, cascade "
+                                                            "or cascade-<name>")
+    parser.add_argument("--dtype", default="float32", help="with --llm: of its weights")
     parser.add_argument("--data_dir", required=True, help="data directory of the test set")
-    parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets decode_<task>_<set>[.text|.chance]")
+    parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets decode_<task>_<set>[.text|.chance|.cascade]")
     args, overrides = parser.parse_known_args(words)
     config = load_config(DecodeConfig, args.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     logging.getLogger("blspkd").setLevel(logging.INFO)
 
     # Imported here, so that --help and mistakes in the options answer at once.
-    from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model
+    from blspkd.evaluation.cascade import describe_experiment
+    from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model, fingerprint_text_llm
+    from blspkd.evaluation.eval_set import TYPED
     from blspkd.generation.model_identity import model_identity
     from blspkd.models.listener import Listener
+    from blspkd.training.run import prompt_of
 
     device = choose_device(config.device)
-    decode_set(lambda: Listener.from_pretrained(args.model_dir, device),
-               fingerprint_model(args.model_dir, model_identity), args.data_dir, args.exp_dir, config)
+    if args.model_dir:
+        decode_set(lambda: Listener.from_pretrained(args.model_dir, device),
+                   fingerprint_model(args.model_dir, model_identity), args.data_dir, args.exp_dir, config)
+        return
+    if not args.prompt_of:
+        raise ConfigError("prompt_of: an LLM by itself needs it; name the data directory of the continuations")
+    if set(config.systems) - set(TYPED):
+        raise ConfigError(f"systems: an LLM by itself cannot listen; of {config.systems} only {', '.join(TYPED)} are "
+                          "possible, or give --model_dir")
+    llm, prompt = ModelConfig(llm=args.llm, dtype=args.dtype), prompt_of(Path(args.prompt_of), args.llm)
+    fingerprint = fingerprint_text_llm(llm, prompt, model_identity)
+    describe_experiment(args.exp_dir, args.system, llm)
+    decode_set(lambda: Listener.from_llm(llm, prompt, device), fingerprint, args.data_dir, args.exp_dir, config)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from blspkd.data.kaldi_dir import write_table
 from blspkd.errors import DataError
 
 log = logging.getLogger(__name__)
-SUFFIX = {"speech": "", "text": ".text", "chance": ".chance"}  # system -> ending of the directory's name
+# System -> ending of the directory's name.
+SUFFIX = {"speech": "", "text": ".text", "chance": ".chance", "cascade": ".cascade"}
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # a Kaldi table cannot hold these; hyp.jsonl keeps them
 Fingerprint = dict[str, object]
 
@@ -105,8 +106,12 @@ class DecodeDir(PartsDir):
         self.task, self.system = task, system
 
     def _write_beside(self, rows: list[dict]) -> None:
-        write_table(self.path / "text", {row["utt_id"]: " ".join(CONTROL.sub(" ", row["hypothesis"]).split())
-                                         for row in rows})
+        write_text(self.path / "text", rows)
+
+
+def write_text(path: Path, rows: list[dict]) -> None:
+    """The rows' hypotheses as a Kaldi table; an empty one leaves its utterance's id alone on the line."""
+    write_table(path, {row["utt_id"]: " ".join(CONTROL.sub(" ", row["hypothesis"]).split()) for row in rows})
 
 
 def read_finished(path: Path) -> list[dict]:

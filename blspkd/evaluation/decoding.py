@@ -1,7 +1,8 @@
-"""Decode one test set with one model: all tasks, and the systems "text", "speech" and "chance", in one process.
+"""Decode one test set with one model: all tasks, and the systems "text", "cascade", "speech", "chance", in one process.
 
-"text" has the transcript typed in (the upper bound), "speech" hears the utterance, "chance" hears another utterance
-that says something else while the reference stays (what the language model gets right by guessing). Work is saved in
+"text" has the transcript typed in (the upper bound), "cascade" what a recogniser wrote, "speech" hears the utterance,
+"chance" hears another utterance that says something else while the reference stays (what the language model gets right
+by guessing). Work is saved in
 parts; a part is always made of the same batches, so a run that was killed and started again gives the same files.
 """
 
@@ -17,22 +18,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from blspkd.config import DecodeConfig, load_config
+from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, load_config
 from blspkd.errors import ConfigError, ModelError
 from blspkd.evaluation.decode_dir import DecodeDir, Fingerprint, fingerprint_files
-from blspkd.evaluation.eval_set import EvalSet, Parts
+from blspkd.evaluation.cascade import transcripts_dir
+from blspkd.evaluation.eval_set import TYPED, EvalSet, Parts
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlmConfig
 from blspkd.progress import progress_bar
 
 log = logging.getLogger(__name__)
-SYSTEM_ORDER = ("text", "speech", "chance")  # chance last: it can often be read off speech's answers
+SYSTEM_ORDER = ("text", "cascade", "speech", "chance")  # chance last: it can often be read off speech's answers
 DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur", "text", "instruction")
 
 
 def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerprint, data_dir: str | Path,
                exp_dir: str | Path, config: DecodeConfig) -> None:
-    """Write `exp_dir/decode_<task>_<set>[.<text|chance>]/` for every task and system of `config`.
+    """Write `exp_dir/decode_<task>_<set>[.<text|chance|cascade>]/` for every task and system of `config`.
 
     load_listener: called only if something is left to decode. model_fingerprint: what tells its model from others.
     """
@@ -67,6 +69,11 @@ def fingerprint_model(model_dir: str | Path, identify: Callable[[str], object]) 
     base = load_config(SpeechLlmConfig, path).model
     return {"model": fingerprint_files([Path(model_dir)]), "llm": identify(base.llm),
             "speech encoder": identify(base.speech_encoder)}
+
+
+def fingerprint_text_llm(model: ModelConfig, prompt: PromptConfig, identify: Callable[[str], object]) -> Fingerprint:
+    """The same for an LLM alone, which only reads."""
+    return {"prompt": dataclasses.asdict(prompt), "dtype": model.dtype, "llm": identify(model.llm)}
 
 
 def choose_device(name: str) -> str:
@@ -116,7 +123,7 @@ class _Run:
             directory.write_part(index, rows[directory.task])
 
     def _load(self, system: str, batch: list[str]) -> list[np.ndarray] | None:
-        if system == "text":
+        if system in TYPED:
             return None
         rate = self.listener.extractor.sampling_rate
         return [self.eval_set.load(self.eval_set.heard(system, utt_id), rate) for utt_id in batch]
@@ -125,8 +132,8 @@ class _Run:
         """Rows of hyp.jsonl for `batch`; speech: tokens [n, D] of what each utterance's place is taken by, or None."""
         instructions = [self.eval_set.instructions[task][utt_id] for utt_id in batch]
         if speech is None:
-            transcripts = [self.eval_set.utterances[utt_id].text for utt_id in batch]
-            answers = self.listener.generate_from_text(transcripts, instructions, self.options)
+            typed = [self.eval_set.typed(system, utt_id) for utt_id in batch]
+            answers = self.listener.generate_from_text(typed, instructions, self.options)
         else:
             answers = self.listener.reply(speech, instructions, self.options)
         rows = []
@@ -142,6 +149,7 @@ class _Run:
                 "n_tokens_reference": self._count_tokens(transcript, instruction),
                 "source_utt_id": self.eval_set.heard(system, utt_id),
                 "finished": answer.finished,
+                **({"recognised": self.eval_set.recognised[utt_id]} if system == "cascade" else {}),
             })
         return rows
 
@@ -164,6 +172,9 @@ def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, con
     for system in SYSTEM_ORDER:
         for task, task_config in config.tasks.items() if system in config.systems else ():
             references = fingerprint_files(path for path in [eval_set.path / f"text.{task}"] if path.exists())
+            if system == "cascade":
+                transcripts = transcripts_dir(config.transcripts, eval_set.name)
+                references |= {"recognised": fingerprint_files([transcripts / "text"])}
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
                            "options": options, "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))

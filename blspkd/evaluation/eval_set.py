@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,10 @@ from blspkd.config import DecodeConfig
 from blspkd.data import audio
 from blspkd.data.kaldi_dir import KaldiDir, Utterance, read_instructions, read_references
 from blspkd.errors import AudioError, ConfigError, DataError
+from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
 
+TYPED = ("text", "cascade")  # systems that read instead of listening
 Parts = list[list[list[str]]]  # parts of batches of utterance ids
 
 
@@ -26,6 +28,7 @@ class EvalSet:
     instructions: dict[str, dict[str, str]]  # task -> utt_id -> instruction
     references: dict[str, dict[str, str]]  # task -> utt_id -> reference
     sources: dict[str, str]  # chance: utt_id -> the utterance whose speech is heard; empty without that system
+    recognised: dict[str, str] = field(default_factory=dict)  # cascade: utt_id -> the recogniser's transcript
 
     @property
     def name(self) -> str:
@@ -35,8 +38,8 @@ class EvalSet:
     def read(cls, data_dir: str | Path, config: DecodeConfig) -> "EvalSet":
         """Read and check `data_dir` for all of `config`'s tasks and systems.
 
-        A set without transcripts can be used for the system "speech" alone. Raises DataError for a missing or empty
-        reference or instruction, ConfigError for tasks that cannot be.
+        A set without transcripts can be used for the systems "speech" and "cascade" alone. Raises DataError
+        for a missing or empty reference or instruction, ConfigError for tasks that cannot be.
         """
         path = Path(data_dir)
         if not config.tasks:
@@ -53,17 +56,24 @@ class EvalSet:
             sources = derange(transcripts, config.seed) if "chance" in config.systems else {}
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
+        recognised = {}
+        if "cascade" in config.systems:
+            recognised = read_transcripts(transcripts_dir(config.transcripts, path.name), utterances)
         return cls(path, utterances, _instructions(path, config, utterances), _references(path, config, utterances),
-                   sources)
+                   sources, recognised)
 
     def heard(self, system: str, utt_id: str) -> str:
         """The utterance whose speech (or, for "text", whose transcript) `system` gets in the place of `utt_id`."""
         return self.sources[utt_id] if system == "chance" else utt_id
 
+    def typed(self, system: str, utt_id: str) -> str:
+        """What `system`, "text" or "cascade", reads in the place of the speech; it may be empty for "cascade"."""
+        return self.recognised[utt_id] if system == "cascade" else self.utterances[utt_id].text
+
     def parts(self, system: str, config: DecodeConfig) -> Parts:
         """All utterance ids: parts (what is saved together) of batches (what is decoded together), longest first."""
-        if system == "text":
-            lengths = {utt_id: float(len(utterance.text)) for utt_id, utterance in self.utterances.items()}
+        if system in TYPED:
+            lengths = {utt_id: float(len(self.typed(system, utt_id))) for utt_id in self.utterances}
             batches = plan_batches(lengths, config.batch_size, float("inf"))
         else:
             seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}

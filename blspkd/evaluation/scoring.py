@@ -35,7 +35,8 @@ def read_experiment(exp_dir: str | Path) -> Experiment:
     path = Path(exp_dir) / "config.yaml"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Experiment(str(values["system"]), int(values["training"]["seed"]),
+        seed = values["training"]["seed"]
+        return Experiment(str(values["system"]), None if seed is None else int(seed),
                           values.get("model", {}).get("adapter", "cformer") == "cformer")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; train first (stage 3), or name the folder that stage 3 wrote") from None
@@ -65,6 +66,11 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
             score = count_accuracy(decoded[first, set_name, "speech"], config)
             if score:
                 rows.append(_row(score, "speech", set_name, "alignment", experiment))
+    if "cascade" in config.systems:
+        first = next(iter(config.tasks))
+        for set_name in test_sets:
+            rows += [_row(score, "cascade", set_name, "asr", experiment)
+                     for score in recogniser_scores(decoded[first, set_name, "cascade"], config)]
     examples = choose_examples(decoded, config, test_sets, experiment)
     with atomic_write(exp_dir / "examples.json") as file:
         json.dump(examples, file, indent=2, ensure_ascii=False)
@@ -102,6 +108,15 @@ def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score |
                                 config.seed, "speech tokens == transcript tokens")
 
 
+def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
+    """WER of what the cascade's recogniser wrote; nothing without transcripts to compare with."""
+    answers = [row for row in answers if row["transcript"]]
+    if not answers:
+        return []
+    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "recognised", "transcript"))
+    return metrics.compute("wer", ids, hypotheses, references, TaskConfig(), config.num_bootstrap, config.seed)
+
+
 def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: DecodeConfig, test_sets: Sequence[str],
                     experiment: Experiment) -> list[dict]:
     """`num_examples` spoken examples, drawn by the seed and not by how good they are; tasks and sets take turns."""
@@ -117,7 +132,7 @@ def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: Dec
             "set": set_name, "task": task,
             **{key: row[key] for key in ("utt_id", "transcript", "instruction", "reference")},
             "answers": {_system_name(system, experiment): by_system[system][chosen]["hypothesis"]
-                        for system in sorted(systems, key=("text", "chance", "speech").index)},
+                        for system in sorted(systems, key=("text", "chance", "cascade", "speech").index)},
         })
     return examples
 
@@ -128,4 +143,5 @@ def _row(score: metrics.Score, system: str, set_name: str, task: str, experiment
 
 
 def _system_name(system: str, experiment: Experiment) -> str:
-    return experiment.system if system == "speech" else system
+    own = system == "speech" or (system == "cascade" and experiment.system.startswith("cascade"))
+    return experiment.system if own else system

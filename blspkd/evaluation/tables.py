@@ -141,7 +141,8 @@ def metric_label(metric: str) -> str:
 
 def _system_rank(system: System) -> tuple:
     name, seed = system
-    known = SYSTEM_ORDER.index(name) if name in SYSTEM_ORDER else len(SYSTEM_ORDER)
+    kind = name.partition("-")[0]  # cascade-weak is a cascade
+    known = SYSTEM_ORDER.index(kind) if kind in SYSTEM_ORDER else len(SYSTEM_ORDER)
     return known, name, -1 if seed is None else seed
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from blspkd.data.features import FeatureExtractor, pad_windows
-from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
 from blspkd.models.plora import speech_positions
-from blspkd.models.speech_llm import SpeechLlm
+from blspkd.models.speech_llm import SpeechLlm, load_llm
 
 
 @dataclass
@@ -39,10 +40,23 @@ class Generated:
     finished: bool  # the end-of-turn token came within max_new_tokens
 
 
+class TextLlm(torch.nn.Module):
+    """An LLM without ears: as much of a SpeechLlm as `Listener.generate_from_text` needs."""
+
+    def __init__(self, causal_lm: torch.nn.Module, prompt_config: PromptConfig):
+        super().__init__()
+        self.causal_lm, self.prompt_config = causal_lm, prompt_config
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.device
+
+
 class Listener:
     """Features, prompts and generation around one SpeechLlm."""
 
-    def __init__(self, model: SpeechLlm, tokenizer: PreTrainedTokenizerBase, extractor: FeatureExtractor):
+    def __init__(self, model: SpeechLlm | TextLlm, tokenizer: PreTrainedTokenizerBase,
+                 extractor: FeatureExtractor | None):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.extractor = extractor
@@ -60,6 +74,11 @@ class Listener:
         extractor = FeatureExtractor(model.config.speech_encoder, model.config.pad_to_30s)
         return cls(model, load_tokenizer(model.config.llm), extractor)
 
+    @classmethod
+    def from_llm(cls, config: ModelConfig, prompt: PromptConfig, device: str | torch.device = "cpu") -> "Listener":
+        """The LLM `config.llm` alone: only `generate_from_text` can be called. Raises ModelError."""
+        return cls(TextLlm(load_llm(config), prompt).to(device), load_tokenizer(config.llm), None)
+
     @torch.inference_mode()
     def generate_from_speech(self, waveforms: list[np.ndarray], instructions: list[str],
                              options: GenerationOptions | None = None) -> list[Generated]:
@@ -69,11 +88,12 @@ class Listener:
     @torch.inference_mode()
     def generate_from_text(self, transcripts: list[str], instructions: list[str],
                            options: GenerationOptions | None = None) -> list[Generated]:
-        """The same with the transcripts typed in: what the LLM itself can do."""
+        """The same with the transcripts typed in: what the LLM itself can do. A transcript may be empty."""
         embed = self.model.causal_lm.get_input_embeddings()
         turns, counts = [], []
         for transcript, instruction in zip(transcripts, instructions, strict=True):
-            ids = self.prompt.split(transcript, instruction)
+            ids = (self.prompt.split(transcript, instruction) if transcript.strip()
+                   else PromptIds(self.prompt.around(instruction)[0], [], self.prompt.around(instruction)[1]))
             turns.append(embed(torch.tensor(ids.prefix + ids.input + ids.suffix, device=self.model.device)))
             counts.append(len(ids.input))
         return self._generate(turns, [slice(0, 0)] * len(turns), counts, options or GenerationOptions())

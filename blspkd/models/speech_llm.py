@@ -189,7 +189,7 @@ class SpeechLlm(nn.Module):
         return flat.view_as(embeddings)
 
     def train(self, mode: bool = True) -> "SpeechLlm":
-        """Frozen parts stay in evaluation mode (their dropout is zero in any case, see `_load_base_models`)."""
+        """Frozen parts stay in evaluation mode (their dropout is zero in any case, see `load_llm`)."""
         super().train(mode)
         if not self.config.train_encoder:
             self.encoder.eval()
@@ -197,22 +197,26 @@ class SpeechLlm(nn.Module):
 
 
 def _load_base_models(config: ModelConfig) -> tuple[SpeechEncoder, nn.Module]:
-    dtype = getattr(torch, config.dtype)
-    encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation,
-                                            torch.float32 if config.train_encoder else dtype)
+    dtype = torch.float32 if config.train_encoder else getattr(torch, config.dtype)
+    encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation, dtype)
+    return encoder, load_llm(config)
+
+
+def load_llm(config: ModelConfig) -> nn.Module:
+    """The causal LM `config.llm`, frozen, without dropout. Raises ModelError."""
     check_model_path(config.llm, "LLM")
     try:
         llm_config = AutoConfig.from_pretrained(config.llm)
         for name, value in list(vars(llm_config).items()):
             if "drop" in name and isinstance(value, float):
                 setattr(llm_config, name, 0.0)  # teacher and student must be the same function
-        llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=dtype,
+        llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=getattr(torch, config.dtype),
                                                    attn_implementation=config.attn_implementation)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
     llm.requires_grad_(False)
     _check_head(llm, config.llm)
-    return encoder, llm
+    return llm
 
 
 @torch.no_grad()

@@ -1,0 +1,39 @@
+"""Transcribe a set: python -m blspkd.bin.transcribe --recogniser FOLDER --data_dir data/test --output_dir exp/asr_test.
+
+Writes a Kaldi `text`, which `python -m blspkd.bin.decode --systems "[cascade]" --transcripts DIR` lets an LLM read.
+"""
+
+import argparse
+import logging
+
+from blspkd.config import TranscribeConfig, load_config
+from blspkd.errors import command
+
+
+@command
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
+                                     epilog="every key of blspkd.config.TranscribeConfig is an option too: "
+                                            "--batch_size 8 --language en --num_beams 5")
+    parser.add_argument("--config", help="YAML file of these keys")
+    parser.add_argument("--recogniser", required=True, help="Hugging Face id or folder: Whisper and other sequence-to-"
+                                                            "sequence models, or a CTC model")
+    parser.add_argument("--data_dir", required=True, help="data directory to transcribe; its own text is not read")
+    parser.add_argument("--output_dir", required=True, help="folder for the transcripts")
+    args, overrides = parser.parse_known_args(words)
+    config = load_config(TranscribeConfig, args.config, overrides)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.getLogger("blspkd").setLevel(logging.INFO)
+
+    # Imported here, so that --help and mistakes in the options answer at once.
+    from blspkd.evaluation.decoding import choose_device
+    from blspkd.evaluation.recogniser import Recogniser, transcribe_set
+    from blspkd.generation.model_identity import model_identity
+
+    device = choose_device(config.device)
+    transcribe_set(lambda: Recogniser(args.recogniser, config, device), model_identity(args.recogniser), args.data_dir,
+                   args.output_dir, config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The cascade, what an end-to-end model has to beat: a recogniser transcribes, the LLM reads the transcript.
+
+The transcripts of a set are a folder with a Kaldi `text`, as `bin/transcribe` writes it, or any other recogniser. The
+LLM is the one of a trained model, or one by itself: then a small `config.yaml` in the experiment's folder tells scoring
+what was decoded there.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from blspkd.atomic import atomic_write
+from blspkd.config import ModelConfig
+from blspkd.errors import ConfigError, DataError
+
+NO_ADAPTER = "none"  # in config.yaml: an LLM by itself
+
+
+def transcripts_dir(pattern: str, set_name: str) -> Path:
+    """The folder of one set's transcripts: `pattern` with {set} replaced."""
+    return Path(pattern.replace("{set}", set_name))
+
+
+def read_transcripts(folder: Path, utt_ids: Iterable[str]) -> dict[str, str]:
+    """What the recogniser wrote for each of `utt_ids`; "" where it wrote nothing (the id alone on its line).
+
+    Raises DataError where the file or an utterance's line is missing.
+    """
+    path = folder / "text"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; transcribe the set first (python -m blspkd.bin.transcribe), or correct "
+                        "`transcripts`") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); transcribe the set again") from None
+    found = {key: text.strip() for key, _, text in (line.replace("\t", " ").partition(" ") for line in lines)}
+    missing = [utt_id for utt_id in utt_ids if utt_id not in found]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} utterances have no line, the first is {missing[0]}; transcribe the "
+                        "set again (one without words has its id alone on the line)")
+    return {utt_id: found[utt_id] for utt_id in utt_ids}
+
+
+def describe_experiment(exp_dir: str | Path, system: str, model: ModelConfig) -> None:
+    """Write `exp_dir/config.yaml` for an LLM by itself; `system` names the cascade in results.json.
+
+    Raises ConfigError in the folder of a trained model, and for a name that is no cascade's.
+    """
+    if not system.startswith("cascade"):
+        raise ConfigError(f"system: '{system}' is not cascade or cascade-<name>")
+    path = Path(exp_dir) / "config.yaml"
+    values = {"system": system, "training": {"seed": None}, "model": {"llm": model.llm, "dtype": model.dtype,
+                                                                      "adapter": NO_ADAPTER}}
+    if path.is_file():
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if there == values:
+            return
+        if there.get("model", {}).get("adapter") != NO_ADAPTER:
+            raise ConfigError(f"exp_dir: {exp_dir} is the folder of a trained model; choose another one for {system}")
+    with atomic_write(path) as file:
+        yaml.safe_dump(values, file, sort_keys=False)
