@@ -7,6 +7,7 @@ one, a value of the wrong type is an error that names the key, and command-line 
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -85,10 +86,12 @@ class ModelConfig:
     plora_alpha: float = 32.0
     plora_dropout: float = 0.0
     plora_targets: str = "all-linear"  # or module names, comma-separated: q_proj,v_proj
+    plora_positions: str = "speech"  # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
 
     def __post_init__(self):
         _one_of("adapter", self.adapter, ("cformer", "conv"))
         _one_of("count", self.count, ("alpha", "ctc"))
+        _one_of("plora_positions", self.plora_positions, ("speech", "all"))
         if self.count == "ctc" and self.ctc_classes < 1:
             raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
         if self.ctc_classes and self.adapter != "cformer":
@@ -111,7 +114,7 @@ class LossConfig:
     temperature: float = 2.0
     temperature_squared: bool = False  # multiply by T^2
     response_positions: str = "shifted"  # "released": the authors' code, one position too late
-    chunk_mib: int = 64  # memory for one chunk of logits
+    chunk_mib: int = 96  # memory for one chunk of logits; a GPU wants some 512 positions in it: 4 * V / 1000 MiB or more
 
     def __post_init__(self):
         _one_of("divergence", self.divergence, ("forward_kl", "reverse_kl", "jsd"))
@@ -272,6 +275,42 @@ class TranscribeConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
 
 
+@dataclass
+class BudgetConfig:
+    """How much a comparison may cost."""
+
+    max_steps: int = 0  # optimiser steps of every system; 0: what its own configuration says
+    max_seeds: int = 0  # seeds per system at most; 0: as many as `systems` says
+    max_utterances: int = 0  # of each test set; 0: all
+
+
+@dataclass
+class CompareConfig:
+    """`conf/compare.yaml`: what stage 5 compares. Every system is a file conf/compare/<name>.yaml."""
+
+    systems: dict[str, int]  # name -> number of seeds, in the order of the table
+    reference: str = "blspkd"  # the system that the others are compared with
+    budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
+    noisy_set: str = ""  # this test set is also heard with noise added; empty: none
+    noise_snr_db: list = field(default_factory=list)  # signal-to-noise ratios, e.g. [20, 10, 5]
+
+    def __post_init__(self):
+        if self.reference not in self.systems:
+            raise ConfigError(f"reference: '{self.reference}' is not one of systems: {', '.join(self.systems)}")
+        for name, seeds in self.systems.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
+                raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number of "
+                                  "seeds, at least 1")
+
+
+@dataclass
+class ReaderConfig:
+    """A system of stage 5 that reads instead of listening: text, or a cascade."""
+
+    system: str
+    reads: str = "transcript"  # or a speech recogniser (Hugging Face id or folder), whose transcript the LLM reads
+
+
 def load_config(cls: type[Config], path: str | Path | None = None, overrides: list[str] = ()) -> Config:
     """Read `cls` from a YAML file (or its defaults alone) and apply `--key value` overrides.
 
@@ -282,6 +321,12 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: li
     where = str(path or "defaults")
     values = _merge(values, _parse_overrides(cls, list(overrides)))
     return from_dict(cls, values, where)
+
+
+def names_in(path: str | Path) -> set[str]:
+    """The top-level keys of a configuration file and its base. Raises ConfigError."""
+    values = _read_yaml(Path(path))
+    return set(values) if isinstance(values, dict) else set()
 
 
 def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:

@@ -107,19 +107,22 @@ class PLoraLinear(LoraLinear):
         raise ModelError("PLoRA cannot be merged into the LLM: it acts at speech positions only")
 
 
-def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: str) -> PeftModel:
+def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: str, everywhere: bool = False
+              ) -> PeftModel:
     """Put PLoRA on the linear layers `targets` ("all-linear", or names separated by commas) of a causal LM.
 
-    Its weights are float32 and trainable, everything else is frozen. Raises ModelError where nothing matches.
+    Its weights are float32 and trainable, everything else is frozen. With `everywhere` it is peft's own LoRA, at all
+    positions of every call. Raises ModelError where nothing matches.
     """
     names = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
-    config._register_custom_module({nn.Linear: PLoraLinear})
+    if not everywhere:
+        config._register_custom_module({nn.Linear: PLoraLinear})
     try:
         model = get_peft_model(llm, config)
     except ValueError as error:
         raise ModelError(f"plora_targets '{targets}': {error}") from None
-    return _prepare(model)
+    return model if everywhere else _prepare(model)
 
 
 def load_plora(model: PeftModel, folder: Path) -> None:

@@ -66,7 +66,8 @@ class SpeechLlm(nn.Module):
         """Load the base models and put a new adapter between them. Raises ModelError."""
         encoder, llm = _load_base_models(config)
         if config.plora_rank:
-            llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets)
+            llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
+                            everywhere=config.plora_positions == "all")
         return cls(config, prompt, encoder, llm)
 
     @classmethod
@@ -114,6 +115,10 @@ class SpeechLlm(nn.Module):
         return self.llm.get_base_model() if self.config.plora_rank else self.llm
 
     @property
+    def _plain_lora(self) -> bool:
+        return bool(self.config.plora_rank) and self.config.plora_positions == "all"
+
+    @property
     def device(self) -> torch.device:
         return next(self.adapter.parameters()).device
 
@@ -153,7 +158,8 @@ class SpeechLlm(nn.Module):
     @torch.no_grad()
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
         """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off; zeros on a prefix that rows share."""
-        return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
+        with self.llm.disable_adapter() if self._plain_lora else nullcontext():
+            return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
 
     def student_states(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
         """The LLM reads speech at the input positions: [B, L, D] as the teacher's, with gradient, PLoRA on there."""
@@ -162,8 +168,9 @@ class SpeechLlm(nn.Module):
             return self._states(past, inputs_embeds=embeddings)
 
     def _shared_prefix(self, sequences: TokenBatch) -> Cache | None:
-        return (self.prefix.expand(self.causal_lm, sequences.prefix, len(sequences.ids))
-                if self.config.share_prefix else None)
+        if not self.config.share_prefix or self._plain_lora:  # which reads the prefix in its own way
+            return None
+        return self.prefix.expand(self.causal_lm, sequences.prefix, len(sequences.ids))
 
     def _states(self, past: Cache | None, **inputs: Tensor) -> Tensor:
         """Run the LLM behind what is in `past`; inputs: input_ids [B, L] or inputs_embeds [B, L, D]."""

@@ -1,0 +1,183 @@
+"""Stage 5: which systems are compared, and what came out of it.
+
+A system is a file conf/compare/<name>.yaml. A training configuration makes a system that listens; it is trained once per
+seed, in exp/compare/<name>-seed<k>. A file with the key `reads` makes a system that reads: `reads: transcript` is the
+upper bound, `reads: <recogniser>` a cascade; both live in exp/compare/<name>.
+"""
+
+import json
+import statistics as means
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blspkd.atomic import atomic_write
+from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig, load_config, names_in
+from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
+from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics
+from blspkd.evaluation.results import Row, read_results
+
+TRANSCRIPT = "transcript"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One system with one seed; its folder below exp/compare bears its name."""
+
+    name: str
+    system: str
+    config: Path
+    seed: int | None  # None: nothing is trained
+    reads: str = ""  # "transcript", a recogniser, or empty: it listens
+    max_steps: int = 0
+
+    @property
+    def decoded_as(self) -> str:
+        """The system of `decode_dir` under which its answers lie."""
+        return "speech" if not self.reads else "text" if self.reads == TRANSCRIPT else "cascade"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system's metric on one set: a mean over seeds, and how it differs from the reference system."""
+
+    system: str
+    set: str
+    task: str
+    metric: str
+    values: list[float]  # one per seed
+    n: int  # utterances
+    ci95: list[float]  # of the values over utterances: widest of the seeds
+    difference: float | None = None  # mean minus the reference's; None for the reference itself, or where not compared
+    difference_ci95: list[float] | None = None
+    p: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return means.fmean(self.values)
+
+    @property
+    def significant(self) -> bool:
+        """The difference's interval excludes 0."""
+        return self.difference_ci95 is not None and not self.difference_ci95[0] <= 0 <= self.difference_ci95[1]
+
+
+def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
+    """All runs, the reference system's first. Raises ConfigError for a budget or system that is not there."""
+    if budget not in config.budgets:
+        raise ConfigError(f"compare_budget: there is no '{budget}'; known: {', '.join(config.budgets)}")
+    limit = config.budgets[budget]
+    runs = []
+    for name in sorted(config.systems, key=lambda name: name != config.reference):
+        path = Path(conf_dir) / f"{name}.yaml"
+        if not path.is_file():
+            raise ConfigError(f"{path}: not there, but the comparison names the system '{name}'")
+        if "reads" in names_in(path):
+            reader = load_config(ReaderConfig, path)
+            _check_name(path, reader.system, name)
+            runs.append(Run(name, name, path, None, reader.reads))
+            continue
+        training = load_config(TrainConfig, path)
+        _check_name(path, training.system, name)
+        steps = limit.max_steps or training.training.max_steps
+        for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
+            runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps))
+    return runs
+
+
+def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: DecodeConfig,
+            test_sets: Sequence[str]) -> list[Measured]:
+    """Means over seeds of everything in the runs' results.json; task metrics with their difference to `reference`.
+
+    Raises DataError where a run has not been decoded and scored, or has seen other utterances than the reference.
+    """
+    rows = {run.name: [row for row in read_results(Path(folder) / run.name / "results.json")
+                       if row.system == run.system and row.set in test_sets] for run in runs}
+    by_system: dict[str, list[Run]] = {}
+    for run in runs:
+        by_system.setdefault(run.system, []).append(run)
+    measured = []
+    for system, same in by_system.items():
+        keys = dict.fromkeys((row.set, row.task, row.metric) for run in same for row in rows[run.name])
+        for key in keys:
+            found = [row for run in same for row in rows[run.name] if (row.set, row.task, row.metric) == key]
+            measured.append(Measured(system, *key, [row.value for row in found], found[0].n,
+                                     [min(row.ci95[0] for row in found), max(row.ci95[1] for row in found)]))
+    compared = _Comparison(folder, config, by_system[reference])
+    return [compared.with_difference(one, by_system[one.system]) if one.system != reference else one
+            for one in measured]
+
+
+class _Comparison:
+    """Differences to one system; the statistics of every run are computed once."""
+
+    def __init__(self, folder: str | Path, config: DecodeConfig, reference: Sequence[Run]):
+        self.folder, self.config, self.reference = folder, config, reference
+        self._found: dict[tuple[str, str, str, str], Statistics | None] = {}
+        self._utterances: dict[str, list[str]] = {}
+
+    def with_difference(self, one: Measured, runs: Sequence[Run]) -> Measured:
+        own, theirs = ([self._statistics(run, one.set, one.task, one.metric) for run in same]
+                       for same in (runs, self.reference))
+        if None in own or None in theirs:
+            return one
+        difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed)
+        return Measured(**{**asdict(one), "difference": difference.value, "difference_ci95": list(difference.ci95),
+                           "p": difference.p})
+
+    def _statistics(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
+        """None for what is no sum over answers (costs, alignment)."""
+        key = run.name, set_name, task, metric
+        if key not in self._found:
+            self._found[key] = self._read(run, set_name, task, metric)
+        return self._found[key]
+
+    def _read(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
+        counts = (task, metric) == ("alignment", "count_accuracy")
+        if not counts and metric not in getattr(self.config.tasks.get(task), "metrics", ()):
+            return None
+        answered = next(iter(self.config.tasks)) if counts else task
+        path = decode_dir_path(Path(self.folder) / run.name, answered, set_name, run.decoded_as)
+        if counts and (run.reads or not path.exists()):
+            return None
+        answers = read_finished(path)
+        ids = [row["utt_id"] for row in answers]
+        if self._utterances.setdefault(set_name, ids) != ids:
+            raise DataError(f"{path}: other utterances than those of {self.reference[0].name}; remove it and run the "
+                            "comparison again")
+        if counts:
+            return of_flags([row["n_tokens"] == row["n_tokens_reference"] for row in answers])
+        return statistics(metric, [row["hypothesis"] for row in answers], [row["reference"] for row in answers],
+                          self.config.tasks[task])
+
+
+def write_comparison(path: str | Path, measured: Sequence[Measured]) -> None:
+    """One line per system, set, task and metric."""
+    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in measured]
+    with atomic_write(path) as file:
+        file.write("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read_comparison(path: str | Path) -> list[Measured]:
+    """Raises DataError where it is missing or damaged."""
+    try:
+        return [Measured(**values) for values in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; run stage 5 (compare)") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}); remove it and run stage 5 (compare) again") from None
+
+
+def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
+    """The rows of all runs' results.json, each once."""
+    found = {}
+    for run in runs:
+        for row in read_results(Path(folder) / run.name / "results.json"):
+            found.setdefault((row.system, row.set, row.task, row.metric, row.seed), row)
+    return list(found.values())
+
+
+def _check_name(path: Path, system: str, name: str) -> None:
+    if system != name:
+        raise ConfigError(f"{path}: system: '{system}' is not the file's name; write '{name}'")
