@@ -1,0 +1,73 @@
+"""What training did to the LLM's reading of text: KL(base LLM || trained LLM) where both read transcripts.
+
+Only weights inside the LLM can make a difference: plain LoRA does, PLoRA must give exactly 0 (it is off on text).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blspkd.config import DataConfig, DecodeConfig
+from blspkd.data.batching import TokenBatch, lay_out
+from blspkd.data.examples import Example, make_examples
+from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+from blspkd.evaluation.metrics import bootstrap_ratio
+from blspkd.evaluation.results import Row, update_results
+from blspkd.evaluation.scoring import Experiment
+from blspkd.losses.distillation import Divergence, distillation_loss
+from blspkd.models.listener import Listener
+from blspkd.progress import progress_bar
+
+
+@torch.inference_mode()
+def measure_text_drift(listener: Listener, data_dir: str | Path, config: DecodeConfig) -> np.ndarray:
+    """[utterances, 4]: sum of KL in nats over all positions of transcript and continuation, positions whose most likely
+    next token changed, positions, and the largest difference of two hidden states' entries.
+
+    Raises DataError where `data_dir` lacks durations or continuations.
+    """
+    data_dir = Path(data_dir)
+    limits = DataConfig(max_duration=float("inf"), min_duration=0.0, max_tokens=1 << 30)
+    examples = make_examples(KaldiDir.read(data_dir), read_continuations(data_dir / "continuation"), listener.prompt,
+                             limits).examples[:config.max_utterances or None]
+    examples.sort(key=lambda example: example.length)
+    found = []
+    with progress_bar(f"text drift {data_dir.name}", total=len(examples), unit="utt") as bar:
+        for first in range(0, len(examples), config.batch_size):
+            batch = examples[first:first + config.batch_size]
+            found += _compare(listener, batch)
+            bar.update(len(batch))
+    return np.array(found)
+
+
+def _compare(listener: Listener, examples: list[Example]) -> Iterator[tuple[float, float, int, float]]:
+    model = listener.model
+    sequences: TokenBatch = lay_out(examples, [example.n_tokens for example in examples])
+    ids = sequences.ids.to(model.device)
+    trained = model.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    with model.llm.disable_adapter():
+        base = model.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    head, bias = model.head
+    for row, length in enumerate(sequences.lengths.tolist()):
+        student, teacher = trained[row, :length], base[row, :length]
+        distilled = distillation_loss(student, teacher, head, student.new_ones(length, dtype=torch.float32),
+                                      Divergence("forward_kl", temperature=1.0), head_bias=bias)
+        yield (float(distilled.divergence.sum()), float((~distilled.agreement).sum()), length,
+               float((student - teacher).abs().max()))
+
+
+def update_drift_results(path: str | Path, found: np.ndarray, experiment: Experiment, set_name: str,
+                         config: DecodeConfig) -> list[Row]:
+    """Rows of task `text`: `kl_to_base` (nats a position), `changed_top1` (percent), `max_state_diff`."""
+    kl, changed, positions, largest = found.T
+    rows = []
+    for metric, values, scale in ("kl_to_base", kl, 0.01), ("changed_top1", changed, 1.0):
+        low, high = bootstrap_ratio(values, positions, config.num_bootstrap, config.seed)
+        rows.append(Row(experiment.system, set_name, "text", metric, scale * 100 * values.sum() / positions.sum(),
+                        [scale * low, scale * high], len(found), experiment.seed, "all positions|temperature:1"))
+    rows.append(Row(experiment.system, set_name, "text", "max_state_diff", largest.max(), [largest.max()] * 2,
+                    len(found), experiment.seed, "last hidden states"))
+    update_results(path, rows, lambda row: False)
+    return rows
