@@ -4,9 +4,16 @@ Every message names the place (file, line or utterance) and the remedy. Commands
 a traceback, and exit with status 1; anything that is not one of these is a bug of ours and keeps its traceback.
 """
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
+
+# What the system refuses and a user can mend; other OSErrors are bugs of ours.
+SYSTEM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise the limit (ulimit -f)",
+          errno.EROFS: "write to another place", errno.EACCES: "mend the permissions",
+          errno.EPERM: "mend the permissions", errno.EIO: "the disk may be damaged", errno.ELOOP: "mend the links",
+          errno.EMFILE: "raise the limit (ulimit -n)"}
 
 
 class BlspkdError(Exception):
@@ -30,7 +37,7 @@ class ModelError(BlspkdError):
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's `main`: a `BlspkdError` becomes one message on stderr and exit status 1."""
+    """Wrap a command's `main`: a `BlspkdError`, or a full disk, becomes one message on stderr and exit status 1."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -38,6 +45,12 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             return main(*args, **kwargs)
         except BlspkdError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in SYSTEM:
+                raise
+            print(f"error: {error.filename or 'a file'}: {error.strerror}; {SYSTEM[error.errno]} and start the same "
+                  "command again", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("interrupted; start the same command again to go on from here", file=sys.stderr)

@@ -3,7 +3,9 @@
 Formats are those of libsndfile: wav (every PCM width, float, extensible), flac, ogg (Vorbis, Opus), mp3, NIST SPHERE
 and more; besides, entries `file.ark:offset` of a Kaldi archive that holds wav data (as `wav-copy` writes it) or
 encoded files (as kaldiio writes them). Archives are read here and not by kaldiio, so that an utterance costs only its
-own bytes, and because kaldiio unpickles what it finds. Reading a segment of a long file seeks to it.
+own bytes, and because kaldiio unpickles what it finds. Reading a segment of a long file seeks to it and reads little
+else; mp3 alone has no index, so that its frames are walked through (0.6 s for an hour): long mp3 recordings with
+`segments` are better converted to flac.
 
 What cannot be used as it is ends in an AudioError that names the file: missing, not a regular file, undecodable,
 truncated, without samples, NaN or Inf, several channels of which nobody chose one, a segment outside the recording.
@@ -211,9 +213,16 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise AudioError(f"{path}: cannot be read: {_reason(error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless raw
-        hint = "; shorten-compressed SPHERE? Uncompress it first (sph2pipe)" if place.endswith(".sph") else ""
-        raise AudioError(f"{path}: is not audio that libsndfile can decode ({_reason(error)}){hint}; "
+        raise AudioError(f"{path}: is not audio that libsndfile can decode ({_compression(place) or _reason(error)}); "
                          "convert it, get it again or leave it out") from None
+
+
+def _compression(place: str) -> str:
+    """What a NIST SPHERE file that cannot be decoded is compressed with: sph2pipe uncompresses these."""
+    with open(place, "rb") as raw:
+        head = raw.read(4096)
+    coding = re.search(rb"sample_coding -s\d+ (\S*embedded-\S+)", head) if head.startswith(b"NIST_1A") else None
+    return f"NIST SPHERE, {coding[1].decode('ascii', 'replace')}: uncompress it with sph2pipe" if coding else ""
 
 
 def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> None:
