@@ -1,7 +1,8 @@
 """One tensor per utterance on disk, in shards: what is too dear to compute in every epoch and too large for memory.
 
-A shard is a safetensors file that is put in place whole, so that a kill costs the shard in work and nothing else. Its header
-holds its fingerprint: what its tensors were made from, by name. Shards are memory-mapped: a tensor costs its own bytes.
+A shard is a safetensors file that is put in place whole, so that a kill costs the shard in work and nothing else. Its
+header holds its fingerprint: what its tensors were made from, by name. Shards are memory-mapped: a tensor costs its own
+bytes.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,8 @@
 """The prompt's prefix, read by the LLM once and not in every row of every batch.
 
-All rows of a training batch begin with the same instruction. No speech stands before its end and no gradient reaches it, so
-its keys and values are constants of the frozen LLM: they are computed once and stand at the front of every row's KV cache.
+All rows of a training batch begin with the same instruction. No speech stands before its end and no gradient reaches
+it, so its keys and values are constants of the frozen LLM: they are computed once and stand at the front of every row's
+KV cache.
 """
 
 import numpy as np
@@ -21,8 +22,8 @@ class SharedPrefix:
     def expand(self, llm: nn.Module, prefix: np.ndarray | None, rows: int) -> DynamicCache | None:
         """A new KV cache in which `rows` rows have read `prefix` [P]; to be called outside `speech_positions`.
 
-        None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose state
-        is not keys and values of every position: then all positions have to be computed.
+        None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose
+        state is not keys and values of every position: then all positions have to be computed.
         """
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
         if prefix is None or not len(prefix) or checkpointing:
@@ -46,6 +47,7 @@ def _read(llm: nn.Module, prefix: np.ndarray, device: torch.device) -> list[tupl
     cache = getattr(llm.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
     if not isinstance(cache, DynamicCache):
         return None
+    # a sliding window may have lost some positions
     whole = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None
-                and layer.keys.shape[-2] == len(prefix) for layer in cache.layers)  # a sliding window may have lost some
+                and layer.keys.shape[-2] == len(prefix) for layer in cache.layers)
     return [(layer.keys, layer.values) for layer in cache.layers] if whole else None

@@ -1,18 +1,19 @@
 """What frozen models say about every utterance, computed once and kept on disk instead of once per epoch.
 
-Two caches, both off by default: the frames of a frozen speech encoder (without augmentation only), and the teacher's last
-hidden states at the positions that the loss compares (always: the teacher never changes). Tensors are kept in `model.dtype`,
-in which frozen weights compute: a run with a cache and one without differ by the rounding of matrix products in batches of
-another shape, and by nothing else.
+Two caches, both off by default: the frames of a frozen speech encoder (without augmentation only), and the teacher's
+last hidden states at the positions that the loss compares (always: the teacher never changes). Tensors are kept in
+`model.dtype`, in which frozen weights compute: a run with a cache and one without differ by the rounding of matrix
+products in batches of another shape, and by nothing else.
 
-The size is announced, and free space checked, before anything is written. Every shard records what it was made from (models,
-precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids) and is written anew when
-that changes. Removing a cache is always safe.
+The size is announced, and free space checked, before anything is written. Every shard records what it was made from
+(models, precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids) and is
+written anew when that changes. Removing a cache is always safe.
 """
 
 import hashlib
 import itertools
 import logging
+import math
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -88,14 +89,14 @@ class Cache(ABC):
         order = np.argsort(self.bytes, kind="stable")  # utterances of one shard are alike: little padding
         cuts = np.flatnonzero(np.diff(np.cumsum(self.bytes[order]) // SHARD_BYTES)) + 1
         self.parts = np.split(order, cuts)
-        model_config = config.model
-        fingerprint = {"blspkd": blspkd.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-                       "dtype": model_config.dtype, "bf16": str(config.training.bf16),
-                       "attn_implementation": model_config.attn_implementation, **fingerprint}
-        self.store = TensorStore(folder, [
-            Shard([examples[i].utt_id for i in part],
-                  {**fingerprint, self.source: _digest((examples[i].utt_id, self.made_from(examples[i])) for i in part)})
-            for part in self.parts])
+        fingerprint = {**_versions(), "dtype": config.model.dtype, "bf16": str(config.training.bf16),
+                       "attn_implementation": config.model.attn_implementation, **fingerprint}
+        shards = []
+        for part in self.parts:
+            utterances = [examples[i] for i in part]
+            digest = _digest((one.utt_id, self.made_from(one)) for one in utterances)
+            shards.append(Shard([one.utt_id for one in utterances], {**fingerprint, self.source: digest}))
+        self.store = TensorStore(folder, shards)
 
     @abstractmethod
     def rows(self) -> np.ndarray:
@@ -175,11 +176,12 @@ class FrameCache(Cache):
 
 
 class TeacherCache(Cache):
-    """The teacher's last hidden states [n, D] at the positions that the loss compares: the input's, then the response's."""
+    """The teacher's last hidden states [n, D] where the loss compares: input positions, then the response's."""
 
     kind, source = "teacher", "utterances, prompt, text or continuations"
 
-    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path, identify: Identify):
+    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
+                 identify: Identify):
         self.with_input = model.adapter.matches_text_length
         self.shifted = config.loss.response_positions == "shifted"
         fingerprint = {"llm": _digest(identify(config.model.llm).items()), "adapter": config.model.adapter,
@@ -214,12 +216,12 @@ def _announce(caches: list[Cache], folder: Path) -> None:
             logger.info("%s: computing it again, since %s changed", one.store.folder, "; ".join(changed))
     missing = {one.store.folder.name: one.bytes_missing() for one in caches}
     needed, free = sum(missing.values()), shutil.disk_usage(folder).free
-    sizes = ", ".join(f"{name} {_readable(size)}" for name, size in missing.items())
-    logger.info("cache %s: %s", folder, f"about {_readable(needed)} will be written ({sizes}); {_readable(free)} are free"
-                if needed else "complete")
+    size = f"about {_readable(needed)} (" + ", ".join(f"{name} {_readable(n)}" for name, n in missing.items()) + ")"
+    logger.info("cache %s: %s", folder,
+                f"{size} will be written; {_readable(free)} are free" if needed else "complete")
     if needed > free:
-        raise DataError(f"{folder}: the cache needs about {_readable(needed)} ({sizes}) and {_readable(free)} are free; set "
-                        "training.cache_dir to a folder with more room, or cache_encoder_frames or cache_teacher to false")
+        raise DataError(f"{folder}: the cache needs {size} and {_readable(free)} are free; set training.cache_dir to a "
+                        "folder with more room, or cache_encoder_frames or cache_teacher to false")
 
 
 @cache
@@ -232,6 +234,10 @@ def _size_and_date(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+def _versions() -> dict[str, str]:
+    return {"blspkd": blspkd.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
 def _digest(values: Iterable[object]) -> str:
     digest = hashlib.sha256()
     for value in values:
@@ -240,10 +246,5 @@ def _digest(values: Iterable[object]) -> str:
 
 
 def _readable(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1000:
-            break
-        size /= 1024
-    else:
-        unit = "TiB"
-    return f"{size:.3g} {unit}"
+    power = min(4, max(0, int(math.log(max(1.0, size * 1.024), 1024))))  # 1000 KiB reads as 0.977 MiB
+    return f"{size / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
