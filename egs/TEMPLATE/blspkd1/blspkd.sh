@@ -124,7 +124,7 @@ if stage train; then
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
-            --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib" \
+            --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
             --value "train_args=${train_args}" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
