@@ -1,7 +1,7 @@
 """Utterances with the lengths of real corpora, for batches and steps: sizes are drawn, the rest is noise.
 
 *LibriSpeech-like*: durations with the shape of train-960 (mean 12.3 s; two thirds between 13 and 16 s; down to 1.3 s),
-about 3.1 LLM tokens a second, continuations of up to 64 tokens of which nearly half are cut off there, and a prompt of 30.
+about 3.1 LLM tokens a second, continuations of up to 64 tokens, nearly half of them cut off there, and a prompt of 30.
 *mini-like*: the recipe egs/mini: 2 to 4 s, about ten words of one token each, short continuations.
 """
 
