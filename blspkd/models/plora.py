@@ -31,13 +31,28 @@ class _Rows:
     def __init__(self, index: Tensor):
         self.index = index  # [S] int64 into the [B * L] positions of the call
         self.training = torch.is_grad_enabled()
-        self.last = (None, None, None)  # the last input gathered from, the type it was cast to, and its rows
+        self.last = (None, None, None, None)  # the last input, the type its rows were cast to, and what `take` returned
 
-    def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """x: [B, L, C] -> [S, C]"""
+    def take(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """x: [B, L, C] -> x again, for the layer below, and its speech rows [S, C]"""
         if self.last[0] is not x or self.last[1] != dtype:
-            self.last = (x, dtype, x.reshape(-1, x.shape[-1]).index_select(0, self.index).to(dtype))
-        return self.last[2]
+            same, speech = _TakeRows.apply(x, self.index)
+            self.last = (x, dtype, same, speech.to(dtype))
+        return self.last[2:]
+
+
+class _TakeRows(torch.autograd.Function):
+    """x and x[index]. Their gradients meet here: a gradient of `index_select` alone would be all of x, mostly zeros."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(index)
+        return x.detach(), x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, speech: Tensor) -> tuple:
+        index, = ctx.saved_tensors
+        return gradient.reshape(-1, gradient.shape[-1]).index_add(0, index, speech).view_as(gradient), None
 
 
 class _AddAtRows(torch.autograd.Function):
@@ -86,20 +101,19 @@ class PLoraLinear(LoraLinear):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """x: [B, L, C] -> [B, L, C']"""
-        result = self.base_layer(x, *args, **kwargs)
         rows = _ROWS.get()
         if rows is None or self.disable_adapters:
-            return result
+            return self.base_layer(x, *args, **kwargs)
         if rows.training and not torch.is_grad_enabled():
             raise ModelError(_REFUSED)  # inside a reentrant checkpoint, whoever made it
-        result = result.contiguous()
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else next(self.lora_A.parameters()).dtype
+        x, speech = rows.take(x, dtype)
+        result = self.base_layer(x, *args, **kwargs).contiguous()
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
-                a, b = self.lora_A[adapter], self.lora_B[adapter]
-                autocast = torch.is_autocast_enabled(x.device.type)
-                dtype = torch.get_autocast_dtype(x.device.type) if autocast else a.weight.dtype
-                update = b(a(self.lora_dropout[adapter](rows.of(x, dtype))) * self.scaling[adapter])
-                result = _AddAtRows.apply(result, update.to(result.dtype), rows.index)
+                low = self.lora_A[adapter](self.lora_dropout[adapter](speech)) * self.scaling[adapter]
+                result = _AddAtRows.apply(result, self.lora_B[adapter](low).to(result.dtype), rows.index)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
