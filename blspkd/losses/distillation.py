@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 _HEAD_BLOCK = 8192  # rows of a half-precision output head that are widened at a time
-# Temporaries as large as a CPU's caches, several times faster than ones that do not fit; a GPU prefers few, large steps.
+# Temporaries of a size that stays in a CPU's caches, several times faster there; a GPU prefers few, large steps.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
 
 
@@ -44,8 +44,8 @@ class Distilled:
 
 
 def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, weights: Tensor, divergence: Divergence, *,
-                      labels: Tensor | None = None, label_weights: Tensor | None = None, head_bias: Tensor | None = None,
-                      chunk_bytes: int = 96 << 20) -> Distilled:
+                      labels: Tensor | None = None, label_weights: Tensor | None = None,
+                      head_bias: Tensor | None = None, chunk_bytes: int = 96 << 20) -> Distilled:
     """sum_i weights[i] * D(teacher_i, student_i) + sum_i label_weights[i] * CE(student_i, labels[i]).
 
     student, teacher: [n, D] hidden states at the selected positions; gradients reach `student` only. Without a teacher
@@ -84,7 +84,7 @@ class _Distillation(torch.autograd.Function):
         weights = weights.to(wide)
         temperature = 1.0 if teacher is None else divergence.temperature
         rows = max(1, min(n, chunk_bytes // (2 * vocabulary * wide.itemsize)))
-        block_rows = max(1, _BLOCK_BYTES.get(student.device.type, 32 << 20) // (vocabulary * wide.itemsize))
+        block_rows = max(1, _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"]) // (vocabulary * wide.itemsize))
         logits = torch.empty(1 if teacher is None else 2, rows, vocabulary, dtype=wide, device=student.device)
         for start in range(0, n, rows):
             chunk = slice(start, min(start + rows, n))

@@ -4,16 +4,22 @@ Machines are shared and noisy, so the contestants of a case take turns within on
 the ratios of each turn. Memory is that of torch's allocators: extra peak above what was there before the call.
 """
 
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # blspkd, also where it is not installed
+
 MIB = 1 << 20
+most_turns: int | None = None  # a limit for all turns, for impatient runs
 Contestant = Callable[[], object]  # does the job once, forward and backward, and leaves nothing behind
 
 
@@ -39,25 +45,26 @@ class Row:
 class Turns:
     """Seconds of every turn of every contestant."""
 
-    seconds: dict[str, list[float]]
+    seconds: dict[Hashable, list[float]]
 
-    def median(self, name: str) -> float:
+    def median(self, name: Hashable) -> float:
         return statistics.median(self.seconds[name])
 
-    def ratios(self, name: str, ours: str = "ours") -> list[float]:
+    def ratios(self, name: Hashable, ours: Hashable = "ours") -> list[float]:
         """name / ours, turn by turn."""
         return [theirs / own for theirs, own in zip(self.seconds[name], self.seconds[ours], strict=True)]
 
 
-def take_turns(contestants: dict[str, Contestant], device: str, turns: int = 9, min_seconds: float = 0.02) -> Turns:
+def take_turns(contestants: dict[Hashable, Contestant], device: str, turns: int = 9,
+               min_seconds: float = 0.02) -> Turns:
     """Run every contestant `turns` times, in rotation, each time long enough to be measured."""
     loops = {}
     for name, run in contestants.items():
         run()  # warm up
         once = _seconds(run, 1, device)
         loops[name] = max(1, round(min_seconds / max(once, 1e-7)))
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(turns):
+    seconds: dict[Hashable, list[float]] = {name: [] for name in contestants}
+    for _ in range(min(turns, most_turns or turns)):
         for name, run in contestants.items():
             seconds[name].append(_seconds(run, loops[name], device))
     return Turns(seconds)
@@ -87,7 +94,7 @@ def extra_peak_mib(run: Contestant, device: str) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     events = [(event.start_ns(), event.nbytes()) for event in recorded.profiler.kineto_results.events()
               if event.name() == "[memory]"]
@@ -96,6 +103,20 @@ def extra_peak_mib(run: Contestant, device: str) -> float:
         level += change
         highest = max(highest, level)
     return highest / MIB
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The profiler's own lines stay off the screen; Python's errors come later, when this has ended."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def copy_bandwidth(device: str, size: int = 128 * MIB) -> float:
@@ -117,10 +138,11 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def row(part: str, case: str, peer: str, turns: Turns, peaks: dict[str, float], max_abs_diff: float | None, *,
-        floor: float | None = None, note: str = "") -> Row:
-    """The row of `peer` against "ours" out of what was measured for both."""
-    ratios = turns.ratios(peer)
+def row(part: str, case: str, peer: str, turns: Turns, peaks: dict[Hashable, float], max_abs_diff: float | None, *,
+        floor: float | None = None, note: str = "", ours: Hashable = "ours", key: Hashable | None = None) -> Row:
+    """The row of `peer` against "ours" out of what was measured for both, under these names or `key` and `ours`."""
+    key = peer if key is None else key
+    ratios = turns.ratios(key, ours)
     low, _, high = statistics.quantiles(ratios, n=4)
-    return Row(part, case, peer, turns.median("ours"), turns.median(peer), statistics.median(ratios), peaks.get("ours"),
-               peaks.get(peer), max_abs_diff, [low, high], floor, note)
+    return Row(part, case, peer, turns.median(ours), turns.median(key), statistics.median(ratios), peaks.get(ours),
+               peaks.get(key), max_abs_diff, [low, high], floor, note)
