@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, WhisperModel
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+    WhisperModel,
+)
 
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.errors import ModelError
@@ -28,17 +37,35 @@ def load(name, pad_to_30s):
 
 
 @torch.no_grad()
-def test_padded_whisper_equals_hugging_face_bit_for_bit(tiny_encoder):
-    encoder, extractor = load(tiny_encoder, pad_to_30s=True)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padded_whisper_equals_hugging_face_bit_for_bit(tiny_encoder, attention):
+    encoder = SpeechEncoder.from_pretrained(tiny_encoder, True, attention, torch.float32).eval()
+    extractor = FeatureExtractor(tiny_encoder, True)
     waveforms = noises(16000, 24321, 9000)
     frames, lengths = encode(encoder, extractor, waveforms)
     inputs = extractor.extractor(waveforms, sampling_rate=16000, return_tensors="pt")["input_features"]
-    model = WhisperModel.from_pretrained(tiny_encoder, attn_implementation="eager").get_encoder().eval()
+    model = WhisperModel.from_pretrained(tiny_encoder, attn_implementation=attention).get_encoder().eval()
     expected = model(inputs).last_hidden_state
     assert lengths.tolist() == [50, 76, 28]
     for row, length in enumerate(lengths.tolist()):
         assert torch.equal(frames[row, :length], expected[row, :length])
         assert not frames[row, length:].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_trimmed_whisper_equals_its_layers_on_what_there_is(tiny_encoder, attention):
+    """Hugging Face's own encoder, were its window as long as the utterance."""
+    encoder = SpeechEncoder.from_pretrained(tiny_encoder, False, attention, torch.float32).eval()
+    features = FeatureExtractor(tiny_encoder, False)(noises(16000)[0])
+    model = WhisperModel.from_pretrained(tiny_encoder, attn_implementation=attention).get_encoder().eval()
+    frames, lengths = encoder(pad_windows(features.windows), torch.tensor(features.lengths), [1])
+    mel = features.windows[0][None, :features.lengths[0]].transpose(1, 2)
+    positions = model.embed_positions
+    positions.weight.data = positions.weight.data[:mel.shape[2] // 2]
+    positions.num_embeddings = model.config.max_source_positions = mel.shape[2] // 2
+    torch.testing.assert_close(frames, model(mel).last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert lengths.tolist() == [50]
 
 
 @pytest.mark.parametrize("pad_to_30s", [True, False])
@@ -64,10 +91,14 @@ def test_long_audio_is_encoded_in_windows_and_joined(tiny_encoder, pad_to_30s):
         torch.testing.assert_close(frames[0, start:start + piece.shape[1]], piece[0], atol=1e-5, rtol=1e-5)
 
 
+WAVEFORM_MODELS = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "hubert": (HubertConfig, HubertModel),
+                   "wavlm": (WavLMConfig, WavLMModel)}
+
+
 @pytest.mark.parametrize("norm", ["layer", "group"])
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("kind", WAVEFORM_MODELS)
 def test_waveform_encoders_load_and_do_not_see_their_padding(tmp_path, kind, norm):
-    config_class, model_class = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "hubert": (HubertConfig, HubertModel)}[kind]
+    config_class, model_class = WAVEFORM_MODELS[kind]
     torch.manual_seed(0)
     config = config_class(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
                           conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
@@ -76,11 +107,14 @@ def test_waveform_encoders_load_and_do_not_see_their_padding(tmp_path, kind, nor
     model_class(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
     encoder, extractor = load(str(tmp_path), pad_to_30s=True)
-    waveforms = noises(4000, 2500)
+    waveforms = noises(4000, 2500, 3333)
     frames, lengths = encode(encoder, extractor, waveforms)
-    alone, length = encode(encoder, extractor, waveforms[1:])
-    assert lengths[1] == length[0] and encoder.width == 16
-    torch.testing.assert_close(frames[1, :length[0]], alone[0], atol=1e-4, rtol=1e-4)
+    assert encoder.width == 16
+    for row, waveform in enumerate(waveforms):
+        alone, length = encode(encoder, extractor, [waveform])
+        assert lengths[row] == length[0]
+        torch.testing.assert_close(frames[row, :length[0]], alone[0], atol=1e-5, rtol=1e-5)
+        assert not frames[row, length[0]:].any()
 
 
 @pytest.mark.parametrize("group", ["layer", "group"])
