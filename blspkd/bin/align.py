@@ -1,6 +1,7 @@
 """Measure alignment: python -m blspkd.bin.align --model_dir exp/tag/model --data_dir data/test --exp_dir exp/tag.
 
-Writes exp/tag/align_<set>/{utterances.jsonl,summary.json} and rows of task `alignment` into exp/tag/results.json.
+Writes exp/tag/align_<set>/{utterances.jsonl,summary.json} and rows of task `alignment` into exp/tag/results.json; where
+weights inside the LLM were trained (PLoRA, LoRA), also rows of task `text`: what that did to its reading of text.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main(words: list[str] | None = None) -> None:
     from blspkd.evaluation.alignment_summary import update_alignment_results, write_summary
     from blspkd.evaluation.decoding import choose_device, fingerprint_model
     from blspkd.evaluation.scoring import read_experiment
+    from blspkd.evaluation.text_drift import measure_text_drift, trains_llm, update_drift_results
     from blspkd.generation.model_identity import model_identity
     from blspkd.models.listener import Listener
 
@@ -45,6 +47,11 @@ def main(words: list[str] | None = None) -> None:
     for row in update_alignment_results(Path(args.exp_dir) / "results.json", rows, experiment, set_name,
                                         config.num_bootstrap, config.seed):
         print(f"{set_name}  {row.metric:20} {row.value:9.3f}  [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]  n={row.n}")
+    if (Path(args.data_dir) / "continuation").exists() and trains_llm(args.model_dir):
+        listener = Listener.from_pretrained(args.model_dir, device)
+        for row in update_drift_results(Path(args.exp_dir) / "results.json",
+                                        measure_text_drift(listener, args.data_dir, config), experiment, set_name, config):
+            print(f"{set_name}  text: {row.metric:14} {row.value:9.5f}  n={row.n}")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,10 @@ def read_transcripts(folder: Path, utt_ids: Iterable[str]) -> dict[str, str]:
 def describe_experiment(exp_dir: str | Path, system: str, model: ModelConfig) -> None:
     """Write `exp_dir/config.yaml` for an LLM by itself; `system` names the cascade in results.json.
 
-    Raises ConfigError in the folder of a trained model, and for a name that is no cascade's.
+    Raises ConfigError in the folder of a trained model, and for the name of a system that listens.
     """
-    if not system.startswith("cascade"):
-        raise ConfigError(f"system: '{system}' is not cascade or cascade-<name>")
+    if system != "text" and not system.startswith("cascade"):
+        raise ConfigError(f"system: '{system}' is not text, cascade or cascade-<name>")
     path = Path(exp_dir) / "config.yaml"
     values = {"system": system, "training": {"seed": None}, "model": {"llm": model.llm, "dtype": model.dtype,
                                                                       "adapter": NO_ADAPTER}}

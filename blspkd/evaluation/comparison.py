@@ -92,21 +92,25 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
 
     Raises DataError where a run has not been decoded and scored, or has seen other utterances than the reference.
     """
-    rows = {run.name: [row for row in read_results(Path(folder) / run.name / "results.json")
-                       if row.system == run.system and row.set in test_sets] for run in runs}
+    found: dict[tuple[str, str, str, str], list[Row]] = {}
     by_system: dict[str, list[Run]] = {}
     for run in runs:
         by_system.setdefault(run.system, []).append(run)
-    measured = []
-    for system, same in by_system.items():
-        keys = dict.fromkeys((row.set, row.task, row.metric) for run in same for row in rows[run.name])
-        for key in keys:
-            found = [row for run in same for row in rows[run.name] if (row.set, row.task, row.metric) == key]
-            measured.append(Measured(system, *key, [row.value for row in found], found[0].n,
-                                     [min(row.ci95[0] for row in found), max(row.ci95[1] for row in found)]))
+        for row in read_results(Path(folder) / run.name / "results.json"):
+            if row.set in test_sets or row.task == "cost":
+                found.setdefault((_shown_as(row, run), row.set, row.task, row.metric), []).append(row)
+    order = list(dict.fromkeys([*by_system, *(system for system, *_ in found)]))
+    measured = [Measured(*key, [row.value for row in rows], rows[0].n,
+                         [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
+                for key, rows in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
     compared = _Comparison(folder, config, by_system[reference])
-    return [compared.with_difference(one, by_system[one.system]) if one.system != reference else one
-            for one in measured]
+    return [compared.with_difference(one, by_system[one.system])
+            if one.system in by_system and one.system != reference else one for one in measured]
+
+
+def _shown_as(row: Row, run: Run) -> str:
+    """The system of a row in the comparison: what a trained model makes of typed text is not what it hears."""
+    return f"{run.system}, typed" if row.system == "text" and not run.reads else row.system
 
 
 class _Comparison:

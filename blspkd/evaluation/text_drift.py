@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blspkd.config import DataConfig, DecodeConfig
+from blspkd.config import DataConfig, DecodeConfig, load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
@@ -18,7 +18,13 @@ from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
+from blspkd.models.speech_llm import SpeechLlmConfig
 from blspkd.progress import progress_bar
+
+
+def trains_llm(model_dir: str | Path) -> bool:
+    """Whether this trained model has weights inside its LLM."""
+    return load_config(SpeechLlmConfig, Path(model_dir) / "config.yaml").model.plora_rank > 0
 
 
 @torch.inference_mode()

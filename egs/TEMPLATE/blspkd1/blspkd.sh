@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# From a corpus to an LLM that follows spoken instructions, in four stages (BLSP-KD, arXiv 2405.19041):
+# From a corpus to an LLM that follows spoken instructions, in four stages (BLSP-KD, arXiv 2405.19041), and a fifth:
 #   1 data            local/data.sh makes the data directories; they are checked
 #   2 continuations   the LLM continues the transcripts
 #   3 train           the adapter learns to make the LLM continue speech as it continues text
 #   4 evaluate        instructions that the training never saw; tables on the screen and in RESULTS.md
+#   5 compare         only when asked for: baselines, ablations and additions (conf/compare.yaml), over several seeds
 # A number or name chooses a stage: `./run.sh --stage train --stop_stage 4`. What is done is skipped, what was killed
 # goes on, and what was made with other options is reported, never silently used again.
 
@@ -34,6 +35,13 @@ train_config=conf/train.yaml                # stage 3: model, loss, data, traini
 train_args=                                 # stage 3: what overrides it, e.g. "--learning_rate 1e-4 --bf16 true"
 inference_config=conf/decode.yaml           # stage 4: tasks and decoding
 inference_args=                             # stage 4: what overrides it, e.g. "--max_utterances 100"
+align_sets=                                 # stages 2, 4: sets whose alignment is measured too, e.g. "test"
+compare_config=conf/compare.yaml            # stage 5: systems (files of conf/compare), seeds, budgets
+compare_budget=full                         # stage 5: one of the budgets in compare_config
+compare_jobs=1                              # stage 5: systems that train side by side
+noisy_set=                                  # stage 5: test set that is also heard with noise; empty: none
+noise_snr_db="20 10 5"                      # stage 5: its signal-to-noise ratios
+reads=                                      # stage 4: instead of listening, read "transcript" or a recogniser's output
 results=                                    # stage 4: file for the tables; empty: RESULTS.md, with --tag in its folder
 preamble=                                   # stage 4: Markdown file to put above the tables
 datadir=data                                # folder of the data directories
@@ -43,12 +51,13 @@ tag=                                        # name of the experiment; empty: the
 python=python                               # Python interpreter
 
 command_line=$(printf '%q ' "$0" "$@")
+given_options=("$@")
 . utils/log.sh
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
 . ./path.sh
 . ./cmd.sh
-stages="data continuations train evaluate"
+stages="data continuations train evaluate compare"
 . utils/stages.sh
 choose_stages
 
@@ -102,7 +111,7 @@ if stage data; then
 fi
 
 if stage continuations; then
-    for name in ${train_set} ${valid_set}; do
+    for name in ${train_set} ${valid_set} ${align_sets}; do
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${datadir}/.done/continuations_${name}.json" --model llm "${llm}" --text "${continuation_config}" \
@@ -143,25 +152,39 @@ if stage train; then
 fi
 
 if stage evaluate; then
-    needs "${exp}/model" "run stage 3 (train)"
+    if [ -z "${reads}" ]; then
+        needs "${exp}/model" "run stage 3 (train)"
+        decoder=(--model_dir "${exp}/model")
+        decoder_identity=(--model model "${exp}/model")
+    else
+        decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")"
+                 --transcripts "${exp}/asr_{set}")
+        decoder_identity=(--model llm "${llm}" --model reads "${reads}")
+        align_sets=
+    fi
     to_decode=()
     for name in ${test_sets}; do
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
-        if step "${exp}/.done/decode_${name}.json" --model model "${exp}/model" --text "${inference_config}" \
+        if step "${exp}/.done/decode_${name}.json" "${decoder_identity[@]}" --text "${inference_config}" \
                 --ignore "metrics normalize bleu_tokenize num_bootstrap num_examples" \
                 --value "inference_args=${inference_args}" \
                 --data "${dir}" wav.scp segments reco2channel "text*" instruction \
-                --output "${exp}/decode_*_${name}" \
+                --output "${exp}/decode_*_${name}*" \
                 --remedy "To decode again, remove ${exp}/decode_*_${name}*; to keep it, copy ${exp} to another --tag"
         then
             to_decode+=("${name}")
         fi
     done
     if [ "${#to_decode[@]}" -gt 0 ]; then
+        if [ -n "${reads}" ] && [ "${reads}" != transcript ]; then
+            ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${#to_decode[@]}" "${exp}/log/transcribe.JOB.log" \
+                utils/pick.sh JOB "${to_decode[*]}" "${python}" -m blspkd.bin.transcribe --recogniser "${reads}" \
+                --data_dir "${datadir}/{}" --output_dir "${exp}/asr_{}"
+        fi
         ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${#to_decode[@]}" "${exp}/log/decode.JOB.log" \
             utils/pick.sh JOB "${to_decode[*]}" "${python}" -m blspkd.bin.decode --config "${inference_config}" \
-            --model_dir "${exp}/model" --data_dir "${datadir}/{}" --exp_dir "${exp}" "${inference_words[@]}"
+            "${decoder[@]}" --data_dir "${datadir}/{}" --exp_dir "${exp}" "${inference_words[@]}"
         steps_done
     fi
     if step "${exp}/.done/score.json" --redo --text "${inference_config}" --value "inference_args=${inference_args}" \
@@ -170,6 +193,18 @@ if stage evaluate; then
             "${inference_words[@]}"
         steps_done
     fi
+    for name in ${align_sets}; do
+        dir=${datadir}/${name}
+        needs "${dir}/continuation" "run stage 2 (continuations)"
+        if step "${exp}/.done/align_${name}.json" --redo --model model "${exp}/model" \
+                --data "${dir}" wav.scp segments reco2channel text continuation word_times \
+                --output "${exp}/align_${name}/summary.json"; then
+            ${decode_cmd} --gpu "${gpu_per_job}" "${exp}/log/align_${name}.log" \
+                "${python}" -m blspkd.bin.align --config "${inference_config}" --model_dir "${exp}/model" \
+                --data_dir "${dir}" --exp_dir "${exp}" --train_dir "${datadir}/${train_set}" "${inference_words[@]}"
+            steps_done
+        fi
+    done
     if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results}"
     then
         stage_times "${exp}/stage_times.tsv" "${datadir}/.done" "${exp}/.done"
@@ -179,5 +214,34 @@ if stage evaluate; then
     else
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv"
     fi
+fi
+
+if stage compare; then
+    needs "${compare_config}" "it names the systems to compare; see egs/mini/blspkd1/${compare_config}"
+    for name in ${train_set} ${valid_set} ${align_sets}; do
+        needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
+    done
+    compare=${expdir}/compare_${compare_budget}
+    compare_sets=${test_sets}
+    for snr in ${noisy_set:+${noise_snr_db}}; do
+        name=${noisy_set}_snr${snr}
+        compare_sets+=" ${name}"
+        if step "${datadir}/.done/noise_${name}.json" --redo --output "${datadir}/${name}/utt2dur" \
+                --data "${datadir}/${noisy_set}" wav.scp segments reco2channel "text*" instruction utt2dur; then
+            "${python}" -m blspkd.bin.add_noise "${datadir}/${noisy_set}" "${datadir}/${name}" \
+                --wav_dir "${dumpdir}/${name}" --snr_db "${snr}" --nj "${nj}"
+            steps_done
+        fi
+    done
+    plan=("${python}" -m blspkd.bin.compare plan --config "${compare_config}" --conf_dir "${compare_config%.yaml}"
+          --budget "${compare_budget}" --exp_dir "${compare}")
+    mkdir -p "${compare}"
+    "${plan[@]}" --trained_before "${exp}" --num_jobs "${compare_jobs}" > "${compare}/plan.tsv"
+    utils/run.py --max_jobs_run "${compare_jobs}" JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.JOB.log" \
+        utils/compare_run.sh JOB "${compare}/plan.tsv" "${given_options[@]}" --num_procs 1 --nj 1 \
+        --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${train_args}" \
+        --inference_args "${inference_args}"
+    "${plan[@]/plan/table}" --decode_config "${inference_config}" --test_sets "${compare_sets}" "${inference_words[@]}"
+    log "tables and pictures: ${compare}/report.html"
 fi
 log "finished"

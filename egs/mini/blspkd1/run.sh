@@ -17,4 +17,7 @@ exec ./blspkd.sh \
     --nj 2 \
     --num_procs 2 \
     --preamble conf/results_preamble.md \
+    --align_sets "test_heard test_unheard" \
+    --noisy_set test_heard \
+    --compare_jobs 2 \
     "$@"

@@ -1,0 +1,73 @@
+"""Stage 5, the comparison of systems: what is to be done, and what came out.
+
+    python -m blspkd.bin.compare plan  --config conf/compare.yaml --conf_dir conf/compare --budget full --exp_dir exp/compare
+    python -m blspkd.bin.compare table ... --decode_config conf/decode.yaml --test_sets "heard unheard"
+
+`plan` prints a line per run, for utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps,
+systems to decode, utterances of each set; the time that is left goes to the log. `table` writes results.json and comparison.json into exp_dir and prints the tables.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from blspkd.config import CompareConfig, DecodeConfig, TrainConfig, load_config
+from blspkd.errors import command
+from blspkd.evaluation.comparison import Run, all_rows, measure, plan, write_comparison
+from blspkd.evaluation.comparison_page import screen
+from blspkd.evaluation.comparison_time import time_left
+from blspkd.evaluation.cost import update_cost_results
+from blspkd.evaluation.results import write_results
+
+
+@command
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("plan", "table"))
+    parser.add_argument("--config", required=True, help="conf/compare.yaml: systems, seeds, budgets")
+    parser.add_argument("--conf_dir", required=True, help="folder of the systems' configurations")
+    parser.add_argument("--budget", default="full", help="one of the configuration's budgets")
+    parser.add_argument("--exp_dir", required=True, help="folder of the runs")
+    parser.add_argument("--trained_before", help="plan: exp/<tag> of a training, whose speed tells the time to expect")
+    parser.add_argument("--num_jobs", type=int, default=1, help="plan: trainings side by side")
+    parser.add_argument("--decode_config", help="table: conf/decode.yaml, tasks and metrics")
+    parser.add_argument("--test_sets", default="", help="table: names of the test sets")
+    args, overrides = parser.parse_known_args(words)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("blspkd").setLevel(logging.INFO)
+    config = load_config(CompareConfig, args.config)
+    runs = plan(config, args.budget, args.conf_dir)
+    if args.verb == "plan":
+        logging.getLogger("blspkd").info(time_left(runs, args.exp_dir, args.trained_before, args.num_jobs))
+        for run in runs:
+            print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
+                             run.reads or "-", str(run.max_steps), systems_to_decode(run, config.reference),
+                             str(config.budgets[args.budget].max_utterances)]))
+        return
+    decoding = load_config(DecodeConfig, args.decode_config, overrides)
+    for run in runs:
+        if not run.reads:
+            update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)
+    measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
+    write_results(Path(args.exp_dir) / "results.json", all_rows(runs, args.exp_dir))
+    write_comparison(Path(args.exp_dir) / "comparison.json", measured)
+    print(screen(measured, config.reference, [(task, metric) for task, settings in decoding.tasks.items()
+                                              for metric in settings.metrics]))
+
+
+def systems_to_decode(run: Run, reference: str) -> str:
+    """As conf/decode.yaml names them: chance is measured once; text only where training could have changed it."""
+    if run.reads:
+        return f"[{run.decoded_as}]"
+    names = ["speech"]
+    if run.system == reference and run.seed == 0:
+        names.append("chance")
+    if load_config(TrainConfig, run.config).model.plora_rank:
+        names.append("text")
+    return f"[{','.join(names)}]"
+
+
+if __name__ == "__main__":
+    main()

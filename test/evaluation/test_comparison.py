@@ -1,0 +1,128 @@
+"""Comparisons: which runs a plan holds, and what is made of their results."""
+
+import json
+
+import pytest
+
+from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
+from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation import comparison_page
+from blspkd.evaluation.comparison import Run, all_rows, measure, plan, read_comparison, write_comparison
+from blspkd.evaluation.comparison_time import time_left
+from blspkd.evaluation.results import Row, write_results
+
+DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
+CONFIG = CompareConfig(systems={"text": 1, "blsp": 2, "blspkd": 3},
+                       budgets={"full": BudgetConfig(), "small": BudgetConfig(max_steps=7, max_seeds=1)})
+
+
+@pytest.fixture
+def conf_dir(tmp_path):
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / "text.yaml").write_text("system: text\nreads: transcript\n")
+    (folder / "blspkd.yaml").write_text("system: blspkd\ntraining: {max_steps: 50}\n")
+    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\n")
+    return folder
+
+
+def make_run(folder, run, right, n=40, chance=False):
+    """A run whose first `right` of n answers are right."""
+    suffix = {"speech": "", "text": ".text"}[run.decoded_as]
+    decoded = folder / run.name / f"decode_repeat_test{suffix}"
+    decoded.mkdir(parents=True)
+    rows = [{"utt_id": f"u{i:02d}", "hypothesis": "a" if i < right else "b", "reference": "a", "n_tokens": 3,
+             "n_tokens_reference": 3 if i < right else 4} for i in range(n)]
+    (decoded / "hyp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (decoded / "decode.json").write_text("{}")
+    value = 100 * right / n
+    found = [Row(run.system, "test", "repeat", "exact_match", value, [value - 5, value + 5], n, run.seed, "s")]
+    if not run.reads:
+        found += [Row(run.system, "test", "alignment", "count_accuracy", value, [value, value], n, run.seed, "s"),
+                  Row(run.system, "train", "cost", "wall_s", 10.0, [10.0, 10.0], 1, run.seed, "")]
+    if chance:
+        found.append(Row("chance", "test", "repeat", "exact_match", 0.0, [0.0, 0.0], n, run.seed, "s"))
+    write_results(folder / run.name / "results.json", found)
+
+
+def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
+    runs = plan(CONFIG, "full", conf_dir)
+    assert [run.name for run in runs] == ["blspkd-seed0", "blspkd-seed1", "blspkd-seed2", "text", "blsp-seed0",
+                                          "blsp-seed1"]
+    assert [run.max_steps for run in runs] == [50, 50, 50, 0, 50, 50]
+    assert {run.name: run.decoded_as for run in runs}["text"] == "text"
+    assert [(run.name, run.max_steps) for run in plan(CONFIG, "small", conf_dir)] == [
+        ("blspkd-seed0", 7), ("text", 0), ("blsp-seed0", 7)]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda folder: (folder / "blsp.yaml").unlink(), r"blsp\.yaml: not there"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: other\n"), "system: 'other' is not the file's name"),
+])
+def test_a_system_without_its_configuration_is_named(conf_dir, change, message):
+    change(conf_dir)
+    with pytest.raises(ConfigError, match=message):
+        plan(CONFIG, "full", conf_dir)
+
+
+def test_unknown_budgets_and_references_are_named(conf_dir):
+    with pytest.raises(ConfigError, match="no 'huge'; known: full, small"):
+        plan(CONFIG, "huge", conf_dir)
+    with pytest.raises(ConfigError, match="reference: 'x' is not one of"):
+        CompareConfig(systems={"a": 1}, reference="x")
+    with pytest.raises(ConfigError, match="'../a: 1' is not a name"):
+        CompareConfig(systems={"../a": 1, "blspkd": 1})
+
+
+def test_means_and_differences(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    for run, right in zip(runs, [30, 31, 32, 40, 10, 11], strict=True):
+        make_run(tmp_path, run, right, chance=run.name == "blspkd-seed0")
+    measured = measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+    found = {(one.system, one.task, one.metric): one for one in measured}
+    blsp, text = found["blsp", "repeat", "exact_match"], found["text", "repeat", "exact_match"]
+    assert blsp.mean == 26.25 and blsp.values == [25, 27.5] and blsp.difference == pytest.approx(26.25 - 77.5)
+    assert blsp.significant and blsp.p < 0.05 and blsp.difference_ci95[0] < blsp.difference < blsp.difference_ci95[1]
+    assert text.difference == pytest.approx(22.5)
+    reference = found["blspkd", "repeat", "exact_match"]
+    assert reference.difference is None and not reference.significant
+    assert found["chance", "repeat", "exact_match"].difference is None
+    assert found["blsp", "alignment", "count_accuracy"].difference == pytest.approx(26.25 - 77.5)
+    assert found["blsp", "cost", "wall_s"].difference is None
+
+    write_comparison(tmp_path / "comparison.json", measured)
+    assert read_comparison(tmp_path / "comparison.json") == measured
+    assert len(all_rows(runs, tmp_path)) == 3 * 3 + 1 + 1 + 2 * 3
+    columns = [("repeat", "exact_match")]
+    page = comparison_page.markdown(measured, "blspkd", columns)
+    assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2*) | 26.2 [25.0 - 27.5] (-51.2*) |" in page
+    assert "### Cost: train" in page
+    shown = comparison_page.screen(measured, "blspkd", columns)
+    assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_runs_that_are_not_done_or_saw_other_utterances_are_named(conf_dir, tmp_path):
+    runs = [run for run in plan(CONFIG, "small", conf_dir) if run.name != "text"]
+    make_run(tmp_path, runs[0], 30)
+    with pytest.raises(DataError, match="blsp-seed0/results.json: missing"):
+        measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+    make_run(tmp_path, runs[1], 10, n=39)
+    with pytest.raises(DataError, match="other utterances than those of blspkd-seed0"):
+        measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+
+
+def test_the_time_left_is_told_by_what_is_done(tmp_path):
+    runs = [Run("a-seed0", "a", tmp_path, 0, max_steps=100), Run("b-seed0", "b", tmp_path, 0, max_steps=100),
+            Run("text", "text", tmp_path, None, "transcript")]
+    assert "0 of them done; 200 training steps to go, 2 at a time; the first" in time_left(runs, tmp_path, None, 2)
+    before = tmp_path / "train"
+    (before / ".done").mkdir(parents=True)
+    (before / ".done/train.json").write_text('{"finished": "x", "seconds": 60}')
+    (before / "checkpoint-30").mkdir()
+    (before / "checkpoint-30/trainer_state.json").write_text('{"global_step": 30}')
+    assert "about 6 min 40 s for the training" in time_left(runs, tmp_path, before, 2)
+    done = tmp_path / "a-seed0/.done"
+    done.mkdir(parents=True)
+    (done / "train.json").write_text('{"finished": "x", "seconds": 90}')
+    (done / "results.json").write_text('{"finished": "x", "seconds": 10}')
+    assert "1 of them done; 100 training steps to go, 2 at a time: about 50 s" in time_left(runs, tmp_path, before, 2)
