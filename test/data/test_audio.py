@@ -1,6 +1,7 @@
 """Every format comes out as the same samples, and what cannot be used is refused by name."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from blspkd.errors import AudioError
 RATE = 16000
 LOSSLESS = [("WAV", "PCM_16", 4e-5), ("WAV", "PCM_24", 1e-6), ("WAV", "PCM_32", 1e-6), ("WAV", "PCM_U8", 8e-3),
             ("WAV", "FLOAT", 0), ("WAV", "DOUBLE", 0), ("WAVEX", "PCM_16", 4e-5), ("WAVEX", "FLOAT", 0),
+            ("WAVEX", "PCM_U8", 8e-3), ("WAVEX", "PCM_24", 1e-6), ("WAVEX", "PCM_32", 1e-6),
             ("RF64", "PCM_16", 4e-5), ("FLAC", "PCM_16", 4e-5), ("FLAC", "PCM_24", 1e-6), ("NIST", "PCM_16", 4e-5),
             ("AIFF", "PCM_16", 4e-5), ("AU", "PCM_16", 4e-5), ("CAF", "PCM_16", 4e-5)]
-LOSSY = [("WAV", "ULAW"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+LOSSY = [("WAV", "ULAW"), ("WAV", "ALAW"), ("WAVEX", "ULAW"), ("WAVEX", "ALAW"),
+         ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
 
 
 def tone(seconds: float = 1.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
@@ -82,6 +85,78 @@ def test_random_access_reads_only_what_is_needed(tmp_path, monkeypatch):
         asked.append(frames), read(self, frames, *args, **kwargs))[1])
     load(AudioSource(path, 30.0, 31.0))
     assert asked == [RATE]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="nothing counts the bytes that are read")
+@pytest.mark.parametrize(("form", "subtype"), [
+    ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("RF64", "PCM_24"), ("NIST", "PCM_16"), ("OGG", "VORBIS"),
+    ("ark", "PCM_16")])
+def test_a_segment_of_a_long_file_costs_its_own_bytes(tmp_path, form, subtype):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 600 * 8000).astype(np.float32)
+    path = str(tmp_path / "a")
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype, format="WAV" if form == "ark" else form) as file:
+        for block in np.split(noise, 600):  # libsndfile crashes on writing minutes of Vorbis at once
+            file.write(block)
+    if form == "ark":
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(b"a " + data + b"b " + data)
+        path += f":{len(data) + 4}"
+    whole = noise[500 * 8000:501 * 8000]
+    before = bytes_read()
+    part = load(AudioSource(path, 500.0, 501.0), 8000)
+    assert bytes_read() - before < 400_000
+    assert part.shape == whole.shape and (form == "OGG" or np.abs(part - whole).max() < 4e-5)
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_ten_hours_cost_nothing_until_they_are_read(tmp_path):
+    path = Path(write(tmp_path / "a.wav", tone(0.1)))
+    size = 36000 * RATE * 2
+    data = bytearray(path.read_bytes()[:44])
+    data[4:8], data[40:44] = (size + 36).to_bytes(4, "little"), size.to_bytes(4, "little")
+    path.write_bytes(data)
+    os.truncate(path, 44 + size)  # a hole: zeros that take no room
+    began = time.perf_counter()
+    assert duration(str(path)) == 36000
+    assert not load(AudioSource(str(path), 35999.0, 36000.0)).any()
+    assert time.perf_counter() - began < 2
+
+
+def sphere(path: Path, data: np.ndarray, coding: str = "pcm", order: str = "01", channels: int = 1) -> str:
+    """NIST SPHERE as its own tools write it."""
+    head = (f"NIST_1A\n   1024\nsample_count -i {len(data)}\nsample_n_bytes -i {data.itemsize}\n"
+            f"channel_count -i {channels}\nsample_byte_format -s{len(order)} {order}\nsample_rate -i {RATE}\n"
+            f"sample_coding -s{len(coding)} {coding}\nend_head\n")
+    path.write_bytes(head.encode().ljust(1024) + data.tobytes())
+    return str(path)
+
+
+@pytest.mark.parametrize(("kind", "order"), [("<i2", "01"), (">i2", "10")])
+def test_sphere_of_either_byte_order_and_of_two_channels(tmp_path, kind, order):
+    samples = np.round(tone(channels=2) * 32767)
+    path = sphere(tmp_path / "a.sph", samples[:, 0].astype(kind), order=order)
+    assert np.array_equal(load(path) * 32768, samples[:, 0])
+    path = sphere(tmp_path / "b.sph", samples.astype(kind), order=order, channels=2)
+    assert np.array_equal(load(AudioSource(path, channel=1)) * 32768, samples[:, 1])
+    assert duration(AudioSource(path, channel=1)) == 1.0
+
+
+@pytest.mark.parametrize("coding", ["ulaw", "mu-law", "alaw"])
+def test_sphere_of_telephones(tmp_path, coding):
+    form = "ULAW" if "u" in coding else "ALAW"
+    telephone = Path(write(tmp_path / "a.wav", tone(), form="WAV", subtype=form))
+    codes = np.frombuffer(telephone.read_bytes()[-RATE:], dtype=np.uint8)
+    assert np.array_equal(load(sphere(tmp_path / "a.sph", codes, coding, "1")), load(str(telephone)))
+
+
+@pytest.mark.parametrize("coding", ["pcm,embedded-shorten-v2.00", "ulaw,embedded-shorten-v1.09"])
+def test_compressed_sphere_is_refused_with_the_remedy(tmp_path, coding):
+    path = sphere(tmp_path / "a.wav", np.zeros(RATE, np.int16), coding)
+    with pytest.raises(AudioError, match=f"{coding}: uncompress it with sph2pipe"):
+        load(path)
 
 
 @pytest.mark.parametrize("rate", [1000, 8000, 11025, 22050, 44100, 48000, 192000])
