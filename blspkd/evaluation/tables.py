@@ -63,8 +63,12 @@ def screen(rows: Sequence[Row]) -> str:
             cells = [f"{column[2]} {value_text(row)} ({interval_text(row)}, n={row.n})" for column, row in found if row]
             lines.append(GAP.join([counts.label(system).ljust(width), *cells]))
         blocks.append("\n".join(lines))
-    if "text" in {name for name, _ in table.systems}:
-        blocks.append("text: the transcript typed in (upper bound); chance: the speech of another utterance")
+    names = {name for name, _ in table.systems}
+    if "text" in names:
+        legend = "text: the transcript typed in (upper bound); chance: the speech of another utterance"
+        if any(name.partition("-")[0] == "cascade" for name in names):
+            legend += ";\ncascade: what a speech recogniser wrote typed in"
+        blocks.append(legend)
     return "\n\n".join(blocks) if blocks else "no results yet"
 
 
@@ -136,7 +140,7 @@ def system_label(name: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    return HEADLINES.get(metric, metric.replace("_", " "))
+    return HEADLINES.get(metric, metric.replace("_kl", "_KL").replace("top1", "top-1").replace("_", " "))
 
 
 def _system_rank(system: System) -> tuple:

@@ -1,0 +1,302 @@
+"""`report.html`: everything that a person looks at, in one file that opens without a network.
+
+Numbers come from `results.json`, curves from what training logged, pictures of utterances from `align_<set>/` of the
+first experiment that has one, answers from the decode directories.
+"""
+
+import base64
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from blspkd.atomic import atomic_write
+from blspkd.data import audio
+from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.errors import DataError
+from blspkd.evaluation import figures, health
+from blspkd.evaluation.correlation import FEW
+from blspkd.evaluation.metrics import normalize
+from blspkd.evaluation.report_data import (
+    REFERENCES,
+    Experiment,
+    Place,
+    all_rows,
+    chosen,
+    clouds,
+    read_experiments,
+    worst,
+)
+from blspkd.evaluation.report_html import (
+    Document,
+    folded,
+    grid,
+    heading,
+    marked_grid,
+    measurements,
+    paragraph,
+    picture,
+)
+from blspkd.evaluation.tables import HEADLINES, PARTS, arrange, metric_label
+
+log = logging.getLogger(__name__)
+RATE = 16000  # Hz, of the audio in the page
+MAX_BYTES = 15 << 20  # of the page; recordings and pictures that would go beyond are left out, and that is said
+MANY_SYSTEMS = 10  # more than these do not all show their answers
+CURVES = ("input_kl", "response_kl", "response_ce", "input_top1", "response_top1", "count_accuracy", "quantity", "loss")
+ALIGNMENT = ("input_kl", "top1", "response_kl", "first_kl", "response_top1", "count_accuracy", "count_mae",
+             "boundary_median_ms", "boundary_bias_ms", "boundary_within_50", "boundary_within_100")
+
+
+def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: str = "BLSP-KD: results",
+                 num_chosen: int = 6, num_worst: int = 20, seed: int = 0) -> int:
+    """Write `output`; returns its size in bytes. Raises DataError for a folder without results."""
+    if not exp_dirs:
+        raise DataError("--exp_dirs: name at least one exp/<tag>")
+    experiments = read_experiments(exp_dirs)
+    page = Document(title)
+    page.add(paragraph("Systems: " + ", ".join(experiment.label for experiment in experiments) + ". Values are percentages "
+                       "unless their name says otherwise; KL is in nats at temperature 1; below each value is its 95% "
+                       "bootstrap interval over utterances; the best trained system of a column is bold, which does not "
+                       "mean that it is significantly better.", "note"))
+    _results(page, experiments)
+    _curves(page, experiments)
+    _positions(page, experiments)
+    _clouds(page, experiments)
+    _slices(page, experiments)
+    _utterances(page, experiments, num_chosen, num_worst, seed)
+    _others(page, experiments)
+    text = page.html()
+    with atomic_write(output) as file:
+        file.write(text)
+    return len(text.encode("utf-8"))
+
+
+def _results(page: Document, experiments: Sequence[Experiment]) -> None:
+    rows = all_rows(experiments)
+    parts = []
+    for task in dict.fromkeys(row.task for row in rows if row.metric in HEADLINES):
+        table = arrange([row for row in rows if row.task == task], list(HEADLINES))
+        sizes = sorted({row.n for row in table.cells.values()})
+        parts += [heading(f"{task} (n = {'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} utterances per set)"),
+                  measurements(table)]
+    page.section("results", "Results", paragraph("text: the transcript typed in, the upper bound. chance: the speech of "
+                                                 "another utterance.", "note"), *parts)
+    aligned = [row for row in rows if row.task == "alignment" and row.metric in ALIGNMENT]
+    sets = dict.fromkeys(row.set for row in aligned)
+    tables = []
+    for name in sets:
+        own = sorted((row for row in aligned if row.set == name), key=lambda row: ALIGNMENT.index(row.metric))
+        tables += [heading(name), measurements(arrange(own, ALIGNMENT))]
+    if tables:
+        page.section("alignment", "Alignment quality", paragraph(
+            "The same LLM reads the transcript and the speech; its next-token distributions are compared. Input KL and top-1 "
+            "agreement use the true number of speech tokens, response KL the predicted one. Boundaries: how far a token's "
+            "fire is from the end of its word, in ms; bias is the median signed error, positive is late.", "note"), *tables)
+
+
+def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
+    curves = {experiment.label: experiment.curves for experiment in experiments if experiment.curves}
+    names = [name for name in CURVES if any(f"{kind}/{name}" in found for found in curves.values()
+                                            for kind in ("train", "eval"))]
+    if not names:
+        return
+    page.section("curves", "Learning curves", picture(
+        figures.data_uri(figures.learning_curves(curves, names)), "learning curves",
+        "Thin: training, at the training's temperature and with its augmentation. Dots: validation."))
+
+
+def _positions(page: Document, experiments: Sequence[Experiment]) -> None:
+    parts = []
+    for name in dict.fromkeys(name for experiment in experiments for name in experiment.summaries):
+        curves = {experiment.label: experiment.summaries[name]["by_position"] for experiment in experiments
+                  if name in experiment.summaries}
+        keys = [key for key in ("input_kl", "response_kl") if any(key in found for found in curves.values())]
+        if keys:
+            parts += [heading(name), picture(figures.data_uri(figures.kl_by_position(curves, keys)),
+                                             f"KL by position, {name}")]
+    if parts:
+        page.section("positions", "KL by position", paragraph(
+            "Means over the utterances that are long enough; positions that less than a tenth reach are left out.", "note"),
+            *parts)
+
+
+def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
+    found = clouds(experiments)
+    if not found:
+        return
+    titles, fewest = {}, min(cloud.correlation(name)[1] for cloud in found for name in cloud.sets)
+    for cloud in found:
+        texts = [f"{name} {rho:+.2f} (n={n})" for name in cloud.sets for rho, n in [cloud.correlation(name)]
+                 if rho is not None]
+        titles[cloud.measure, cloud.task] = "rho: " + ", ".join(texts) if 0 < len(texts) < 3 else ""
+    warning = ""
+    if fewest < FEW:
+        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be chance. "
+                   "Give more systems and checkpoints.")
+    by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
+    measures = list(dict.fromkeys(cloud.measure for cloud in found))
+    lines = []
+    for task in dict.fromkeys(cloud.task for cloud in found):
+        for name in dict.fromkeys(name for cloud in found if cloud.task == task for name in cloud.sets):
+            pairs = [by_task[task, measure].correlation(name) if (task, measure) in by_task else (None, 0)
+                     for measure in measures]
+            lines.append([task, name, *("-" if rho is None else f"{rho:+.2f} (n={n})" for rho, n in pairs)])
+    page.section("predicts", "Alignment against task scores", paragraph(
+        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same order as "
+        "the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU or exact match "
+        "has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
+        picture(figures.data_uri(figures.scatter({(cloud.measure, cloud.task): cloud.points for cloud in found}, titles)),
+                "alignment measures against task scores"),
+        grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
+
+
+def _slices(page: Document, experiments: Sequence[Experiment]) -> None:
+    main = _drawn(experiments)
+    if main is None:
+        return
+    shown = ("input_kl", "top1", "response_kl", "count_accuracy", "boundary_median_ms", "boundary_bias_ms")
+    parts = []
+    for name, summary in main.summaries.items():
+        for kind, entries in {**summary["slices"], **summary["token_slices"]}.items():
+            columns = [key for key in shown if any(key in entry for entry in entries)]
+            if entries:
+                table = grid([kind, "n", *map(metric_label, columns)],
+                             [[entry["label"], str(entry["n"]),
+                               *(f"{entry[key]:.2f}" if key in entry else "-" for key in columns)] for entry in entries])
+                parts.append(folded(f"{name}: by {kind}", table))
+    page.section("slices", f"Where {main.label} is better and worse", *parts)
+
+
+def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: int, num_worst: int, seed: int) -> None:
+    main = _drawn(experiments)
+    if main is None:
+        page.section("utterances", "Utterances", paragraph("No alignment was measured, so no utterance can be drawn: run "
+                                                           "python -m blspkd.bin.align for at least one experiment."))
+        return
+    cards = _Cards(main, experiments)
+    page.section("utterances", "Some utterances", paragraph(
+        f"{num_chosen} utterances, drawn by seed {seed} and not by how good they are. White lines: where {main.label} "
+        "closes its tokens (their texts above; numbers, where it heard another number of tokens than the transcript has). "
+        "Blue: alpha. Below: the words as they were spoken, where that is known. Green answers equal the reference.",
+        "note"), *map(cards.card, chosen(main, num_chosen, seed)))
+    places, what = worst(main, num_worst)
+    page.section("worst", f"The {len(places)} worst", paragraph(f"Those with the largest {what} of {main.label}.", "note"),
+                 *map(cards.card, places))
+    if cards.left_out:
+        page.add(paragraph(f"{cards.left_out} recordings or pictures are left out: the page would be larger than "
+                           f"{MAX_BYTES >> 20} MB."))
+        log.warning("%d recordings or pictures are left out to keep the page below %d MB", cards.left_out, MAX_BYTES >> 20)
+
+
+def _others(page: Document, experiments: Sequence[Experiment]) -> None:
+    rows = all_rows(experiments)
+    table = arrange(rows, health.KNOWN)
+    parts = []
+    for task in dict.fromkeys(task for task, _, _ in table.columns):
+        parts.append(folded(f"Output health: {task}",
+                            measurements(arrange([row for row in rows if row.task == task], health.KNOWN))))
+    shown = {*HEADLINES, *health.KNOWN, *(error + part for error in ("wer", "cer") for part in PARTS)}
+    rest = [row for row in rows if row.metric not in shown and not (row.task == "alignment" and row.metric in ALIGNMENT)]
+    for task in dict.fromkeys(row.task for row in rest):
+        own = [row for row in rest if row.task == task]
+        parts.append(folded(f"More of {task}", measurements(arrange(own, list(dict.fromkeys(r.metric for r in own))))))
+    signatures = dict.fromkeys((row.metric, row.signature) for row in rows if row.signature)
+    parts.append(folded("How each number was computed", grid(
+        ["metric", "signature"], [[metric_label(metric), text] for metric, text in signatures], "words")))
+    page.section("more", "Output health, cost and the small print", *parts)
+
+
+def _drawn(experiments: Sequence[Experiment]) -> Experiment | None:
+    """The experiment whose alignment is drawn: the first with CIF, else the first that was measured."""
+    measured = [experiment for experiment in experiments if experiment.aligned]
+    with_cif = [experiment for experiment in measured
+                if any("alpha" in row for found in experiment.aligned.values() for row in found.values())]
+    return next(iter(with_cif or measured), None)
+
+
+class _Cards:
+    """Utterances as they stand in the page, within the page's budget of bytes."""
+
+    def __init__(self, main: Experiment, experiments: Sequence[Experiment]):
+        self.main, self.experiments = main, experiments
+        self.room = MAX_BYTES * 9 // 10  # the rest is for the other pictures
+        self.left_out = 0
+        self._data: dict[str, KaldiDir | None] = {}
+
+    def card(self, place: Place) -> str:
+        set_name, utt_id = place
+        row = self.main.aligned[set_name][utt_id]
+        facts = f"{set_name} · {utt_id} · {row['speaker']} · {row['duration']:.1f} s · {row['n_tokens']} tokens"
+        if row.get("n_predicted") is not None:
+            facts += f", {row['n_predicted']} heard"
+        if row["response_kl"]:
+            facts += f" · response KL {np.mean(row['response_kl']):.2f}"
+        said = f"<p class=\"said\">{paragraph(row['transcript'])[3:-4]}</p>"
+        return f"<article>{heading(facts)}{said}{self._recording(set_name, row)}{self._answers(place)}</article>"
+
+    def _recording(self, set_name: str, row: dict) -> str:
+        data = self._data_dir(set_name)
+        if data is None or row["utt_id"] not in data:
+            return paragraph("(its recording is not there any more)", "note")
+        try:
+            samples = audio.load(data[row["utt_id"]].audio, RATE)
+        except DataError as error:
+            return paragraph(f"(its recording cannot be read: {error})", "note")
+        picture_uri = figures.data_uri(figures.utterance(samples, RATE, row))
+        html = ""
+        for kind, uri in (("picture", picture_uri), ("sound", audio_uri(samples, RATE))):
+            if len(uri) > self.room:
+                self.left_out += 1
+                html += paragraph(f"({kind} left out: the page is full)", "note")
+                continue
+            self.room -= len(uri)
+            html += (picture(uri, f"spectrogram, tokens and words of {row['utt_id']}") if kind == "picture"
+                     else f'<audio controls preload="none" src="{uri}"></audio>')
+        return html
+
+    def _data_dir(self, set_name: str) -> KaldiDir | None:
+        if set_name not in self._data:
+            folder = self.main.summaries[set_name]["data_dir"]
+            try:
+                self._data[set_name] = KaldiDir.read(folder)
+            except DataError as error:
+                log.warning("%s: its recordings are left out (%s)", folder, error)
+                self._data[set_name] = None
+        return self._data[set_name]
+
+    def _answers(self, place: Place) -> str:
+        """One line per system, one column per task; the reference first."""
+        set_name, utt_id = place
+        found: dict[str, dict[str, str]] = {}
+        asked: dict[str, dict] = {}
+        for experiment in self.experiments:
+            for (system, task, name), rows in experiment.answers.items():
+                if name == set_name and utt_id in rows:
+                    asked.setdefault(task, rows[utt_id])
+                    found.setdefault(system, {}).setdefault(task, rows[utt_id]["hypothesis"])
+        if not asked:
+            return ""
+        systems = sorted(found, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
+        if len(systems) > MANY_SYSTEMS:  # then one seed of each
+            systems = list({figures.system_of(name): name for name in reversed(systems)}.values())[::-1]
+        heads = ["", *(f"{task}: {row['instruction']}" for task, row in asked.items())]
+        lines = [[("reference", ""), *((row["reference"], "") for row in asked.values())]]
+        for system in systems:
+            cells = [(system, "")]
+            for task, row in asked.items():
+                answer = found[system].get(task)
+                same = answer is not None and normalize(answer) == normalize(row["reference"])
+                cells.append(("-", "") if answer is None else (answer or "(nothing)", "right" if same else "wrong"))
+            lines.append(cells)
+        return marked_grid(heads, lines, "words")
+
+
+def audio_uri(samples: np.ndarray, rate: int) -> str:
+    """FLAC of 16 bits as a data URI."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
+    return "data:audio/flac;base64," + base64.b64encode(file.getvalue()).decode("ascii")

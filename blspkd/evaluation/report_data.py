@@ -1,0 +1,147 @@
+"""What the report shows, read from experiments' folders: results, curves, alignment, answers."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from blspkd.errors import DataError
+from blspkd.evaluation.correlation import spearman
+from blspkd.evaluation.decode_dir import SUFFIX, read_rows
+from blspkd.evaluation.learning_curves import Curve, read_curves
+from blspkd.evaluation.results import Row, read_results
+from blspkd.evaluation.scoring import read_experiment
+from blspkd.evaluation.tables import HEADLINES, system_label
+
+REFERENCES = ("text", "chance")  # systems that are the same whatever was trained
+MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
+Place = tuple[str, str]  # set, utterance
+
+
+@dataclass
+class Experiment:
+    """One `exp/<tag>`; what is not there is empty."""
+
+    path: Path
+    label: str
+    rows: list[Row] = field(default_factory=list)  # system: the label, but for REFERENCES
+    curves: dict[str, Curve] = field(default_factory=dict)
+    aligned: dict[str, dict[str, dict]] = field(default_factory=dict)  # set -> utterance -> row of utterances.jsonl
+    summaries: dict[str, dict] = field(default_factory=dict)  # set -> summary.json
+    answers: dict[tuple[str, str, str], dict[str, dict]] = field(default_factory=dict)  # system, task, set -> utterance
+
+
+def read_experiments(exp_dirs: Sequence[str | Path]) -> list[Experiment]:
+    """Raises DataError for a folder without results.json, or that is named twice."""
+    paths = [Path(path) for path in exp_dirs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise DataError("--exp_dirs: the same folder twice; name each once")
+    names = [_own_system(path) for path in paths]
+    labels = []
+    for path, (system, seed) in zip(paths, names, strict=True):
+        seeds = {other_seed for other, other_seed in names if other == system}
+        label = system_label(system) + (f" (seed {seed})" if len(seeds) > 1 else "")
+        labels.append(label if names.count((system, seed)) == 1 else f"{label} [{path.name}]")
+    return [_read(path, label, system) for path, label, (system, _) in zip(paths, labels, names, strict=True)]
+
+
+def _own_system(path: Path) -> tuple[str, int | None]:
+    """Name and seed of what was trained here; the folder's name where nothing was."""
+    if (path / "config.yaml").is_file():
+        experiment = read_experiment(path)
+        return experiment.system, experiment.seed
+    return path.name, None
+
+
+def _read(path: Path, label: str, system: str) -> Experiment:
+    def named(other: str) -> str:
+        return other if other in REFERENCES else label if other == system else f"{system_label(other)}"
+
+    rows = [replace(row, system=named(row.system), seed=None) for row in read_results(path / "results.json")]
+    found = Experiment(path, label, rows, read_curves(path))
+    for folder in sorted(path.glob("align_*/")):
+        if (folder / "summary.json").is_file() and (folder / "align.json").is_file():
+            name = folder.name.removeprefix("align_")
+            found.summaries[name] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            found.aligned[name] = {row["utt_id"]: row for row in read_rows(folder / "utterances.jsonl")}
+    tasks = dict.fromkeys((row.task, row.set) for row in rows)
+    for task, set_name in tasks:
+        for kind, suffix in SUFFIX.items():
+            folder = path / f"decode_{task}_{set_name}{suffix}"
+            if (folder / "decode.json").is_file():
+                name = label if kind == "speech" or label.startswith(kind) else kind
+                found.answers[name, task, set_name] = {row["utt_id"]: row for row in read_rows(folder / "hyp.jsonl")}
+    return found
+
+
+def all_rows(experiments: Sequence[Experiment]) -> list[Row]:
+    """The rows of all; of what several have (the references), the first one's."""
+    found: dict[tuple, Row] = {}
+    for experiment in experiments:
+        for row in experiment.rows:
+            found.setdefault((row.system, row.task, row.metric, row.set), row)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One alignment measure against one task's score over all experiments that have both."""
+
+    measure: str
+    task: str  # with its metric
+    points: list[tuple[str, str, float, float]]  # system, set, measure, score
+
+    @property
+    def sets(self) -> list[str]:
+        return list(dict.fromkeys(set_name for _, set_name, _, _ in self.points))
+
+    def correlation(self, set_name: str) -> tuple[float | None, int]:
+        """Spearman's rho over the points of one set, and their number. Sets differ for reasons of their own."""
+        own = [(x, y) for _, name, x, y in self.points if name == set_name]
+        return spearman([x for x, _ in own], [y for _, y in own]), len(own)
+
+
+def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
+    """By task, then measure; every task with its first metric."""
+    first: dict[str, str] = {}
+    for row in all_rows(experiments):
+        if row.metric in HEADLINES:
+            first.setdefault(row.task, row.metric)
+    found = []
+    for task, metric in first.items():
+        for measure in MEASURES:
+            points = []
+            for experiment in experiments:
+                values = {(row.task, row.metric, row.set): row.value for row in experiment.rows
+                          if row.system == experiment.label}
+                points += [(experiment.label, set_name, values["alignment", measure, set_name], score)
+                           for (own, name, set_name), score in values.items()
+                           if (own, name) == (task, metric) and ("alignment", measure, set_name) in values]
+            if points:
+                found.append(Cloud(measure, f"{task} {HEADLINES[metric]}", points))
+    return found
+
+
+def chosen(experiment: Experiment, number: int, seed: int) -> list[Place]:
+    """`number` utterances drawn by `seed` from all sets that were measured, however good they are; sets take turns."""
+    draw, sets = random.Random(seed), list(experiment.aligned)
+    places: list[Place] = []
+    pools = {name: draw.sample(sorted(experiment.aligned[name]), min(number, len(experiment.aligned[name])))
+             for name in sets}
+    while len(places) < number and any(pools.values()):
+        places += [(name, pools[name].pop()) for name in sets if pools[name]]
+    return sorted(places[:number])
+
+
+def worst(experiment: Experiment, number: int) -> tuple[list[Place], str]:
+    """The utterances with the largest response KL (where no set has continuations: KL of the first token), and by what."""
+    def response(row: Mapping) -> float | None:
+        return sum(row["response_kl"]) / len(row["response_kl"]) if row["response_kl"] else None
+
+    rows = [(name, utt_id, row) for name, found in experiment.aligned.items() for utt_id, row in found.items()]
+    by, what = response, "response KL"
+    if all(response(row) is None for *_, row in rows):
+        by, what = (lambda row: row["first_kl"]), "KL of the first response token"
+    ranked = sorted((-by(row), name, utt_id) for name, utt_id, row in rows if by(row) is not None)
+    return [(name, utt_id) for _, name, utt_id in ranked[:number]], what
