@@ -1,9 +1,9 @@
 """Continuous integrate-and-fire (CIF, arXiv 1905.11235; as used by BLSP-KD, arXiv 2405.19041, section 3.2).
 
 Every frame t carries an amount alpha_t. The amounts are scaled to sum to n and laid end to end on a line: frame t
-covers [A_{t-1}, A_t] of it, and token u is the stretch [u-1, u] between two fires (threshold 1). A token is the sum of the
-frames that it overlaps, each weighted by the length of the overlap. So the weights of a token sum to 1 and those of a
-frame to its scaled alpha, whatever the number of fires inside one frame, and nothing is lost at the end.
+covers [A_{t-1}, A_t] of it, and token u is the stretch [u-1, u] between two fires (threshold 1). A token is the sum of
+the frames that it overlaps, each weighted by the length of the overlap. So the weights of a token sum to 1 and those of
+a frame to its scaled alpha, whatever the number of fires inside one frame, and nothing is lost at the end.
 
 How it is computed: the fire points 1..n and the frame ends A_1..A_T, merged in order, cut the line into at most T + N
 pieces, each inside one frame and one token. The pieces of a token are consecutive, which makes the sum over them a

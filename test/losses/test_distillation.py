@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from blspkd.losses.distillation import Divergence, distillation_loss
 
@@ -110,6 +112,43 @@ def test_splitting_a_batch_with_a_global_denominator_changes_nothing():
     parts = [distillation_loss(student[a:b], teacher[a:b], head, torch.full((b - a,), 1 / 23), Divergence()).loss
              for a, b in ((0, 4), (4, 5), (5, 23))]
     torch.testing.assert_close(sum(parts), whole)
+
+
+def test_gradients_of_micro_batches_are_those_of_the_whole_batch():
+    student, teacher, head, _, labels = problem(dtype=torch.float32)
+    weights, gradients = torch.full((23,), 1 / 23), []
+    for bounds in ((0, 23),), ((0, 4), (4, 5), (5, 23)):
+        leaf = student.clone().requires_grad_()
+        for a, b in bounds:
+            distillation_loss(leaf[a:b], teacher[a:b], head, weights[a:b], Divergence(), labels=labels[a:b],
+                              label_weights=weights[a:b]).loss.backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-8)
+
+
+def largest_result(n: int, chunk_bytes: int) -> int:
+    """Elements of the largest tensor that any operation gives, forward and backward."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                largest = max(largest, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+            return result
+
+    student, teacher, head, weights, labels = problem(n=n, vocabulary=2000, dtype=torch.float32)
+    student.requires_grad_()
+    with Watch():
+        distillation_loss(student, teacher, head, weights, Divergence(), labels=labels, label_weights=weights,
+                          chunk_bytes=chunk_bytes).loss.backward()
+    return largest
+
+
+def test_logits_stay_within_the_budget_whatever_the_number_of_positions():
+    budget = 2 * 2000 * 4 * 10  # ten positions of student and teacher
+    assert largest_result(30, budget) == largest_result(300, budget) == budget // 4
 
 
 def test_without_a_teacher_there_is_only_cross_entropy():

@@ -139,9 +139,3 @@ def test_alpha_that_is_not_finite_gives_tokens_that_are_not_and_spares_batch_mat
 def test_count_rounds_and_is_at_least_one():
     alpha = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 0.5]])
     assert count(alpha).tolist() == [3, 1, 2, 2]  # halves go to the even number
-
-
-def test_compiles_without_a_graph_break():
-    frames, alpha, n_tokens = torch.randn(2, 9, 4), torch.rand(2, 9), torch.tensor([3, 4])
-    compiled = torch.compile(lambda f, a, n: fire(f, a, n, 4).tokens, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(frames, alpha, n_tokens), fire(frames, alpha, n_tokens).tokens)

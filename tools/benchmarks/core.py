@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--huge_pages", action="store_true", help="let torch ask for 2 MiB pages (Linux, CPU)")
     parser.add_argument("--json", help="write the rows to this file")
-    parser.add_argument("--markdown", nargs="?", const=str(report.RESULTS), 
+    parser.add_argument("--markdown", nargs="?", const=str(report.RESULTS),
                         help="write the section \"core\" of this file (default: RESULTS.md beside this program)")
     return parser.parse_args(arguments)
 
