@@ -139,7 +139,8 @@ def _measures(rows: Sequence[Mapping]) -> dict[str, float]:
 def _by_position(rows: Sequence[Mapping], key: str) -> list[dict]:
     """Mean at the first, second ... position, over the utterances that are long enough."""
     lists = [row[key] for row in rows if row.get(key)]
-    columns = [[values[place] for values in lists if len(values) > place] for place in range(max(map(len, lists), default=0))]
+    longest = max(map(len, lists), default=0)
+    columns = [[values[place] for values in lists if len(values) > place] for place in range(longest)]
     return [{"position": place, "mean": round(float(np.mean(column)), 5), "n": len(column)}
             for place, column in enumerate(columns, 1)]
 
@@ -172,8 +173,11 @@ def _token_slices(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
 def _thirds(rows: Sequence[Mapping], key: Callable[[Mapping], float], unit: str) -> dict[str, list[Mapping]]:
     ordered = sorted(rows, key=key)
     size = math.ceil(len(ordered) / 3)
-    parts = [ordered[start:start + size] for start in range(0, len(ordered), size)]
-    return {f"{key(part[0]):.1f}-{key(part[-1]):.1f} {unit}": part for part in parts}
+    found: dict[str, list[Mapping]] = {}
+    for start in range(0, len(ordered), size):
+        part = ordered[start:start + size]
+        found.setdefault(f"{key(part[0]):.1f}-{key(part[-1]):.1f} {unit}", []).extend(part)
+    return found
 
 
 def _named(rows: Sequence[Mapping], key: Callable[[Mapping], str | None]) -> dict[str, list[Mapping]]:
