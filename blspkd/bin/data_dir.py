@@ -118,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     checking = verb(validate, "report everything that is wrong with a data directory; status 1 if anything is", "DIR")
     option(checking, "--no-text", action="store_true", help="it may lack text")
     option(checking, "--no-wav", action="store_true", help="it may lack wav.scp")
+    for name in ("--no-feats", "--no-spk-sort", "--non-print"):
+        option(checking, name, action="store_true", help="Kaldi's option; always so here")
     fixing = verb(fix, "remove what cannot be used, sort the rest, keep a backup in DIR/.backup", "DIR")
     option(fixing, "--remove", metavar="FILE", help="also remove the utterances that FILE lists")
     for one in (checking, fixing):

@@ -60,6 +60,7 @@ def test_validate_options(folder, tmp_path):
     (folder / "wav.scp").unlink()
     assert status("validate", "--no_text", folder) == 1
     assert status("validate", "--no-text", "--no-wav", folder) == 0
+    assert status("validate", "--no-text", "--no-wav", "--no-feats", "--no-spk-sort", "--non-print", folder) == 0
 
 
 @pytest.mark.parametrize(("options", "chosen"), [

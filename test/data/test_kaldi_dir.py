@@ -1,12 +1,24 @@
 """A data directory is read with everything cross-checked."""
 
 import pickle
+import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blspkd.data.audio import AudioSource, load
 from blspkd.data.kaldi_dir import KaldiDir, Utterance, parse_segment, read_instructions, read_references
+from blspkd.data.tables import write_table
 from blspkd.errors import DataError
+
+ids = st.text("abcdefghijABCDEFGHIJ0123456789._-+é日", min_size=1, max_size=8).filter(
+    lambda key: key[0] != "-" and key not in (".", ".."))
+paths = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs")) | st.just(" "), min_size=1).map(
+    lambda text: f"/corpus/{text.strip()}.wav").filter(lambda path: not path.startswith("|"))
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.just("\t"), min_size=1).map(
+    lambda text: text.strip(" \t")).filter(bool)
+times = st.integers(0, 10**6).map(lambda milliseconds: milliseconds / 1000)
 
 
 def test_utterances_are_read(make_dir):
@@ -92,3 +104,34 @@ def test_segments_to_the_end_and_with_a_channel():
 def test_other_segments_are_refused(value):
     with pytest.raises(ValueError, match=r"."):
         parse_segment(value)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(recordings=st.dictionaries(ids, st.tuples(paths, st.none() | st.integers(0, 9)), min_size=1, max_size=5),
+       data=st.data())
+def test_what_is_written_is_what_is_read(tmp_path, recordings, data):
+    """Tables of any contents -> utterances; `expected` is made without them."""
+    folder = tmp_path / "any"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    segmented = data.draw(st.booleans())
+    names = data.draw(st.lists(ids, min_size=1, max_size=6, unique=True)) if segmented else list(recordings)
+    expected, segments = {}, {}
+    for name in names:
+        recording = data.draw(st.sampled_from(sorted(recordings))) if segmented else name
+        path, channel = recordings[recording]
+        start = data.draw(times) if segmented else 0.0
+        end = start + data.draw(times) + 0.001 if segmented and data.draw(st.booleans()) else None
+        own = data.draw(st.none() | st.integers(0, 3)) if segmented else None
+        segments[name] = f"{recording} {start} {-1 if end is None else end}{'' if own is None else f' {own}'}"
+        expected[name] = Utterance(name, data.draw(ids), data.draw(texts),
+                                   AudioSource(path, start, end, channel if own is None else own),
+                                   data.draw(times) + 0.1)
+    write_table(folder / "wav.scp", {name: path for name, (path, _) in recordings.items()})
+    write_table(folder / "reco2channel", {name: str(channel) for name, (_, channel) in recordings.items()
+                                          if channel is not None})
+    if segmented:
+        write_table(folder / "segments", segments)
+    for name, field in (("utt2spk", "speaker"), ("text", "text"), ("utt2dur", "duration")):
+        write_table(folder / name, {utt_id: str(getattr(item, field)) for utt_id, item in expected.items()})
+    assert KaldiDir.read(folder).utterances == expected

@@ -135,5 +135,34 @@ def test_fixed_once_is_fixed(make_dir, tmp_path, text, utt2spk):
     assert contents(folder) == after
 
 
+pieces = st.sampled_from([b"ann-1", b"bob-2 words", b" ", b"\t", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff", b"\0",
+                          b"x/y", "n\u00e9".encode(), "\u3000".encode(), b"cem-1 a b", b"ann ann-1", b"-1 0 1"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables=st.dictionaries(st.sampled_from(["text", "utt2spk", "spk2utt", "wav.scp", "segments", "utt2dur",
+                                               "text.qa", "reco2channel", "continuation"]),
+                              st.lists(pieces | st.binary(max_size=6), max_size=8).map(b"".join)))
+def test_any_bytes_are_fixed_or_refused_and_nothing_is_lost(make_dir, tmp_path, tables):
+    for name in ("any", "audio"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+    folder = make_dir("any")
+    for name, data in tables.items():
+        (folder / name).write_bytes(data)
+    before = contents(folder)
+    problems = validate(folder)
+    try:
+        done = fix(folder)
+    except DataError as error:
+        assert "no utterance would be left" in str(error) and problems
+        assert contents(folder) == before
+        return
+    assert not [problem for problem in validate(folder) if problem.kind != "missing file"]
+    assert bool(done) >= bool(problems)
+    after = contents(folder)
+    assert all(after[name] == data or after[f".backup/{name}"] == data for name, data in before.items())
+    assert fix(folder) == [] and contents(folder) == after
+
+
 def test_spk2utt_is_utt2spk_turned_round():
     assert spk2utt({"b-2": "b", "a-1": "a", "b-1": "b"}) == {"a": "a-1", "b": "b-1 b-2"}
