@@ -1,4 +1,4 @@
-"""Noise for a data directory: python -m blspkd.bin.add_noise data/test data/test_snr10 --wav_dir dump/snr10 --snr_db 10.
+"""Noise for a data set: python -m blspkd.bin.add_noise data/test data/test_snr10 --wav_dir dump/snr10 --snr_db 10.
 
 Writes a data directory with the same utterances, references and speakers, whose audio has noise at exactly that
 signal-to-noise ratio: speech-shaped noise, or pieces of the recordings in a folder.

@@ -32,7 +32,7 @@ ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".sph")  # of noise recordings
 PEAK = 32767 / 32768
 _REPLACED = ("wav.scp", "segments", "reco2channel", "reco2dur", RECORD)  # every utterance becomes a file of its own
 
-Draw = Callable[[int, int, np.random.Generator], np.ndarray]  # number of samples, sampling rate, random numbers -> noise
+Draw = Callable[[int, int, np.random.Generator], np.ndarray]  # number of samples, sampling rate, randomness -> noise
 
 
 def add_noise(source: str | os.PathLike, destination: str | os.PathLike, wav_dir: str | os.PathLike, snr_db: float,

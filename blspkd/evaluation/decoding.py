@@ -20,8 +20,8 @@ import torch
 
 from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, load_config
 from blspkd.errors import ConfigError, ModelError
-from blspkd.evaluation.decode_dir import DecodeDir, Fingerprint, fingerprint_files
 from blspkd.evaluation.cascade import transcripts_dir
+from blspkd.evaluation.decode_dir import DecodeDir, Fingerprint, fingerprint_files
 from blspkd.evaluation.eval_set import TYPED, EvalSet, Parts
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlmConfig

@@ -125,7 +125,7 @@ def test_a_second_run_does_nothing_and_a_killed_one_goes_on(source, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         add_noise(source, *places, 10)
     assert not places[0].exists() and len(list(places[1].iterdir())) == 2
-    monkeypatch.setattr(noise, "_make", lambda utterance, *rest: (made.append(utterance.utt_id), real(utterance, *rest)))
+    monkeypatch.setattr(noise, "_make", lambda utt, *rest: (made.append(utt.utt_id), real(utt, *rest)))
     assert add_noise(source, *places, 10)
     assert sorted(made) == sorted(IDS)
     before = {path: path.stat().st_mtime_ns for place in places for path in place.iterdir()}
