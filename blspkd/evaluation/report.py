@@ -27,6 +27,7 @@ from blspkd.evaluation.report_data import (
     all_rows,
     chosen,
     clouds,
+    read_answers,
     read_experiments,
     worst,
 )
@@ -177,13 +178,14 @@ def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: i
         page.section("utterances", "Utterances", paragraph("No alignment was measured, so no utterance can be drawn: run "
                                                            "python -m blspkd.bin.align for at least one experiment."))
         return
-    cards = _Cards(main, experiments)
+    drawn = chosen(main, num_chosen, seed)
+    places, what = worst(main, num_worst)
+    cards = _Cards(main, experiments, [*drawn, *places])
     page.section("utterances", "Some utterances", paragraph(
         f"{num_chosen} utterances, drawn by seed {seed} and not by how good they are. White lines: where {main.label} "
         "closes its tokens (their texts above; numbers, where it heard another number of tokens than the transcript has). "
         "Blue: alpha. Below: the words as they were spoken, where that is known. Green answers equal the reference.",
-        "note"), *map(cards.card, chosen(main, num_chosen, seed)))
-    places, what = worst(main, num_worst)
+        "note"), *map(cards.card, drawn))
     page.section("worst", f"The {len(places)} worst", paragraph(f"Those with the largest {what} of {main.label}.", "note"),
                  *map(cards.card, places))
     if cards.left_out:
@@ -212,17 +214,18 @@ def _others(page: Document, experiments: Sequence[Experiment]) -> None:
 
 def _drawn(experiments: Sequence[Experiment]) -> Experiment | None:
     """The experiment whose alignment is drawn: the first with CIF, else the first that was measured."""
-    measured = [experiment for experiment in experiments if experiment.aligned]
+    measured = [experiment for experiment in experiments if experiment.summaries]
     with_cif = [experiment for experiment in measured
-                if any("alpha" in row for found in experiment.aligned.values() for row in found.values())]
+                if any("input_kl" in summary["measures"] for summary in experiment.summaries.values())]
     return next(iter(with_cif or measured), None)
 
 
 class _Cards:
     """Utterances as they stand in the page, within the page's budget of bytes."""
 
-    def __init__(self, main: Experiment, experiments: Sequence[Experiment]):
-        self.main, self.experiments = main, experiments
+    def __init__(self, main: Experiment, experiments: Sequence[Experiment], places: Sequence[Place]):
+        self.main = main
+        self.answers = read_answers(experiments, places)
         self.room = MAX_BYTES * 9 // 10  # the rest is for the other pictures
         self.left_out = 0
         self._data: dict[str, KaldiDir | None] = {}
@@ -270,14 +273,8 @@ class _Cards:
 
     def _answers(self, place: Place) -> str:
         """One line per system, one column per task; the reference first."""
-        set_name, utt_id = place
-        found: dict[str, dict[str, str]] = {}
-        asked: dict[str, dict] = {}
-        for experiment in self.experiments:
-            for (system, task, name), rows in experiment.answers.items():
-                if name == set_name and utt_id in rows:
-                    asked.setdefault(task, rows[utt_id])
-                    found.setdefault(system, {}).setdefault(task, rows[utt_id]["hypothesis"])
+        found = self.answers[place]
+        asked = {task: row for answers in found.values() for task, row in answers.items()}
         if not asked:
             return ""
         systems = sorted(found, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
@@ -288,7 +285,7 @@ class _Cards:
         for system in systems:
             cells = [(system, "")]
             for task, row in asked.items():
-                answer = found[system].get(task)
+                answer = found[system][task]["hypothesis"] if task in found[system] else None
                 same = answer is not None and normalize(answer) == normalize(row["reference"])
                 cells.append(("-", "") if answer is None else (answer or "(nothing)", "right" if same else "wrong"))
             lines.append(cells)

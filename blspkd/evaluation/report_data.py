@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from blspkd.errors import DataError
@@ -27,9 +28,14 @@ class Experiment:
     label: str
     rows: list[Row] = field(default_factory=list)  # system: the label, but for REFERENCES
     curves: dict[str, Curve] = field(default_factory=dict)
-    aligned: dict[str, dict[str, dict]] = field(default_factory=dict)  # set -> utterance -> row of utterances.jsonl
-    summaries: dict[str, dict] = field(default_factory=dict)  # set -> summary.json
-    answers: dict[tuple[str, str, str], dict[str, dict]] = field(default_factory=dict)  # system, task, set -> utterance
+    summaries: dict[str, dict] = field(default_factory=dict)  # set -> summary.json of its alignment
+    decoded: dict[tuple[str, str, str], Path] = field(default_factory=dict)  # system, task, set -> decode directory
+
+    @cached_property
+    def aligned(self) -> dict[str, dict[str, dict]]:
+        """Set -> utterance -> row of utterances.jsonl. They are large, and read only for the experiment that is drawn."""
+        return {name: {row["utt_id"]: row for row in read_rows(self.path / f"align_{name}" / "utterances.jsonl")}
+                for name in self.summaries}
 
 
 def read_experiments(exp_dirs: Sequence[str | Path]) -> list[Experiment]:
@@ -64,14 +70,13 @@ def _read(path: Path, label: str, system: str) -> Experiment:
         if (folder / "summary.json").is_file() and (folder / "align.json").is_file():
             name = folder.name.removeprefix("align_")
             found.summaries[name] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            found.aligned[name] = {row["utt_id"]: row for row in read_rows(folder / "utterances.jsonl")}
     tasks = dict.fromkeys((row.task, row.set) for row in rows)
     for task, set_name in tasks:
         for kind, suffix in SUFFIX.items():
             folder = path / f"decode_{task}_{set_name}{suffix}"
             if (folder / "decode.json").is_file():
                 name = label if kind == "speech" or label.startswith(kind) else kind
-                found.answers[name, task, set_name] = {row["utt_id"]: row for row in read_rows(folder / "hyp.jsonl")}
+                found.decoded[name, task, set_name] = folder
     return found
 
 
@@ -120,6 +125,20 @@ def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
                            if (own, name) == (task, metric) and ("alignment", measure, set_name) in values]
             if points:
                 found.append(Cloud(measure, f"{task} {HEADLINES[metric]}", points))
+    return found
+
+
+def read_answers(experiments: Sequence[Experiment], places: Sequence[Place]) -> dict[Place, dict[str, dict[str, dict]]]:
+    """Place -> system -> task -> row of hyp.jsonl, for these places only; of the references, the first experiment's."""
+    folders: dict[tuple[str, str, str], Path] = {}
+    for experiment in experiments:
+        folders |= {key: folder for key, folder in experiment.decoded.items() if key not in folders}
+    found: dict[Place, dict[str, dict[str, dict]]] = {place: {} for place in places}
+    for (system, task, set_name), folder in folders.items():
+        if any(name == set_name for name, _ in places):
+            for row in read_rows(folder / "hyp.jsonl"):
+                if (set_name, row["utt_id"]) in found:
+                    found[set_name, row["utt_id"]].setdefault(system, {})[task] = row
     return found
 
 
