@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blspkd.config import CompareConfig, DecodeConfig, TrainConfig, load_config
 from blspkd.errors import command
-from blspkd.evaluation.comparison import Run, all_rows, measure, plan, write_comparison
+from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, write_comparison
 from blspkd.evaluation.comparison_page import screen
 from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.cost import update_cost_results
@@ -51,10 +51,10 @@ def main(words: list[str] | None = None) -> None:
         if not run.reads:
             update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)
     measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
+    comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured)
     write_results(Path(args.exp_dir) / "results.json", all_rows(runs, args.exp_dir))
-    write_comparison(Path(args.exp_dir) / "comparison.json", measured)
-    print(screen(measured, config.reference, [(task, metric) for task, settings in decoding.tasks.items()
-                                              for metric in settings.metrics]))
+    write_comparison(Path(args.exp_dir) / "comparison.json", comparison)
+    print(screen(comparison))
 
 
 def systems_to_decode(run: Run, reference: str) -> str:

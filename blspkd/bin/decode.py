@@ -1,4 +1,4 @@
-"""Decode one test set: python -m blspkd.bin.decode --model_dir exp/tag/model --data_dir data/test --exp_dir exp/tag.
+"""Decode test sets: python -m blspkd.bin.decode --model_dir exp/tag/model --data_dir data/test --exp_dir exp/tag.
 
 All tasks and systems of the configuration; what is decoded already, with the same model, data and options, is skipped.
 An LLM by itself, without a trained model, decodes the systems that read:
@@ -8,6 +8,7 @@ An LLM by itself, without a trained model, decodes the systems that read:
 
 import argparse
 import logging
+from functools import cache
 from pathlib import Path
 
 from blspkd.config import DecodeConfig, ModelConfig, load_config
@@ -27,7 +28,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--system", default="cascade", help="with --llm: the cascade's name in results.json, cascade "
                                                             "or cascade-<name>")
     parser.add_argument("--dtype", default="float32", help="with --llm: of its weights")
-    parser.add_argument("--data_dir", required=True, help="data directory of the test set")
+    parser.add_argument("--data_dir", required=True, nargs="+", help="data directories of test sets")
+    parser.add_argument("--job", type=int, default=1, help="decode every num_jobs-th of them, from this one on")
+    parser.add_argument("--num_jobs", type=int, default=1)
     parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets decode_<task>_<set>[.text|.chance|.cascade]")
     args, overrides = parser.parse_known_args(words)
     config = load_config(DecodeConfig, args.config, overrides)
@@ -43,9 +46,12 @@ def main(words: list[str] | None = None) -> None:
     from blspkd.training.run import prompt_of
 
     device = choose_device(config.device)
+    data_dirs = args.data_dir[args.job - 1::args.num_jobs]
     if args.model_dir:
-        decode_set(lambda: Listener.from_pretrained(args.model_dir, device),
-                   fingerprint_model(args.model_dir, model_identity), args.data_dir, args.exp_dir, config)
+        listener = cache(lambda: Listener.from_pretrained(args.model_dir, device))  # loaded at most once
+        fingerprint = fingerprint_model(args.model_dir, model_identity)
+        for data_dir in data_dirs:
+            decode_set(listener, fingerprint, data_dir, args.exp_dir, config)
         return
     if not args.prompt_of:
         raise ConfigError("prompt_of: an LLM by itself needs it; name the data directory of the continuations")
@@ -55,7 +61,9 @@ def main(words: list[str] | None = None) -> None:
     llm, prompt = ModelConfig(llm=args.llm, dtype=args.dtype), prompt_of(Path(args.prompt_of), args.llm)
     fingerprint = fingerprint_text_llm(llm, prompt, model_identity)
     describe_experiment(args.exp_dir, args.system, llm)
-    decode_set(lambda: Listener.from_llm(llm, prompt, device), fingerprint, args.data_dir, args.exp_dir, config)
+    listener = cache(lambda: Listener.from_llm(llm, prompt, device))
+    for data_dir in data_dirs:
+        decode_set(listener, fingerprint, data_dir, args.exp_dir, config)
 
 
 if __name__ == "__main__":

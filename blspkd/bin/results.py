@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from blspkd.errors import ConfigError, command
+from blspkd.evaluation import comparison_page
+from blspkd.evaluation.comparison import read_comparison
 from blspkd.evaluation.environment import describe_environment, git_commit, without_machine_paths
 from blspkd.evaluation.results import read_results
 from blspkd.evaluation.results_page import Page, read_examples, read_stage_times, screen, write_page
@@ -19,10 +21,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--stage_times", help="lines: stage, name, seconds, peak_mib, date, between tabs")
     parser.add_argument("--output", help="RESULTS.md to write; without it the results are only printed")
     parser.add_argument("--preamble", help="Markdown put at the top: what this recipe is")
+    parser.add_argument("--comparison", help="comparison.json of stage 5, whose tables go into the page as well")
     parser.add_argument("--command_line", help="the command that made all this, e.g. './run.sh --stage 1'")
     args = parser.parse_args(words)
     page = Page(read_results(Path(args.exp_dir) / "results.json"), read_examples(args.exp_dir),
-                read_stage_times(args.stage_times))
+                read_stage_times(args.stage_times),
+                comparison_page.markdown(read_comparison(args.comparison)) if args.comparison else "")
     print(screen(page))
     if args.output is None:
         return

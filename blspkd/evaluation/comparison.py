@@ -63,6 +63,16 @@ class Measured:
         return self.difference_ci95 is not None and not self.difference_ci95[0] <= 0 <= self.difference_ci95[1]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What stage 5 found."""
+
+    reference: str  # the system that all are compared with
+    budget: str
+    max_steps: int  # optimiser steps of every training; 0: what its own configuration says
+    measured: list[Measured]
+
+
 def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
     """All runs, the reference system's first. Raises ConfigError for a budget or system that is not there."""
     if budget not in config.budgets:
@@ -156,20 +166,22 @@ class _Comparison:
                           self.config.tasks[task])
 
 
-def write_comparison(path: str | Path, measured: Sequence[Measured]) -> None:
+def write_comparison(path: str | Path, comparison: "Comparison") -> None:
     """One line per system, set, task and metric."""
-    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in measured]
+    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in comparison.measured]
+    head = {"reference": comparison.reference, "budget": comparison.budget, "max_steps": comparison.max_steps}
     with atomic_write(path) as file:
-        file.write("[\n" + ",\n".join(lines) + "\n]\n")
+        file.write(json.dumps(head)[:-1] + ', "measured": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
-def read_comparison(path: str | Path) -> list[Measured]:
+def read_comparison(path: str | Path) -> "Comparison":
     """Raises DataError where it is missing or damaged."""
     try:
-        return [Measured(**values) for values in json.loads(Path(path).read_text(encoding="utf-8"))]
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Comparison(**{**values, "measured": [Measured(**one) for one in values["measured"]]})
     except FileNotFoundError:
         raise DataError(f"{path}: missing; run stage 5 (compare)") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: damaged ({error}); remove it and run stage 5 (compare) again") from None
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from blspkd.evaluation import tables
-from blspkd.evaluation.comparison import Measured
+from blspkd.evaluation.comparison import Comparison, Measured
 
-# What the task tables show, in this order: task and metric; "*" stands for the tasks of conf/decode.yaml.
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
           "(paired bootstrap over utterances and seeds) excludes 0. Unmarked differences may be chance.")
 COUNT = ("alignment", "count_accuracy")
@@ -16,41 +15,51 @@ DRIFT = ("kl_to_base", "changed_top1", "max_state_diff")
 Column = tuple[str, str]  # task, metric
 
 
-def markdown(measured: Sequence[Measured], reference: str, task_metrics: Sequence[Column]) -> str:
-    """All tables, set by set, as Markdown. task_metrics: (task, metric) in the order of the columns."""
-    blocks = [LEGEND.format(reference=tables.system_label(reference))]
+def markdown(comparison: Comparison) -> str:
+    """All tables, set by set, as Markdown."""
+    measured, task_metrics = comparison.measured, _task_metrics(comparison.measured)
+    steps = f"{comparison.max_steps:,} training steps of every system" if comparison.max_steps else "steps as configured"
+    blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
     for set_name in _sets(measured, task_metrics):
-        blocks += [f"### {tables.escape(set_name)}",
-                   _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT], with_range=True)]
+        blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
     for title, task, metrics in (("Alignment", "alignment", ALIGNMENT), ("Cost", "cost", COST),
                                  ("What training did to the LLM on text", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
-            blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns, with_range=True)]
+            blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns)]
     return "\n\n".join(blocks)
 
 
-def screen(measured: Sequence[Measured], reference: str, task_metrics: Sequence[Column]) -> str:
-    """The task tables for a terminal: means and differences."""
+def screen(comparison: Comparison) -> str:
+    """The task tables for a terminal: means and differences, one metric a task."""
+    task_metrics = _task_metrics(comparison.measured)
     first = list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
     blocks = []
-    for set_name in _sets(measured, task_metrics):
-        heads, rows = _cells(measured, set_name, [*first, COUNT], with_range=False)
+    for set_name in _sets(comparison.measured, task_metrics):
+        heads, rows = _cells(comparison.measured, set_name, [*first, COUNT], with_range=False)
         widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-        lines = [tables.GAP.join(cell.ljust(width) if not i else cell.rjust(width)
-                                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-                 for row in [[set_name, *heads[1:]], *rows]]
-        blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, LEGEND.format(reference=tables.system_label(reference)).replace(" [lowest - highest]",
-                                                                                                 "")])
+        blocks.append("\n".join(tables.GAP.join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width)
+                                                in enumerate(zip(row, widths, strict=True))).rstrip()
+                                for row in [[set_name, *heads[1:]], *rows]))
+    return "\n\n".join([*blocks, _legend(comparison).replace(" [lowest - highest]", "")])
+
+
+def _legend(comparison: Comparison) -> str:
+    return LEGEND.format(reference=tables.system_label(comparison.reference))
+
+
+def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
+    """Tasks with their metrics, in the order in which they were measured."""
+    return list(dict.fromkeys((one.task, one.metric) for one in measured
+                              if one.metric in tables.HEADLINES and one.task != "asr"))
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
     return list(dict.fromkeys(one.set for one in measured if (one.task, one.metric) in columns))
 
 
-def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column], with_range: bool) -> str:
-    heads, rows = _cells(measured, set_name, columns, with_range)
+def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:
+    heads, rows = _cells(measured, set_name, columns, with_range=True)
     return tables.markdown_table(heads, [[tables.escape(row[0]), *row[1:]] for row in rows])
 
 

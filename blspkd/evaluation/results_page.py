@@ -35,6 +35,7 @@ class Page:
     rows: list[Row]
     examples: list[dict]  # as scoring.choose_examples makes them
     stage_times: list[StageTime]
+    comparison: str = ""  # of stage 5, as Markdown
 
 
 def read_stage_times(path: str | Path | None) -> list[StageTime]:
@@ -99,6 +100,7 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
         "" if preamble.lstrip().startswith("# ") else "# Results",
         preamble.strip(),
         "## Tasks", INTERVALS, _task_tables(page.rows),
+        *_section("## Comparison", page.comparison),
         *_section("## Token-count accuracy and other measurements", tables.markdown_others(page.rows)),
         *_section("## Kinds of errors (percent)", tables.markdown_errors(page.rows)),
         *_section("## Output health (percent)", tables.markdown_health(page.rows)),

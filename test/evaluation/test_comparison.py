@@ -7,7 +7,8 @@ import pytest
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
-from blspkd.evaluation.comparison import Run, all_rows, measure, plan, read_comparison, write_comparison
+from blspkd.evaluation.comparison import (
+    Comparison, Run, all_rows, measure, plan, read_comparison, write_comparison)
 from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.results import Row, write_results
 
@@ -90,14 +91,14 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert found["blsp", "alignment", "count_accuracy"].difference == pytest.approx(26.25 - 77.5)
     assert found["blsp", "cost", "wall_s"].difference is None
 
-    write_comparison(tmp_path / "comparison.json", measured)
-    assert read_comparison(tmp_path / "comparison.json") == measured
+    comparison = Comparison("blspkd", "full", 50, measured)
+    write_comparison(tmp_path / "comparison.json", comparison)
+    assert read_comparison(tmp_path / "comparison.json") == comparison
     assert len(all_rows(runs, tmp_path)) == 3 * 3 + 1 + 1 + 2 * 3
-    columns = [("repeat", "exact_match")]
-    page = comparison_page.markdown(measured, "blspkd", columns)
+    page = comparison_page.markdown(comparison)
     assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2*) | 26.2 [25.0 - 27.5] (-51.2*) |" in page
     assert "### Cost: train" in page
-    shown = comparison_page.screen(measured, "blspkd", columns)
+    shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
 
 

@@ -157,8 +157,8 @@ if stage evaluate; then
         decoder=(--model_dir "${exp}/model")
         decoder_identity=(--model model "${exp}/model")
     else
-        decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")"
-                 --transcripts "${exp}/asr_{set}")
+        decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
+        inference_words+=(--transcripts "${exp}/asr_{set}")
         decoder_identity=(--model llm "${llm}" --model reads "${reads}")
         align_sets=
     fi
@@ -173,18 +173,19 @@ if stage evaluate; then
                 --output "${exp}/decode_*_${name}*" \
                 --remedy "To decode again, remove ${exp}/decode_*_${name}*; to keep it, copy ${exp} to another --tag"
         then
-            to_decode+=("${name}")
+            to_decode+=("${dir}")
         fi
     done
     if [ "${#to_decode[@]}" -gt 0 ]; then
+        num_jobs=$((nj < ${#to_decode[@]} ? nj : ${#to_decode[@]}))
         if [ -n "${reads}" ] && [ "${reads}" != transcript ]; then
-            ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${#to_decode[@]}" "${exp}/log/transcribe.JOB.log" \
-                utils/pick.sh JOB "${to_decode[*]}" "${python}" -m blspkd.bin.transcribe --recogniser "${reads}" \
-                --data_dir "${datadir}/{}" --output_dir "${exp}/asr_{}"
+            ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/transcribe.JOB.log" \
+                "${python}" -m blspkd.bin.transcribe --job JOB --num_jobs "${num_jobs}" --recogniser "${reads}" \
+                --data_dir "${to_decode[@]}" --output_dir "${exp}/asr_{set}"
         fi
-        ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${#to_decode[@]}" "${exp}/log/decode.JOB.log" \
-            utils/pick.sh JOB "${to_decode[*]}" "${python}" -m blspkd.bin.decode --config "${inference_config}" \
-            "${decoder[@]}" --data_dir "${datadir}/{}" --exp_dir "${exp}" "${inference_words[@]}"
+        ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/decode.JOB.log" \
+            "${python}" -m blspkd.bin.decode --job JOB --num_jobs "${num_jobs}" --config "${inference_config}" \
+            "${decoder[@]}" --data_dir "${to_decode[@]}" --exp_dir "${exp}" "${inference_words[@]}"
         steps_done
     fi
     if step "${exp}/.done/score.json" --redo --text "${inference_config}" --value "inference_args=${inference_args}" \
@@ -242,6 +243,13 @@ if stage compare; then
         --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${train_args}" \
         --inference_args "${inference_args}"
     "${plan[@]/plan/table}" --decode_config "${inference_config}" --test_sets "${compare_sets}" "${inference_words[@]}"
-    log "tables and pictures: ${compare}/report.html"
+    mapfile -t compared < <(cut -f 1 "${compare}/plan.tsv")
+    "${python}" -m blspkd.bin.report --exp_dirs "${compared[@]/#/${compare}/}" --output "${compare}/report.html"
+    if [ -f "${exp}/results.json" ]; then
+        "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
+            --comparison "${compare}/comparison.json" --output "${results}" --preamble "${preamble}" \
+            --command_line "${command_line}" > "${compare}/log/results.log"
+    fi
+    log "tables: ${compare}/comparison.json, ${results}; pictures and sounds: ${compare}/report.html"
 fi
 log "finished"
