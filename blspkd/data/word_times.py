@@ -1,8 +1,8 @@
 """When the words of an utterance were spoken: the optional file `word_times` of a data directory.
 
-Several lines `<utt-id> <start s> <end s> <text>` per utterance, in order of time; lines of one utterance stand together.
-`text` is what is said between the two times: mostly a word, sometimes several that have no boundary between them. An end
-is where the next text starts, or where the speech ends, as synthesisers and forced aligners give it.
+Several lines `<utt-id> <start s> <end s> <text>` per utterance, in order of time; lines of one utterance stand
+together. `text` is what is said between the two times: mostly a word, sometimes several that have no boundary between
+them. An end is where the next text starts, or where the speech ends, as synthesisers and forced aligners give it.
 """
 
 from dataclasses import dataclass

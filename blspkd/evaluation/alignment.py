@@ -6,7 +6,8 @@ first. Comparing input positions needs as many speech tokens as text tokens, so 
 tokens. The response is compared with the *predicted* number, which is what the model has to live with in use, and with
 the true one too. An adapter with a rate of its own (BLSP's convolutions) has only a response to compare.
 
-`exp/<tag>/align_<set>/utterances.jsonl` has one row per utterance (see `_row`); `alignment_summary` makes numbers of them.
+`exp/<tag>/align_<set>/utterances.jsonl` has one row per utterance (see `_row`); `alignment_summary` makes numbers of
+them.
 """
 
 import logging

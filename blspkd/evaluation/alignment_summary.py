@@ -46,7 +46,8 @@ _KL = "KL(text||speech), temperature 1"
 _LATE = "fires with the true token count; ends of words but the last"
 MEASURES = {
     "input_kl": Measure(_list("input_kl"), f"{_KL}, true token count, mean over positions"),
-    "top1": Measure(_list("input_top1", lambda v: 100 * v), "same most likely token, true token count, input positions"),
+    "top1": Measure(_list("input_top1", lambda v: 100 * v),
+                    "same most likely token, true token count, input positions"),
     "response_kl": Measure(_list("response_kl"), f"{_KL}, predicted token count, mean over positions"),
     "first_kl": Measure(lambda row: [row["first_kl"]], f"{_KL}, predicted token count, first response token"),
     "response_top1": Measure(_list("response_top1", lambda v: 100 * v),

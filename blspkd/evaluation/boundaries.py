@@ -2,8 +2,8 @@
 
 CIF says at which time u the last piece of a token comes in. What is known of the speech is where words end (or several
 words that have no boundary between them, such as a synthesiser's "in the"). Inside a word nobody knows where a token
-should end, so only tokens that end a word are compared, each with the end of its word. The last token of an utterance is
-left out: CIF always closes it with the last frame, whatever was said.
+should end, so only tokens that end a word are compared, each with the end of its word. The last token of an utterance
+is left out: CIF always closes it with the last frame, whatever was said.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Boundary:
 def word_boundaries(transcript: str, spans: Sequence[tuple[int, int]], words: Sequence[Word]) -> list[Boundary] | None:
     """The tokens of `transcript` that end one of `words`, but not the last one; None where the two do not agree.
 
-    spans: characters [start, end) of the transcript that each token covers; words: in order, whose texts, with any blanks
-    and punctuation between them, make up the transcript. A word whose end lies inside a token, because the token reaches
-    into the next word, has no boundary.
+    spans: characters [start, end) of the transcript that each token covers
+    words: in order; their texts, with any blanks and punctuation between them, make up the transcript
+    A word whose end lies inside a token, because the token reaches into the next word, has no boundary.
     """
     found, place = [], 0
     ends, starts = [], []

@@ -38,7 +38,8 @@ def data_uri(figure: Figure) -> str:
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "blspkd"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts count, not ours
-        figure.savefig(file, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None})
+        figure.savefig(file, format="svg", bbox_inches="tight", pad_inches=0.05,
+                       metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -1,7 +1,7 @@
 """Is an answer an answer at all? Shares of hypotheses that are empty, looped, copied, or of unknown words.
 
-Pure functions on the rows of `hyp.jsonl` (keys `hypothesis`, `reference`, `transcript`, `instruction`). They see normalised
-words (`metrics.normalize`); text that is written without blanks is taken by characters.
+Pure functions on the rows of `hyp.jsonl` (keys `hypothesis`, `reference`, `transcript`, `instruction`). They see
+normalised words (`metrics.normalize`); text that is written without blanks is taken by characters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,8 @@ KNOWN = ("empty", "looped", "copied", "foreign", "length_ratio")
 SIGNATURES = {
     "empty": "nothing but punctuation",
     "looped": f"1 to {MAX_PERIOD} words repeated {IN_A_ROW} or more times in a row, in the reference not",
-    "copied": f"a run of {COPIED_UNITS} or more words, and of half of the instruction or the transcript, copied from it; "
-              "longer than in the reference",
+    "copied": f"a run of {COPIED_UNITS} or more words, and of half of the instruction or the transcript, copied from "
+              "it; longer than in the reference",
     "foreign": "percent of words that no reference of this task and set has",
     "length_ratio": "words, percent of the references'",
 }

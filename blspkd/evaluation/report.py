@@ -59,10 +59,10 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
         raise DataError("--exp_dirs: name at least one exp/<tag>")
     experiments = read_experiments(exp_dirs)
     page = Document(title)
-    page.add(paragraph("Systems: " + ", ".join(experiment.label for experiment in experiments) + ". Values are percentages "
-                       "unless their name says otherwise; KL is in nats at temperature 1; below each value is its 95% "
-                       "bootstrap interval over utterances; the best trained system of a column is bold, which does not "
-                       "mean that it is significantly better.", "note"))
+    page.add(paragraph("Systems: " + ", ".join(experiment.label for experiment in experiments), "note"),
+             paragraph("Values are percentages unless their name says otherwise; KL is in nats at temperature 1; below "
+                       "each value is its 95% bootstrap interval over utterances; the best trained system of a column "
+                       "is bold, which does not mean that it is significantly better.", "note"))
     _results(page, experiments)
     _curves(page, experiments)
     _positions(page, experiments)
@@ -82,10 +82,10 @@ def _results(page: Document, experiments: Sequence[Experiment]) -> None:
     for task in dict.fromkeys(row.task for row in rows if row.metric in HEADLINES):
         table = arrange([row for row in rows if row.task == task], list(HEADLINES))
         sizes = sorted({row.n for row in table.cells.values()})
-        parts += [heading(f"{task} (n = {'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} utterances per set)"),
-                  measurements(table)]
-    page.section("results", "Results", paragraph("text: the transcript typed in, the upper bound. chance: the speech of "
-                                                 "another utterance.", "note"), *parts)
+        number = "-".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+        parts += [heading(f"{task} (n = {number} utterances per set)"), measurements(table)]
+    page.section("results", "Results", paragraph(
+        "text: the transcript typed in, the upper bound. chance: the speech of another utterance.", "note"), *parts)
     aligned = [row for row in rows if row.task == "alignment" and row.metric in ALIGNMENT]
     sets = dict.fromkeys(row.set for row in aligned)
     tables = []
@@ -94,9 +94,10 @@ def _results(page: Document, experiments: Sequence[Experiment]) -> None:
         tables += [heading(name), measurements(arrange(own, ALIGNMENT))]
     if tables:
         page.section("alignment", "Alignment quality", paragraph(
-            "The same LLM reads the transcript and the speech; its next-token distributions are compared. Input KL and top-1 "
-            "agreement use the true number of speech tokens, response KL the predicted one. Boundaries: how far a token's "
-            "fire is from the end of its word, in ms; bias is the median signed error, positive is late.", "note"), *tables)
+            "The same LLM reads the transcript and the speech; its next-token distributions are compared. Input KL and "
+            "top-1 agreement use the true number of speech tokens, response KL the predicted one. Boundaries: how far "
+            "a token's fire is from the end of its word, in ms; bias is the median signed error, positive is late.",
+            "note"), *tables)
 
 
 def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
@@ -121,8 +122,8 @@ def _positions(page: Document, experiments: Sequence[Experiment]) -> None:
                                              f"KL by position, {name}")]
     if parts:
         page.section("positions", "KL by position", paragraph(
-            "Means over the utterances that are long enough; positions that less than a tenth reach are left out.", "note"),
-            *parts)
+            "Means over the utterances that are long enough; positions that less than a tenth reach are left out.",
+            "note"), *parts)
 
 
 def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
@@ -136,8 +137,8 @@ def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
         titles[cloud.measure, cloud.task] = "rho: " + ", ".join(texts) if 0 < len(texts) < 3 else ""
     warning = ""
     if fewest < FEW:
-        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be chance. "
-                   "Give more systems and checkpoints.")
+        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
+                   "chance. Give more systems and checkpoints.")
     by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
     measures = list(dict.fromkeys(cloud.measure for cloud in found))
     lines = []
@@ -147,11 +148,11 @@ def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
                      for measure in measures]
             lines.append([task, name, *("-" if rho is None else f"{rho:+.2f} (n={n})" for rho, n in pairs)])
     page.section("predicts", "Alignment against task scores", paragraph(
-        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same order as "
-        "the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU or exact match "
-        "has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
-        picture(figures.data_uri(figures.scatter({(cloud.measure, cloud.task): cloud.points for cloud in found}, titles)),
-                "alignment measures against task scores"),
+        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
+        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU or "
+        "exact match has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
+        picture(figures.data_uri(figures.scatter({(cloud.measure, cloud.task): cloud.points for cloud in found},
+                                                 titles)), "alignment measures against task scores"),
         grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
 
 
@@ -165,33 +166,34 @@ def _slices(page: Document, experiments: Sequence[Experiment]) -> None:
         for kind, entries in {**summary["slices"], **summary["token_slices"]}.items():
             columns = [key for key in shown if any(key in entry for entry in entries)]
             if entries:
-                table = grid([kind, "n", *map(metric_label, columns)],
-                             [[entry["label"], str(entry["n"]),
-                               *(f"{entry[key]:.2f}" if key in entry else "-" for key in columns)] for entry in entries])
-                parts.append(folded(f"{name}: by {kind}", table))
+                lines = [[entry["label"], str(entry["n"]),
+                          *(f"{entry[key]:.2f}" if key in entry else "-" for key in columns)] for entry in entries]
+                parts.append(folded(f"{name}: by {kind}", grid([kind, "n", *map(metric_label, columns)], lines)))
     page.section("slices", f"Where {main.label} is better and worse", *parts)
 
 
 def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: int, num_worst: int, seed: int) -> None:
     main = _drawn(experiments)
     if main is None:
-        page.section("utterances", "Utterances", paragraph("No alignment was measured, so no utterance can be drawn: run "
-                                                           "python -m blspkd.bin.align for at least one experiment."))
+        page.section("utterances", "Utterances", paragraph(
+            "No alignment was measured, so no utterance can be drawn: run python -m blspkd.bin.align for at least one "
+            "experiment."))
         return
     drawn = chosen(main, num_chosen, seed)
     places, what = worst(main, num_worst)
     cards = _Cards(main, experiments, [*drawn, *places])
     page.section("utterances", "Some utterances", paragraph(
         f"{num_chosen} utterances, drawn by seed {seed} and not by how good they are. White lines: where {main.label} "
-        "closes its tokens (their texts above; numbers, where it heard another number of tokens than the transcript has). "
-        "Blue: alpha. Below: the words as they were spoken, where that is known. Green answers equal the reference.",
-        "note"), *map(cards.card, drawn))
-    page.section("worst", f"The {len(places)} worst", paragraph(f"Those with the largest {what} of {main.label}.", "note"),
-                 *map(cards.card, places))
+        "closes its tokens (their texts above; numbers, where it heard another number of tokens than the transcript "
+        "has). Blue: alpha. Below: the words as they were spoken, where that is known. Green answers equal the "
+        "reference.", "note"), *map(cards.card, drawn))
+    page.section("worst", f"The {len(places)} worst",
+                 paragraph(f"Those with the largest {what} of {main.label}.", "note"), *map(cards.card, places))
     if cards.left_out:
         page.add(paragraph(f"{cards.left_out} recordings or pictures are left out: the page would be larger than "
                            f"{MAX_BYTES >> 20} MB."))
-        log.warning("%d recordings or pictures are left out to keep the page below %d MB", cards.left_out, MAX_BYTES >> 20)
+        log.warning("%d recordings or pictures are left out to keep the page below %d MB", cards.left_out,
+                    MAX_BYTES >> 20)
 
 
 def _others(page: Document, experiments: Sequence[Experiment]) -> None:
@@ -202,7 +204,8 @@ def _others(page: Document, experiments: Sequence[Experiment]) -> None:
         parts.append(folded(f"Output health: {task}",
                             measurements(arrange([row for row in rows if row.task == task], health.KNOWN))))
     shown = {*HEADLINES, *health.KNOWN, *(error + part for error in ("wer", "cer") for part in PARTS)}
-    rest = [row for row in rows if row.metric not in shown and not (row.task == "alignment" and row.metric in ALIGNMENT)]
+    rest = [row for row in rows if row.metric not in shown
+            and not (row.task == "alignment" and row.metric in ALIGNMENT)]
     for task in dict.fromkeys(row.task for row in rest):
         own = [row for row in rest if row.task == task]
         parts.append(folded(f"More of {task}", measurements(arrange(own, list(dict.fromkeys(r.metric for r in own))))))

@@ -33,7 +33,7 @@ class Experiment:
 
     @cached_property
     def aligned(self) -> dict[str, dict[str, dict]]:
-        """Set -> utterance -> row of utterances.jsonl. They are large, and read only for the experiment that is drawn."""
+        """Set -> utterance -> row of utterances.jsonl: large, and read only for the experiment that is drawn."""
         return {name: {row["utt_id"]: row for row in read_rows(self.path / f"align_{name}" / "utterances.jsonl")}
                 for name in self.summaries}
 
@@ -154,7 +154,7 @@ def chosen(experiment: Experiment, number: int, seed: int) -> list[Place]:
 
 
 def worst(experiment: Experiment, number: int) -> tuple[list[Place], str]:
-    """The utterances with the largest response KL (where no set has continuations: KL of the first token), and by what."""
+    """The utterances with the largest response KL, and by what: without continuations it is KL of the first token."""
     def response(row: Mapping) -> float | None:
         return sum(row["response_kl"]) / len(row["response_kl"]) if row["response_kl"] else None
 

@@ -35,7 +35,8 @@ def model_dir(tiny_llm, tiny_encoder, adapter, tmp_path):
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
     model.save_pretrained(tmp_path / "exp" / "model")
-    (tmp_path / "exp" / "config.yaml").write_text(f"{{system: tiny, training: {{seed: 5}}, model: {{adapter: {adapter}}}}}")
+    (tmp_path / "exp" / "config.yaml").write_text(
+        f"{{system: tiny, training: {{seed: 5}}, model: {{adapter: {adapter}}}}}")
     return tmp_path / "exp" / "model"
 
 
@@ -46,7 +47,8 @@ def listener(model_dir):
 
 def load_batch(listener, data_dir, number=4):
     data = KaldiDir.read(data_dir)
-    examples = make_examples(data, read_continuations(f"{data_dir}/continuation"), listener.prompt, DataConfig()).examples
+    continuations = read_continuations(f"{data_dir}/continuation")
+    examples = make_examples(data, continuations, listener.prompt, DataConfig()).examples
     dataset = ExampleDataset(examples, listener.extractor, DataConfig(), 0, augment=False)
     return collate([dataset[0, index] for index in range(number)])
 
@@ -142,10 +144,11 @@ def test_the_command_writes_rows_summary_and_results(model_dir, data_dir, adapte
     write_word_times(data_dir)
     rows, summary, results = run(model_dir, data_dir, "--train_dir", data_dir)
     assert len(rows) == summary["n"] == 12 and summary["without_continuation"] == 0
-    assert results["response_kl"]["value"] == pytest.approx(np.mean(np.concatenate([row["response_kl"] for row in rows])),
-                                                            abs=1e-4)
+    pooled = np.concatenate([row["response_kl"] for row in rows])
+    assert results["response_kl"]["value"] == pytest.approx(np.mean(pooled), abs=1e-4)
     assert results["first_kl"]["value"] == pytest.approx(np.mean([row["response_kl"][0] for row in rows]), abs=1e-4)
-    assert {(row["system"], row["set"], row["seed"], row["n"]) for row in results.values()} == {("tiny", "train", 5, 12)}
+    assert {(row["system"], row["set"], row["seed"], row["n"]) for row in results.values()} == {
+        ("tiny", "train", 5, 12)}
     for row in results.values():
         assert row["ci95"][0] <= row["value"] <= row["ci95"][1] and row["signature"]
     assert "response_kl" in capsys.readouterr().out

@@ -56,7 +56,8 @@ def test_results_are_replaced_by_set_and_system_only(tmp_path):
     path = tmp_path / "results.json"
     for rows in (ROWS, ROWS[:3]):
         for set_name, seed in (("a", 0), ("b", 0), ("a", 1)):
-            update_alignment_results(path, rows if seed == 0 else ROWS, Experiment("blspkd", seed, True), set_name, 20, 0)
+            experiment = Experiment("blspkd", seed, True)
+            update_alignment_results(path, rows if seed == 0 else ROWS, experiment, set_name, 20, 0)
     written = {(item["set"], item["seed"]): item["n"] for item in json.loads(path.read_text())
                if item["metric"] == "first_kl"}
     assert written == {("a", 0): 3, ("b", 0): 3, ("a", 1): 6}

@@ -28,7 +28,8 @@ def test_empty(text, empty):
 
 @pytest.mark.parametrize("text, looped", [
     ("the the the the", True), ("the the the", False), ("a b a b a b a b", True), ("x a b a b a b a y", False),
-    ("the cat sat. The cat sat! the cat sat, the cat sat", True), ("", False), ("ha" * 15, True), ("1 2 3 4 5 6", False),
+    ("the cat sat. The cat sat! the cat sat, the cat sat", True), ("", False), ("ha" * 15, True),
+    ("1 2 3 4 5 6", False),
     (" ".join("abcdefgh" * 4), True), (" ".join("abcdefghi" * 4), False),
 ])
 def test_looped(text, looped):
@@ -51,7 +52,8 @@ def test_copied(text, copied):
 def test_repeating_is_no_copy_where_it_is_the_task():
     text = "the farmer bought six bags"
     assert not is_copied(row(text, reference=text, instruction="Repeat."))
-    assert is_copied(row(f"Repeat the following text. {text}", reference=text, instruction="Repeat the following text."))
+    asked = "Repeat the following text."
+    assert is_copied(row(f"{asked} {text}", reference=text, instruction=asked))
 
 
 def test_words_of_no_reference():
