@@ -149,8 +149,8 @@ def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
             lines.append([task, name, *("-" if rho is None else f"{rho:+.2f} (n={n})" for rho, n in pairs)])
     page.section("predicts", "Alignment against task scores", paragraph(
         "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
-        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU or "
-        "exact match has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
+        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
+        "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
         picture(figures.data_uri(figures.scatter({(cloud.measure, cloud.task): cloud.points for cloud in found},
                                                  titles)), "alignment measures against task scores"),
         grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
