@@ -2,7 +2,8 @@
 
     python tools/benchmarks/loading.py --an4 DIR --librispeech DIR [--workers "0 1 2"] [--epochs 2] [--json FILE]
 
-Prints seconds of audio per second, and the most memory that the process and its workers had in each epoch, which shows
+Prints seconds of audio per second, the same per second of processor time (what one core would do if it were free, which
+a busy machine does not change), and the most memory that the process and its workers had in each epoch, which shows
 whether loading an epoch leaves anything behind. The folders are those of the official layouts; a corpus
 that is not named is left out. Nothing is downloaded: the features are those of Whisper's own settings (80 bins, 30 s).
 """
@@ -41,6 +42,7 @@ class Row:
     utterances: int
     hours: float
     times_real_time: float  # of the median epoch
+    times_per_core: float  # the same by processor time, of all epochs but the first
     mib_by_epoch: list[float]  # most memory of the process and its workers, pages that they share counted once
 
 
@@ -62,7 +64,7 @@ def measure(corpus: str, examples: list[Example], extractor: FeatureExtractor, w
     per_epoch = len(plan.epoch(0))
     batches = [[(epoch, int(index)) for index in batch] for epoch in range(epochs + 1) for batch in plan.epoch(0)]
     loader = torch.utils.data.DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
-    seconds, memory, peak, loaded = [], [], 0.0, 0
+    seconds, cores, memory, peak, loaded = [], [], [], 0.0, 0
     began = time.perf_counter()
     for number, batch in enumerate(loader, 1):
         assert not batch.errors, batch.errors[0]
@@ -71,12 +73,19 @@ def measure(corpus: str, examples: list[Example], extractor: FeatureExtractor, w
             peak = max(peak, mib())
         if number % per_epoch == 0:  # the first epoch starts the workers and warms the disk's cache
             seconds.append(time.perf_counter() - began)
+            cores.append(processor_seconds())
             memory.append(round(peak, 1))
             began, peak = time.perf_counter(), 0.0
     assert loaded == len(examples) * (epochs + 1)
     audio = sum(example.duration for example in examples)
     return Row(corpus, extractor.pad, workers, len(examples), audio / 3600, audio / float(np.median(seconds[1:])),
-               memory[1:])
+               audio * epochs / (cores[-1] - cores[0]), memory[1:])
+
+
+def processor_seconds() -> float:
+    """What this process and its children have used."""
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in [own, *own.children(recursive=True)])  # user, system
 
 
 def mib() -> float:
@@ -106,7 +115,8 @@ def main() -> None:
                     row = measure(corpus, examples, FeatureExtractor(name, pad), workers, args.epochs)
                     rows.append(row)
                     print(f"{corpus:<12} {'padded to 30 s' if pad else 'trimmed':<14}  {workers} workers  "
-                          f"{row.times_real_time:6.0f} x real time   MiB by epoch: "
+                          f"{row.times_real_time:6.0f} x real time, {row.times_per_core:6.0f} per core   "
+                          "MiB by epoch: "
                           + " ".join(f"{mib:.0f}" for mib in row.mib_by_epoch), flush=True)
     if args.json:
         with atomic_write(args.json) as file:
