@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from blspkd.evaluation import tables
 from blspkd.evaluation.comparison import Comparison, Measured
+from blspkd.evaluation.correlation import spearman
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
           "(paired bootstrap over utterances and seeds) excludes 0. Unmarked differences may be chance.")
+PREDICTS = ("Spearman's rank correlation over all trained models of the comparison: near +1 or -1, the measure puts them in "
+            "the order (or the reverse order) of the task's scores; near 0 it says nothing about the task.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -27,13 +30,16 @@ def markdown(comparison: Comparison) -> str:
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
             blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns)]
+    for set_name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)]):
+        blocks += [f"### What alignment predicts: {tables.escape(set_name)}", PREDICTS,
+                   _predictions(measured, set_name, _first_of(task_metrics))]
     return "\n\n".join(blocks)
 
 
 def screen(comparison: Comparison) -> str:
     """The task tables for a terminal: means and differences, one metric a task."""
     task_metrics = _task_metrics(comparison.measured)
-    first = list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
+    first = _first_of(task_metrics)
     blocks = []
     for set_name in _sets(comparison.measured, task_metrics):
         heads, rows = _cells(comparison.measured, set_name, [*first, COUNT], with_range=False)
@@ -52,6 +58,28 @@ def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
     """Tasks with their metrics, in the order in which they were measured."""
     return list(dict.fromkeys((one.task, one.metric) for one in measured
                               if one.metric in tables.HEADLINES and one.task != "asr"))
+
+
+def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
+    """Every task's first metric."""
+    return list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
+
+
+def _predictions(measured: Sequence[Measured], set_name: str, task_metrics: Sequence[Column]) -> str:
+    """Spearman's correlation of every alignment measure with every task, a point for every trained model."""
+    values = {(one.system, one.task, one.metric): one.values for one in measured if one.set == set_name}
+    lines = []
+    for metric in (*ALIGNMENT, COUNT[1]):
+        cells = []
+        for column in task_metrics:
+            pairs = [pair for (system, task, name), found in values.items() if (task, name) == ("alignment", metric)
+                     for pair in zip(found, values.get((system, *column), []), strict=False)]
+            rho = spearman(*zip(*pairs, strict=True)) if pairs else None
+            cells.append("-" if rho is None else f"{rho:+.2f} (n={len(pairs)})")
+        if set(cells) != {"-"}:
+            lines.append([tables.metric_label(metric), *cells])
+    return tables.markdown_table(["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)],
+                                 lines)
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:

@@ -98,6 +98,7 @@ def test_means_and_differences(conf_dir, tmp_path):
     page = comparison_page.markdown(comparison)
     assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2*) | 26.2 [25.0 - 27.5] (-51.2*) |" in page
     assert "### Cost: train" in page
+    assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
 
