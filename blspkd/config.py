@@ -114,7 +114,7 @@ class LossConfig:
     temperature: float = 2.0
     temperature_squared: bool = False  # multiply by T^2
     response_positions: str = "shifted"  # "released": the authors' code, one position too late
-    chunk_mib: int = 96  # memory for one chunk of logits; a GPU wants some 512 positions in it: 4 * V / 1000 MiB or more
+    chunk_mib: int = 0  # memory for one chunk of logits; 0: half of the output head's in float32, at least 96
 
     def __post_init__(self):
         _one_of("divergence", self.divergence, ("forward_kl", "reverse_kl", "jsd"))

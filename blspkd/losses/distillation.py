@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_LEAST_CHUNK_BYTES = 96 << 20
 _HEAD_BLOCK = 8192  # rows of a half-precision output head that are widened at a time
 # Temporaries of a size that stays in a CPU's caches, several times faster there; a GPU prefers few, large steps.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
@@ -45,7 +46,7 @@ class Distilled:
 
 def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, weights: Tensor, divergence: Divergence, *,
                       labels: Tensor | None = None, label_weights: Tensor | None = None,
-                      head_bias: Tensor | None = None, chunk_bytes: int = 96 << 20) -> Distilled:
+                      head_bias: Tensor | None = None, chunk_bytes: int = 0) -> Distilled:
     """sum_i weights[i] * D(teacher_i, student_i) + sum_i label_weights[i] * CE(student_i, labels[i]).
 
     student, teacher: [n, D] hidden states at the selected positions; gradients reach `student` only. Without a teacher
@@ -54,8 +55,8 @@ def distillation_loss(student: Tensor, teacher: Tensor | None, head: Tensor, wei
     weights:          [n]; a token mean over a whole accumulated, distributed batch is 1 / (its number of positions)
     labels:           [n] int64 token ids, negative where there is none; label_weights: [n] (temperature 1)
     chunk_bytes:      memory for the logits of one chunk, student's and teacher's; temporaries add a few blocks of
-                      _BLOCK_BYTES. Matrix products want at least 64 rows per chunk on a CPU, some 512 on a GPU, i.e.
-                      chunk_bytes of 8 * 512 * V there
+                      _BLOCK_BYTES. 0: half of what the head takes in float32, i.e. D / 4 positions at a time (reading
+                      the head costs little then, also on a GPU, which wants some 512), and at least 96 MiB
     No position at all gives a 0 that is connected to the graph.
     """
     if head.requires_grad and torch.is_grad_enabled():
@@ -83,14 +84,16 @@ class _Distillation(torch.autograd.Function):
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
         weights = weights.to(wide)
         temperature = 1.0 if teacher is None else divergence.temperature
+        chunk_bytes = chunk_bytes or max(_LEAST_CHUNK_BYTES, 2 * head.numel())
         rows = max(1, min(n, chunk_bytes // (2 * vocabulary * wide.itemsize)))
         block_rows = max(1, _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"]) // (vocabulary * wide.itemsize))
-        logits = torch.empty(1 if teacher is None else 2, rows, vocabulary, dtype=wide, device=student.device)
+        hidden = [student] if teacher is None else [student, teacher]
+        logits = torch.empty(len(hidden) * rows, vocabulary, dtype=wide, device=student.device)
         for start in range(0, n, rows):
             chunk = slice(start, min(start + rows, n))
-            scaled = logits[:, :chunk.stop - start]  # student's and teacher's, divided by the temperature
-            for hidden, out in zip((student, teacher), scaled, strict=False):
-                _multiply_head(hidden[chunk].to(wide) / temperature, head, head_bias, temperature, out)
+            inputs = torch.cat([states[chunk] for states in hidden]).to(wide) / temperature
+            _multiply_head(inputs, head, head_bias, temperature, out=logits[:len(inputs)])
+            scaled = logits[:len(inputs)].view(len(hidden), -1, vocabulary)  # student's, teacher's
             for first in range(start, chunk.stop, block_rows):
                 block = slice(first, min(first + block_rows, chunk.stop))
                 found = _compare_(*scaled[:, block.start - start:block.stop - start].unbind(), divergence=divergence,

@@ -82,8 +82,10 @@ def torch_cif() -> Cif:
 def plain_kl(student: Tensor, teacher: Tensor, head: Tensor, selected: Tensor, temperature: float) -> Tensor:
     """Forward KL, the mean over the selected positions [n] bool, with all logits in memory. The head is frozen."""
     with torch.no_grad():
-        p = F.softmax((teacher @ head.T)[selected] / temperature, dim=1)
-    log_q = F.log_softmax((student @ head.T)[selected] / temperature, dim=1)
+        teacher_logits = teacher @ head.T
+    student_logits = student @ head.T
+    p = F.softmax(teacher_logits[selected] / temperature, dim=1)
+    log_q = F.log_softmax(student_logits[selected] / temperature, dim=1)
     return F.kl_div(log_q, p, reduction="none").sum(1).mean()
 
 
