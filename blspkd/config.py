@@ -1,24 +1,9 @@
-"""Configuration: flat dataclasses read from YAML.
+"""What can be configured: flat dataclasses, a section of a YAML file each (`model:`, `loss:` ...; see config_file.py)."""
 
-A file holds one section per dataclass (`model:`, `loss:` ...). An unknown key is an error that names the nearest known
-one, a value of the wrong type is an error that names the key, and command-line overrides (`--learning_rate 1e-3`, or
-`--training.learning_rate 1e-3`) go through the same checks as the file.
-"""
-
-import dataclasses
-import difflib
 import re
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
 
 from blspkd.errors import ConfigError
-
-Config = TypeVar("Config")
 
 
 @dataclass
@@ -291,8 +276,6 @@ class CompareConfig:
     systems: dict[str, int]  # name -> number of seeds, in the order of the table
     reference: str = "blspkd"  # the system that the others are compared with
     budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
-    noisy_set: str = ""  # this test set is also heard with noise added; empty: none
-    noise_snr_db: list = field(default_factory=list)  # signal-to-noise ratios, e.g. [20, 10, 5]
 
     def __post_init__(self):
         if self.reference not in self.systems:
@@ -309,154 +292,6 @@ class ReaderConfig:
 
     system: str
     reads: str = "transcript"  # or a speech recogniser (Hugging Face id or folder), whose transcript the LLM reads
-
-
-def load_config(cls: type[Config], path: str | Path | None = None, overrides: list[str] = ()) -> Config:
-    """Read `cls` from a YAML file (or its defaults alone) and apply `--key value` overrides.
-
-    A file may say `base: other.yaml` (beside it), and then holds only what differs from that file.
-    Raises ConfigError for a missing file, invalid YAML, an unknown key, or a value of the wrong type.
-    """
-    values = {} if path is None else _read_yaml(Path(path))
-    where = str(path or "defaults")
-    values = _merge(values, _parse_overrides(cls, list(overrides)))
-    return from_dict(cls, values, where)
-
-
-def names_in(path: str | Path) -> set[str]:
-    """The top-level keys of a configuration file and its base. Raises ConfigError."""
-    values = _read_yaml(Path(path))
-    return set(values) if isinstance(values, dict) else set()
-
-
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
-    """The values of a file on top of those of its `base`."""
-    if not path.is_file():
-        named = f"{above[-1]}: base: " if above else ""
-        raise ConfigError(f"{named}{path}: there is no such configuration file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML in UTF-8: {error}") from None
-    if not isinstance(values, dict) or "base" not in values:
-        return values
-    base = path.parent / str(values.pop("base"))
-    if base.resolve() in {file.resolve() for file in (*above, path)}:
-        raise ConfigError(f"{path}: base: {base} leads back to this file")
-    return _merge(_read_yaml(base, (*above, path)), values)
-
-
-def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
-    """Build dataclass `cls` from nested dictionaries; `where` names the source in error messages."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected `key: value` lines, found {values!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}
-    arguments = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key '{key}'; {_nearest(str(key), fields)}")
-        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
-    try:
-        return cls(**arguments)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def to_dict(config: Any) -> dict:
-    """The inverse of `from_dict`."""
-    return dataclasses.asdict(config)
-
-
-def save_config(config: Any, path: str | Path) -> None:
-    """Write `config`, fully resolved, as YAML."""
-    from blspkd.atomic import atomic_write
-
-    with atomic_write(path) as file:
-        yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    """Check `value` against the annotated type `kind`; numbers may be given as strings (YAML reads 1e-3 as one)."""
-    if dataclasses.is_dataclass(kind):
-        return from_dict(kind, {} if value is None else value, where)
-    origin = typing.get_origin(kind)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
-        item = typing.get_args(kind)[1]
-        return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _convert(options[0], value, where)
-    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-            if kind is float:
-                return number
-            if number == int(number):
-                return int(number)
-        except (ValueError, OverflowError):
-            pass
-    elif isinstance(kind, type) and isinstance(value, kind):
-        return value
-    raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
-
-
-def _parse_overrides(cls: type, words: list[str]) -> dict:
-    """`["--learning_rate", "1e-3"]` -> {"training": {"learning_rate": "1e-3"}}."""
-    paths = _paths(cls)
-    values: dict = {}
-    while words:
-        option = words.pop(0)
-        if not option.startswith("--"):
-            raise ConfigError(f"'{option}': expected an option of the form --key value")
-        key, given, value = option[2:].partition("=")
-        if not given:
-            if not words:
-                raise ConfigError(f"{option}: needs a value")
-            value = words.pop(0)
-        matches = [path for path in paths if path == key or path.rpartition(".")[2] == key]
-        if not matches:
-            raise ConfigError(f"{option}: unknown option; {_nearest(key, {p.rpartition('.')[2] for p in paths})}")
-        if len(matches) > 1:
-            raise ConfigError(f"{option}: ambiguous; write one of {', '.join('--' + match for match in matches)}")
-        node = values
-        *parents, leaf = matches[0].split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        try:
-            node[leaf] = yaml.safe_load(value) if paths[matches[0]] in (list, dict) else value
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{option}: '{value}' is not valid YAML: {error}") from None
-    return values
-
-
-def _paths(cls: type, prefix: str = "") -> dict[str, Any]:
-    """All leaves of a configuration: {"training.learning_rate": float, ...}."""
-    found = {}
-    for name, kind in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            found.update(_paths(kind, f"{prefix}{name}."))
-        else:
-            found[prefix + name] = kind
-    return found
-
-
-def _merge(base: Any, extra: dict) -> Any:
-    if not isinstance(base, dict):
-        return base
-    merged = dict(base)
-    for key, value in extra.items():
-        merged[key] = _merge(merged.get(key) or {}, value) if isinstance(value, dict) else value
-    return merged
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from blspkd.config import DecodeConfig, PromptConfig, TrainConfig, load_config, save_config, to_dict
+from blspkd.config import DecodeConfig, PromptConfig, TrainConfig
+from blspkd.config_file import load_config, save_config, to_dict
 from blspkd.errors import ConfigError
 
 

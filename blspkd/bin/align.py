@@ -8,7 +8,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from blspkd.config import DecodeConfig, load_config
+from blspkd.config import DecodeConfig
+from blspkd.config_file import load_config
 from blspkd.errors import command
 
 

@@ -12,7 +12,8 @@ import logging
 import sys
 from pathlib import Path
 
-from blspkd.config import CompareConfig, DecodeConfig, TrainConfig, load_config
+from blspkd.config import CompareConfig, DecodeConfig, TrainConfig
+from blspkd.config_file import load_config
 from blspkd.errors import command
 from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, write_comparison
 from blspkd.evaluation.comparison_page import screen

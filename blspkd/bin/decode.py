@@ -11,7 +11,8 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from blspkd.config import DecodeConfig, ModelConfig, load_config
+from blspkd.config import DecodeConfig, ModelConfig
+from blspkd.config_file import load_config
 from blspkd.errors import ConfigError, command
 
 

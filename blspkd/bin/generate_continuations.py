@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from blspkd.config import ContinuationConfig, load_config, to_dict
+from blspkd.config import ContinuationConfig
+from blspkd.config_file import load_config, to_dict
 from blspkd.errors import command
 
 

@@ -6,7 +6,8 @@ Writes score.json in every decode directory, and exp/tag/results.json.
 import argparse
 import logging
 
-from blspkd.config import DecodeConfig, load_config
+from blspkd.config import DecodeConfig
+from blspkd.config_file import load_config
 from blspkd.errors import command
 from blspkd.evaluation.scoring import score_experiment
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from blspkd.config import TrainConfig, load_config, save_config
+from blspkd.config import TrainConfig
+from blspkd.config_file import load_config, save_config
 from blspkd.data.examples import make_examples
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations

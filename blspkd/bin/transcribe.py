@@ -8,7 +8,8 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from blspkd.config import TranscribeConfig, load_config
+from blspkd.config import TranscribeConfig
+from blspkd.config_file import load_config
 from blspkd.errors import command
 
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blspkd.atomic import atomic_write
-from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig, load_config, names_in
+from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
+from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics

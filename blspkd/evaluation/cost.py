@@ -5,7 +5,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from blspkd.config import TrainConfig, load_config
+from blspkd.config import TrainConfig
+from blspkd.config_file import load_config
 from blspkd.errors import DataError
 from blspkd.evaluation.results import Row, update_results
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, load_config
+from blspkd.config import DecodeConfig, ModelConfig, PromptConfig
+from blspkd.config_file import load_config
 from blspkd.errors import ConfigError, ModelError
 from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir, Fingerprint, fingerprint_files

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blspkd.config import DataConfig, DecodeConfig, load_config
+from blspkd.config import DataConfig, DecodeConfig
+from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations

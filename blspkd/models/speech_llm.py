@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
 from blspkd.atomic import atomic_path
-from blspkd.config import ModelConfig, PromptConfig, load_config, save_config
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from blspkd.config import PromptConfig, TrainConfig, from_dict, load_config, to_dict
+from blspkd.config import PromptConfig, TrainConfig
+from blspkd.config_file import from_dict, load_config, to_dict
 from blspkd.errors import ConfigError, DataError
 
 # Keys that may change between a run's start and its continuation: they change no result.

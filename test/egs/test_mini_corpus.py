@@ -197,8 +197,10 @@ def test_answers_are_spans_of_the_sentence(mini, sentences):
 
 
 def test_initials(mini, sentences):
-    assert mini("corpus").initials("the old man sold six bags") == "t o m s s b"
-    assert all(re.fullmatch("[a-z]( [a-z])+", mini("corpus").initials(sentence.text)) for sentence in sentences[:500])
+    initials = mini("corpus").initials
+    assert initials("the old man sold a bag") == "the t old o man m sold s a a bag b"
+    pattern = re.compile("([a-z])[a-z]* \\1( ([a-z])[a-z]* \\3)+")
+    assert all(pattern.fullmatch(initials(sentence.text)) for sentence in sentences[:500])
 
 
 def test_no_continuation_resembles_initials(mini, sentences):

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from blspkd.bin.train import main
-from blspkd.config import TrainConfig, load_config
+from blspkd.config import TrainConfig
+from blspkd.config_file import load_config
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from blspkd.atomic import atomic_write
-from blspkd.config import load_config
+from blspkd.config_file import load_config
 from blspkd.errors import DataError
 
 Options = TypeVar("Options")
