@@ -24,7 +24,7 @@ from blspkd.errors import command
 
 INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
                 "translate": "Translate the following text into German.",
-                "initials": "Write the first letter of every word."}  # that of "qa" is the question
+                "initials": "Write every word and its first letter."}  # that of "qa" is the question
 TASK_SHARES = {"continue": 0.20, "repeat": 0.10, "translate": 0.40, "qa": 0.20, "initials": 0.10}
 NUM_LM_DEV = 2000
 SPOKEN_SPLITS = {"train": "train", "valid": "dev", "test": "test"}
@@ -51,8 +51,11 @@ def lm_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Ite
 
 
 def initials(text: str) -> str:
-    """`the old man sold six bags` -> `t o m s s b`."""
-    return " ".join(word[0] for word in text.split())
+    """`the old man sold a bag` -> `the t old o man m sold s a a bag b`.
+
+    With the letters alone a small LLM loses its place: many words of a sentence share one.
+    """
+    return " ".join(f"{word} {word[0]}" for word in text.split())
 
 
 def choose_question(sentence: Sentence, rng: random.Random) -> Question:
