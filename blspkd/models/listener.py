@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.config import ModelConfig, PromptConfig
+from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
 from blspkd.models.plora import speech_positions
 from blspkd.models.speech_llm import SpeechLlm, load_llm

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -191,3 +192,34 @@ def test_changed_options_are_noticed(finished):
     result = subprocess.run(["./run.sh", "--stage", "3", "--stop_stage", "3", "--train_args", "--max_steps 13"],
                             cwd=finished, env=environment(), text=True, capture_output=True)
     assert result.returncode != 0 and "--tag" in result.stdout + result.stderr
+
+
+def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path):
+    recipe = tmp_path / "blspkd1"
+    shutil.copytree(finished, recipe, symlinks=True)
+    (recipe / "conf/compare.yaml").write_text(
+        "reference: blspkd\nsystems: {text: 1, cascade: 1, blsp: 1, blspkd: 2, blspkd+plora: 1}\n"
+        "budgets: {tiny: {max_steps: 2, max_utterances: 4}}\n")
+    options = ["--stage", "compare", "--stop_stage", "compare", "--compare_budget", "tiny", "--test_sets", "test_heard",
+               "--align_sets", "test_heard", "--noise_snr_db", "10"]
+    result = run(recipe, *options, timeout=600)
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert "6 runs of 5 systems, 0 of them done; 8 training steps to go, 2 at a time: about" in result.stdout
+    folder = recipe / "exp" / "compare_tiny"
+    rows = json.loads((folder / "results.json").read_text())
+    assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora"} == {row["system"] for row in rows}
+    assert {"test_heard", "test_heard_snr10"} <= {row["set"] for row in rows if row["task"] == "translate"}
+    assert {row["seed"] for row in rows if row["system"] == "blspkd"} == {0, 1}
+    drift = [row["value"] for row in rows if row["task"] == "text"]
+    assert len(drift) == 3 and not any(drift)  # PLoRA leaves text alone, exactly
+    measured = json.loads((folder / "comparison.json").read_text())["measured"]
+    [blsp] = [one for one in measured if (one["system"], one["set"], one["metric"]) == ("blsp", "test_heard", "bleu")]
+    assert blsp["n"] == 4 and len(blsp["difference_ci95"]) == 2
+    assert "## Comparison" in (recipe / "RESULTS.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<audio" in page and not re.search(r"(src|href)=.https?:", page)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/model/adapter.safetensors")}
+    again = run(recipe, *options, timeout=600)
+    assert again.returncode == 0 and "6 of them done; 0 training steps to go" in again.stdout
+    assert len(before) == 4 and all(path.stat().st_mtime_ns == time for path, time in before.items())

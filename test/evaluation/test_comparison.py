@@ -7,8 +7,7 @@ import pytest
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
-from blspkd.evaluation.comparison import (
-    Comparison, Run, all_rows, measure, plan, read_comparison, write_comparison)
+from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, read_comparison, write_comparison
 from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.results import Row, write_results
 

@@ -8,8 +8,8 @@ import yaml
 from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import DecodeDir
-from blspkd.evaluation.results import Row, read_results, write_results
 from blspkd.evaluation.health import KNOWN
+from blspkd.evaluation.results import Row, read_results, write_results
 from blspkd.evaluation.scoring import score_experiment
 
 KEYS = ["system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"]
