@@ -44,7 +44,7 @@ setup(
     extras_require={
         "ark": ["kaldiio>=2.18"],  # its licence allows evaluation only: read it before you use it
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "bitsandbytes>=0.46"],
         "vllm": ["vllm"],
         "deepspeed": ["deepspeed"],
         "demo": ["gradio"],
