@@ -39,11 +39,11 @@ class Table:
 
 
 def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
-    """The rows of `metrics`; tasks, metrics and sets in the order in which they first appear in `rows`."""
+    """The rows of `metrics`; tasks, metrics and sets in the order in which they first appear, the tasks' sets first."""
+    sets = list(dict.fromkeys(row.set for row in sorted(rows, key=lambda row: row.metric not in HEADLINES)))
     rows = [row for row in rows if row.metric in metrics]
     systems = sorted({(row.system, row.seed) for row in rows}, key=_system_rank)
     pairs = list(dict.fromkeys((row.task, row.metric) for row in rows))
-    sets = list(dict.fromkeys(row.set for row in rows))
     cells = {((row.system, row.seed), (row.task, row.metric, row.set)): row for row in rows}
     present = {column for _, column in cells}
     columns = [(*pair, name) for pair in pairs for name in sets if (*pair, name) in present]
