@@ -91,7 +91,7 @@ def test_sets_stand_in_the_order_of_the_tasks():
     """Whatever was measured last stands first in results.json."""
     found = [row("blspkd", name, "alignment", "count_accuracy", 1.0) for name in "ba"]
     found += [row("blspkd", name, "qa", "exact_match", 1.0) for name in "ab"]
-    assert [name for _, _, name in tables.arrange(found, ["count_accuracy"]).columns] == ["a", "b"]
+    assert [name for _, _, name in arrange(found, ["count_accuracy"]).columns] == ["a", "b"]
 
 
 def test_no_rows_at_all_is_said():
