@@ -213,6 +213,7 @@ class DecodeConfig:
     systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
+    dtype: str = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
     batch_size: int = 32  # at most this many utterances in a batch
     batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
     part_size: int = 256  # utterances per part file: what a kill can cost
@@ -232,6 +233,7 @@ class DecodeConfig:
         if "cascade" in self.systems and not self.transcripts:
             raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
                               "(python -m blspkd.bin.transcribe writes them)")
+        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")

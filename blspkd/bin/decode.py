@@ -28,7 +28,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--prompt_of", help="with --llm: data directory with the continuations whose prompt to use")
     parser.add_argument("--system", default="cascade", help="with --llm: the cascade's name in results.json, cascade "
                                                             "or cascade-<name>")
-    parser.add_argument("--dtype", default="float32", help="with --llm: of its weights")
     parser.add_argument("--data_dir", required=True, nargs="+", help="data directories of test sets")
     parser.add_argument("--job", type=int, default=1, help="decode every num_jobs-th of them, from this one on")
     parser.add_argument("--num_jobs", type=int, default=1)
@@ -59,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
     if set(config.systems) - set(TYPED):
         raise ConfigError(f"systems: an LLM by itself cannot listen; of {config.systems} only {', '.join(TYPED)} are "
                           "possible, or give --model_dir")
-    llm, prompt = ModelConfig(llm=args.llm, dtype=args.dtype), prompt_of(Path(args.prompt_of), args.llm)
+    llm, prompt = ModelConfig(llm=args.llm, dtype=config.dtype), prompt_of(Path(args.prompt_of), args.llm)
     fingerprint = fingerprint_text_llm(llm, prompt, model_identity)
     describe_experiment(args.exp_dir, args.system, llm)
     listener = cache(lambda: Listener.from_llm(llm, prompt, device))

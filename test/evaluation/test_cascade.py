@@ -84,6 +84,14 @@ def test_a_trained_model_reads_transcripts_too(recipe, tiny_llm, tiny_encoder, d
         decode_alone(recipe, tiny_llm, data_dir)  # this folder is the trained model's
 
 
+def test_the_configuration_chooses_the_weights_type(recipe, tiny_llm, data_dir):
+    with open(recipe / "decode.yaml", "a") as file:
+        file.write("dtype: bfloat16\n")
+    decode_alone(recipe, tiny_llm, data_dir)
+    assert yaml.safe_load((recipe / "exp/config.yaml").read_text())["model"]["dtype"] == "bfloat16"
+    score.main([*options(recipe), "--test_sets", "train"])  # reads the same file
+
+
 def test_other_transcripts_are_noticed(recipe, tiny_llm, data_dir, monkeypatch):
     decode_alone(recipe, tiny_llm, data_dir)
     monkeypatch.setattr(Listener, "from_llm", None)
