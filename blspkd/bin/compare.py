@@ -1,6 +1,6 @@
 """Stage 5, the comparison of systems: what is to be done, and what came out.
 
-    python -m blspkd.bin.compare plan  --config conf/compare.yaml --conf_dir conf/compare --budget full --exp_dir exp/compare
+    python -m blspkd.bin.compare plan  --config conf/compare.yaml --conf_dir conf/compare --budget full --exp_dir exp/compare_full
     python -m blspkd.bin.compare table ... --decode_config conf/decode.yaml --test_sets "heard unheard"
 
 `plan` prints a line per run, for utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps,
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from blspkd.config import CompareConfig, DecodeConfig, TrainConfig
 from blspkd.config_file import load_config
-from blspkd.errors import command
-from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, write_comparison
+from blspkd.errors import ConfigError, DataError, command
+from blspkd.evaluation.comparison import Comparison, Run, all_rows, finished_runs, measure, plan, write_comparison
 from blspkd.evaluation.comparison_page import screen
 from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.cost import update_cost_results
@@ -38,6 +38,8 @@ def main(words: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(words)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
     logging.getLogger("blspkd").setLevel(logging.INFO)
+    if args.verb == "plan" and overrides:
+        raise ConfigError(f"{overrides[0]}: unknown option")
     config = load_config(CompareConfig, args.config)
     runs = plan(config, args.budget, args.conf_dir)
     if args.verb == "plan":
@@ -48,6 +50,13 @@ def main(words: list[str] | None = None) -> None:
                              str(config.budgets[args.budget].max_utterances)]))
         return
     decoding = load_config(DecodeConfig, args.decode_config, overrides)
+    there = finished_runs(runs, args.exp_dir)
+    if len(there) < len(runs):
+        missing = ", ".join(run.name for run in runs if run not in there)
+        logging.getLogger("blspkd").warning("left out, because they are not done: %s", missing)
+        runs = there
+    if config.reference not in {run.system for run in runs}:
+        raise DataError(f"{args.exp_dir}: no run of {config.reference} is done, with which the others are compared")
     for run in runs:
         if not run.reads:
             update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)

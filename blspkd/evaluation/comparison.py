@@ -1,14 +1,14 @@
 """Stage 5: which systems are compared, and what came out of it.
 
 A system is a file conf/compare/<name>.yaml. A training configuration makes a system that listens; it is trained once per
-seed, in exp/compare/<name>-seed<k>. A file with the key `reads` makes a system that reads: `reads: transcript` is the
-upper bound, `reads: <recogniser>` a cascade; both live in exp/compare/<name>.
+seed, in exp/compare_<budget>/<name>-seed<k>. A file with the key `reads` makes a system that reads: `reads: transcript` is the
+upper bound, `reads: <recogniser>` a cascade; both live in exp/compare_<budget>/<name>.
 """
 
 import json
 import statistics as means
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from blspkd.atomic import atomic_write
@@ -24,7 +24,7 @@ TRANSCRIPT = "transcript"
 
 @dataclass(frozen=True)
 class Run:
-    """One system with one seed; its folder below exp/compare bears its name."""
+    """One system with one seed; its folder below exp/compare_<budget> bears its name."""
 
     name: str
     system: str
@@ -121,6 +121,9 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
 
 def _shown_as(row: Row, run: Run) -> str:
     """The system of a row in the comparison: what a trained model makes of typed text is not what it hears."""
+    if row.system not in (run.system, "text", "chance"):
+        raise DataError(f"{run.name}/results.json: rows of '{row.system}', and this is a run of '{run.system}'; remove "
+                        f"the folder {run.name}, and give what differs in {run.config}, not by --train_args")
     return f"{run.system}, typed" if row.system == "text" and not run.reads else row.system
 
 
@@ -187,12 +190,14 @@ def read_comparison(path: str | Path) -> "Comparison":
 
 
 def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
-    """The rows of all runs' results.json, each once."""
-    found = {}
-    for run in runs:
-        for row in read_results(Path(folder) / run.name / "results.json"):
-            found.setdefault((row.system, row.set, row.task, row.metric, row.seed), row)
-    return list(found.values())
+    """The rows of all runs' results.json, by the systems' names in the comparison."""
+    return [replace(row, system=_shown_as(row, run)) for run in runs
+            for row in read_results(Path(folder) / run.name / "results.json")]
+
+
+def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:
+    """Those that have results."""
+    return [run for run in runs if (Path(folder) / run.name / "results.json").is_file()]
 
 
 def _check_name(path: Path, system: str, name: str) -> None:

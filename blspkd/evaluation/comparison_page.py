@@ -1,15 +1,20 @@
 """The tables of stage 5: every system's mean over seeds, and whether it differs from the reference system."""
 
+import textwrap
 from collections.abc import Sequence
 
 from blspkd.evaluation import tables
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.correlation import spearman
+from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
-          "(paired bootstrap over utterances and seeds) excludes 0. Unmarked differences may be chance.")
-PREDICTS = ("Spearman's rank correlation over all trained models of the comparison: near +1 or -1, the measure puts them in "
-            "the order (or the reverse order) of the task's scores; near 0 it says nothing about the task.")
+          "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that was "
+          "trained once is taken to spread as {reference} does. Unmarked differences may be chance, and of twenty marked "
+          "ones about one is.")
+PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
+            "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
+            "scores; near 0 it says nothing about the task.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -47,7 +52,12 @@ def screen(comparison: Comparison) -> str:
         blocks.append("\n".join(tables.GAP.join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width)
                                                 in enumerate(zip(row, widths, strict=True))).rstrip()
                                 for row in [[set_name, *heads[1:]], *rows]))
-    return "\n\n".join([*blocks, _legend(comparison).replace(" [lowest - highest]", "")])
+    times = {one.system: one.mean for one in comparison.measured if (one.task, one.metric) == ("cost", "wall_s")}
+    if times:
+        blocks.append("training time  " + ", ".join(f"{tables.system_label(system)} {duration(seconds)}"
+                                                     for system, seconds in times.items()))
+    blocks.append(_legend(comparison).replace(" [lowest - highest]", ""))
+    return "\n\n".join(textwrap.fill(block, tables.WIDTH) if "\n" not in block else block for block in blocks)
 
 
 def _legend(comparison: Comparison) -> str:

@@ -1,11 +1,13 @@
-"""Is the difference of two systems real? Paired bootstrap over utterances and seeds.
+"""Is the difference of two systems real? Paired bootstrap over utterances, and the spread of training seeds.
 
 Every metric here is a function of sums over utterances (n-gram counts for BLEU, errors and words for WER), so that a
 resampled score is a product of draw counts with one small row of statistics per utterance. Both systems are scored on
-the same draws of utterances. Where a system was trained with several seeds, its seeds are drawn as well: an interval
-that excludes 0 then speaks for the method and not for one lucky run.
+the same draws. Other seeds would give other models: the variance of the scores over seeds is added to that over
+utterances, and the interval is Student's t with Welch's degrees of freedom, which are few. A system that was trained
+once is taken to spread like the other one; where both were trained once, only the utterances count.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +31,7 @@ class Difference:
 
     value: float
     ci95: tuple[float, float]
-    p: float  # two-sided: twice the smaller share of draws on either side of 0
+    p: float  # two-sided
 
     @property
     def significant(self) -> bool:
@@ -61,23 +63,48 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     n = len(reference[0].table)
     if any(len(run.table) != n for run in (*system, *reference)):
         raise ValueError("paired_difference needs the same utterances in every run")
-    random = np.random.default_rng(seed)
-    draws = random.multinomial(n, np.full(n, 1 / n), size=num_bootstrap).astype(np.float64)
-    resampled = _resampled_mean(system, draws, random) - _resampled_mean(reference, draws, random)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    tail = min((resampled <= 0).mean(), (resampled >= 0).mean())
-    return Difference(_mean(system) - _mean(reference), (float(low), float(high)), min(1.0, 2 * float(tail)))
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=num_bootstrap).astype(np.float64)
+    resampled = np.mean([run.score(draws @ run.table) for run in system], axis=0) - np.mean(
+        [run.score(draws @ run.table) for run in reference], axis=0)
+    own, theirs = ([float(run.score(run.table.sum(0))) for run in runs] for runs in (system, reference))
+    spread = _seed_variances(own, theirs)
+    error = math.sqrt(float(resampled.var(ddof=1)) + sum(variance for variance, _ in spread))
+    value = float(np.mean(own) - np.mean(theirs))
+    if error == 0:
+        return Difference(value, (value, value), float(value == 0))
+    uncertain = sum(variance**2 / freedom for variance, freedom in spread)
+    freedom = min(error**4 / uncertain if uncertain else math.inf, 1e4)
+    reach = _t_quantile(0.975, freedom) * error
+    return Difference(value, (value - reach, value + reach), 2 * (1 - _t_share_below(abs(value) / error, freedom)))
 
 
-def _mean(runs: Sequence[Statistics]) -> float:
-    return float(np.mean([run.score(run.table.sum(0)) for run in runs]))
+def _seed_variances(own: Sequence[float], theirs: Sequence[float]) -> list[tuple[float, int]]:
+    """Variance of each mean over seeds with its degrees of freedom; nothing where no system has several seeds."""
+    known = {len(scores): (float(np.var(scores, ddof=1)), len(scores) - 1) for scores in (own, theirs) if len(scores) > 1}
+    if not known:
+        return []
+    borrowed = max(known.values(), key=lambda found: found[1])
+    found = []
+    for scores in (own, theirs):
+        variance, freedom = (float(np.var(scores, ddof=1)), len(scores) - 1) if len(scores) > 1 else borrowed
+        found.append((variance / len(scores), freedom))
+    return found
 
 
-def _resampled_mean(runs: Sequence[Statistics], draws: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Score of every draw [R, n], averaged over seeds that are drawn as well."""
-    scores = np.stack([run.score(draws @ run.table) for run in runs], axis=1)  # [R, seeds]
-    chosen = random.integers(len(runs), size=scores.shape)
-    return np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
+def _t_share_below(t: float, freedom: float) -> float:
+    """Student's distribution function at t >= 0, by the trapezoidal rule."""
+    x = np.linspace(0, t, 20001)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    density = scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    return min(1.0, 0.5 + float((density.sum() - (density[0] + density[-1]) / 2) * (x[1] - x[0])))
+
+
+def _t_quantile(share: float, freedom: float) -> float:
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_share_below(middle, freedom) < share else (low, middle)
+    return high
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:

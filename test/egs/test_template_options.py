@@ -79,7 +79,7 @@ def test_help_shows_description_and_present_values(script):
 
 
 def test_help_of_the_recipe_lists_every_declared_option():
-    declared = re.findall(r"^(\w+)=\S* +# ", (TEMPLATE / "blspkd.sh").read_text(), flags=re.MULTILINE)
+    declared = re.findall(r"^(\w+)=(?:\"[^\"]*\"|\S*) +# ", (TEMPLATE / "blspkd.sh").read_text(), flags=re.MULTILINE)
     shown = subprocess.run(["./blspkd.sh", "--help"], cwd=TEMPLATE, capture_output=True, text=True).stdout
     assert re.findall(r"^  --(\w+)", shown, flags=re.MULTILINE) == declared
     expected = """stage stop_stage skip_stages nj ngpu num_nodes train_set valid_set test_sets continuation_config

@@ -200,3 +200,10 @@ def test_peak_memory_is_told_to_the_stage(run, tmp_path):
     run("--max_jobs_run", 2, "JOB=1:2", "x.JOB.log", sys.executable, "-c", code,
         env={**os.environ, "BLSPKD_PEAK_FILE": str(tmp_path / "peak")})
     assert 80 <= int((tmp_path / "peak").read_text()) < 400
+
+
+def test_keep_going_starts_what_waits_behind_a_failure(run, tmp_path):
+    result = run("--keep_going", "true", "--max_jobs_run", 1, "JOB=1:3", "x.JOB.log", "bash", "-c",
+                 "touch ran.JOB; [ JOB -ne 1 ]")
+    assert result.returncode == 1 and "x.1.log" in result.stdout + result.stderr
+    assert (tmp_path / "ran.3").exists()

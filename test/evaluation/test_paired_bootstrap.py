@@ -5,7 +5,7 @@ import pytest
 
 from blspkd.config import TaskConfig
 from blspkd.evaluation.metrics import compute
-from blspkd.evaluation.paired_bootstrap import of_flags, paired_difference, statistics
+from blspkd.evaluation.paired_bootstrap import _t_quantile, of_flags, paired_difference, statistics
 
 REFERENCES = ["tom sold six bags", "anna sees the old tree", "we met in the park", "ben counts seven cups"]
 HYPOTHESES = ["tom sold six bags", "anna sees an old tree in town", "we met in a dark park", ""]
@@ -41,20 +41,38 @@ def test_pairs_count():
 def test_seeds_that_disagree_widen_the_interval():
     random = np.random.default_rng(0)
     steady = [of_flags(random.random(300) < p) for p in (0.8, 0.8, 0.8)]
-    wild = [of_flags(random.random(300) < p) for p in (0.7, 0.8, 0.9)]
+    wild = [of_flags(random.random(300) < p) for p in (0.6, 0.8, 0.99)]
     reference = [of_flags(random.random(300) < 0.75) for _ in range(3)]
     width = {name: np.ptp(paired_difference(runs, reference, 500, 0).ci95)
              for name, runs in (("steady", steady), ("wild", wild))}
-    assert width["wild"] > 1.3 * width["steady"]
+    assert width["wild"] > 3 * width["steady"]
 
 
-def test_equal_systems_are_seldom_called_different():
+@pytest.mark.parametrize("seeds", [(3, 3), (1, 3), (5, 2)])
+def test_methods_that_are_equal_but_for_their_seeds_are_seldom_called_different(seeds):
+    """Every training has a quality of its own: with many utterances, that is what differences are made of."""
+    random = np.random.default_rng(1)
+
+    def trained(number):
+        return [of_flags(random.random(2000) < 0.8 + 0.03 * random.standard_normal()) for _ in range(number)]
+
+    called = sum(paired_difference(trained(seeds[0]), trained(seeds[1]), 60, trial).significant for trial in range(200))
+    assert called <= 24  # 10 expected
+
+
+def test_equal_systems_of_one_seed_are_seldom_called_different_over_other_utterances():
     random = np.random.default_rng(1)
     called = 0
     for trial in range(100):
         a, b = (of_flags(random.random(200) < 0.7) for _ in range(2))
         called += paired_difference([a], [b], 200, trial).significant
     assert called <= 14  # 5 expected
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.3027), (4, 2.7764), (30, 2.0423), (1e4, 1.9602)])
+def test_quantiles_of_students_distribution(freedom, quantile):
+    """Against a printed table."""
+    assert _t_quantile(0.975, freedom) == pytest.approx(quantile, abs=2e-3)
 
 
 def test_other_utterances_are_refused():

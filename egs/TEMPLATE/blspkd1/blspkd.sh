@@ -39,6 +39,7 @@ align_sets=                                 # stages 2, 4: sets whose alignment 
 compare_config=conf/compare.yaml            # stage 5: systems (files of conf/compare), seeds, budgets
 compare_budget=full                         # stage 5: one of the budgets in compare_config
 compare_jobs=1                              # stage 5: systems that train side by side
+compare_args=                               # stage 5: what overrides every system's configuration, e.g. "--bf16 false"
 noisy_set=                                  # stage 5: test set that is also heard with noise; empty: none
 noise_snr_db="20 10 5"                      # stage 5: its signal-to-noise ratios
 reads=                                      # stage 4: instead of listening, read "transcript" or a recogniser's output
@@ -155,23 +156,24 @@ if stage evaluate; then
     if [ -z "${reads}" ]; then
         needs "${exp}/model" "run stage 3 (train)"
         decoder=(--model_dir "${exp}/model")
-        decoder_identity=(--model model "${exp}/model")
+        decoder_identity=(--model model "${exp}/model" --model llm "${llm}" --model speech_encoder "${speech_encoder}"
+                          --output "${exp}/decode_*_%s")
     else
         decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
         inference_words+=(--transcripts "${exp}/asr_{set}")
-        decoder_identity=(--model llm "${llm}" --model reads "${reads}")
+        decoder_identity=(--model llm "${llm}" --model reads "${reads}" --output "${exp}/decode_*_%s.*"
+                          --data "${datadir}/${train_set}" continuation.info.json)
         align_sets=
     fi
     to_decode=()
     for name in ${test_sets}; do
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
-        if step "${exp}/.done/decode_${name}.json" "${decoder_identity[@]}" --text "${inference_config}" \
+        if step "${exp}/.done/decode_${name}.json" "${decoder_identity[@]//%s/${name}}" --text "${inference_config}" \
                 --ignore "metrics normalize bleu_tokenize num_bootstrap num_examples" \
                 --value "inference_args=${inference_args}" \
                 --data "${dir}" wav.scp segments reco2channel "text*" instruction \
-                --output "${exp}/decode_*_${name}*" \
-                --remedy "To decode again, remove ${exp}/decode_*_${name}*; to keep it, copy ${exp} to another --tag"
+                --remedy "To decode again, remove ${exp}/decode_*_${name}{,.*}; to keep it, copy ${exp} to another --tag"
         then
             to_decode+=("${dir}")
         fi
@@ -188,6 +190,7 @@ if stage evaluate; then
             "${decoder[@]}" --data_dir "${to_decode[@]}" --exp_dir "${exp}" "${inference_words[@]}"
         steps_done
     fi
+    [ -f "${exp}/results.json" ] || rm -f "${exp}"/.done/align_*.json  # which have rows in it
     if step "${exp}/.done/score.json" --redo --text "${inference_config}" --value "inference_args=${inference_args}" \
             --value "test_sets=${test_sets}" --data "${exp}" "decode_*/hyp.jsonl" --output "${exp}/results.json"; then
         "${python}" -m blspkd.bin.score --config "${inference_config}" --exp_dir "${exp}" --test_sets "${test_sets}" \
@@ -197,7 +200,9 @@ if stage evaluate; then
     for name in ${align_sets}; do
         dir=${datadir}/${name}
         needs "${dir}/continuation" "run stage 2 (continuations)"
-        if step "${exp}/.done/align_${name}.json" --redo --model model "${exp}/model" \
+        if step "${exp}/.done/align_${name}.json" --redo --model model "${exp}/model" --model llm "${llm}" \
+                --model speech_encoder "${speech_encoder}" --value "inference_args=${inference_args}" \
+                --text "${inference_config}" --data "${datadir}/${train_set}" text \
                 --data "${dir}" wav.scp segments reco2channel text continuation word_times \
                 --output "${exp}/align_${name}/summary.json"; then
             ${decode_cmd} --gpu "${gpu_per_job}" "${exp}/log/align_${name}.log" \
@@ -209,8 +214,10 @@ if stage evaluate; then
     if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results}"
     then
         stage_times "${exp}/stage_times.tsv" "${datadir}/.done" "${exp}/.done"
+        compared=${expdir}/compare_${compare_budget}/comparison.json
+        if [ ! -f "${compared}" ]; then compared=; fi
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
-            --output "${results}" --preamble "${preamble}" --command_line "${command_line}"
+            --output "${results}" --preamble "${preamble}" --comparison "${compared}" --command_line "${command_line}"
         steps_done
     else
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv"
@@ -223,6 +230,8 @@ if stage compare; then
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
     compare=${expdir}/compare_${compare_budget}
+    mkdir -p "${compare}"
+    only_one "${compare}/.lock"
     compare_sets=${test_sets}
     for snr in ${noisy_set:+${noise_snr_db}}; do
         name=${noisy_set}_snr${snr}
@@ -234,22 +243,30 @@ if stage compare; then
             steps_done
         fi
     done
-    plan=("${python}" -m blspkd.bin.compare plan --config "${compare_config}" --conf_dir "${compare_config%.yaml}"
-          --budget "${compare_budget}" --exp_dir "${compare}")
-    mkdir -p "${compare}"
-    "${plan[@]}" --trained_before "${exp}" --num_jobs "${compare_jobs}" > "${compare}/plan.tsv"
-    utils/run.py --max_jobs_run "${compare_jobs}" JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.JOB.log" \
+    systems=(--config "${compare_config}" --conf_dir "${compare_config%.yaml}" --budget "${compare_budget}"
+             --exp_dir "${compare}")
+    "${python}" -m blspkd.bin.compare plan "${systems[@]}" --trained_before "${exp}" --num_jobs "${compare_jobs}" \
+        > "${compare}/plan.tsv"
+    gpus=()
+    if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
+    all_ran=true
+    utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
+        JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.JOB.log" \
         utils/compare_run.sh JOB "${compare}/plan.tsv" "${given_options[@]}" --num_procs 1 --nj 1 \
-        --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${train_args}" \
-        --inference_args "${inference_args}"
-    "${plan[@]/plan/table}" --decode_config "${inference_config}" --test_sets "${compare_sets}" "${inference_words[@]}"
-    mapfile -t compared < <(cut -f 1 "${compare}/plan.tsv")
-    "${python}" -m blspkd.bin.report --exp_dirs "${compared[@]/#/${compare}/}" --output "${compare}/report.html"
-    if [ -f "${exp}/results.json" ]; then
-        "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
-            --comparison "${compare}/comparison.json" --output "${results}" --preamble "${preamble}" \
-            --command_line "${command_line}" > "${compare}/log/results.log"
-    fi
+        --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
+        --inference_args "${inference_args}" || all_ran=false
+    "${python}" -m blspkd.bin.compare table "${systems[@]}" --decode_config "${inference_config}" \
+        --test_sets "${compare_sets}" "${inference_words[@]}"
+    compared=()
+    for name in $(cut -f 1 "${compare}/plan.tsv"); do
+        if [ -f "${compare}/${name}/results.json" ]; then compared+=("${compare}/${name}"); fi
+    done
+    "${python}" -m blspkd.bin.report --exp_dirs "${compared[@]}" --output "${compare}/report.html"
+    if [ -f "${exp}/results.json" ]; then shown=${exp}; else shown=${compare}; fi
+    "${python}" -m blspkd.bin.results --exp_dir "${shown}" --stage_times "${shown}/stage_times.tsv" \
+        --comparison "${compare}/comparison.json" --output "${results}" --preamble "${preamble}" \
+        --command_line "${command_line}" > "${compare}/log/results.log"
     log "tables: ${compare}/comparison.json, ${results}; pictures and sounds: ${compare}/report.html"
+    ${all_ran} || die "some systems are missing from them, see above; the same command tries them again"
 fi
 log "finished"

@@ -8,6 +8,7 @@
 as such; all others reach the command unchanged. Options, each with a value; those that only a cluster needs are
 accepted and ignored:
     --max_jobs_run N   at most N jobs at a time; default: the number of CPU cores divided by --num_threads
+    --keep_going true  start waiting jobs even when one has failed
     --num_threads N    CPU threads of one job
     --gpu N            GPUs of one job: every running job gets its own; 0 hides them all; not given: no change
     --screen true      show the job's lines here too, not only in its log
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.job import Job, now, signal_group
-from runner.memory import record_peak, tree_mib
+from runner.memory import note_alive, record_peak, tree_mib
 from runner.screen import Screen
 from runner.watchdog import Watchdog
 
@@ -133,7 +134,7 @@ def visible_gpus() -> list:
     return [str(position) for position in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def run(jobs: list, slots: Slots, screen: Screen) -> list:
+def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
     """Run the jobs; returns those that failed, in the order of failing. Raises Stopped."""
     signals = []
     for number in STOP_SIGNALS:
@@ -146,8 +147,8 @@ def run(jobs: list, slots: Slots, screen: Screen) -> list:
     selector = selectors.DefaultSelector()
     watchdog = Watchdog()
 
-    while running or (waiting and not failed):
-        while waiting and slots.free and not failed and not signals:
+    while running or (waiting and (keep_going or not failed)):
+        while waiting and slots.free and (keep_going or not failed) and not signals:
             job = waiting.popleft()
             slots.take(job)
             job.environment.update(screen.environment())
@@ -171,10 +172,11 @@ def run(jobs: list, slots: Slots, screen: Screen) -> list:
             peak = max(peak, job.peak_mib)
             if job.status != 0 and not signals:
                 failed.append(job)
-                if len(failed) == 1:
+                if keep_going or len(failed) == 1:
                     screen.say(job.failure(), error=True)
         if time.monotonic() > next_look:
             peak = max(peak, tree_mib())
+            note_alive()
             next_look = time.monotonic() + MEMORY_SECONDS
         screen.show(jobs)
         if watched and os.getppid() != caller:
@@ -221,7 +223,7 @@ def main() -> None:
     screen = Screen(echo=request.options.get("screen") == "true")
     started = time.monotonic()
     try:
-        failed = run(jobs, Slots(request.options), screen)
+        failed = run(jobs, Slots(request.options), screen, request.options.get("keep_going") == "true")
     except Stopped as stopped:
         number = stopped.args[0]
         screen.say(f"{now()} (run.py) stopped by {signal.Signals(number).name}; the same command goes on from here",

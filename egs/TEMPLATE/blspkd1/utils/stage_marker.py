@@ -23,6 +23,7 @@ from pathlib import Path
 
 TO_RUN = 10  # exit status
 MIB = 1 << 20
+TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 def main() -> int:
@@ -85,9 +86,20 @@ def check(arguments: argparse.Namespace) -> int:
         reasons = [f"{path} is not there" for path in missing] + changes
         reasons += [f"{path}: changed" for path in code if old.get("code", {}).get(path) != code[path]]
         print("\n  ".join([f"{arguments.marker.stem}: runs again, because", *reasons]), flush=True)
-    write_marker(arguments.marker, {"stage": arguments.stage, "made_from": made_from, "code": code,
-                                    "outputs": outputs, "started": now(), "finished": None})
+    write_marker(arguments.marker, {"stage": arguments.stage, "made_from": made_from, "code": code, "outputs": outputs,
+                                    "started": now(), "finished": None,
+                                    "seconds_before": seconds_before(arguments.marker, old if not changes else {})})
     return TO_RUN
+
+
+def seconds_before(marker: Path, old: dict) -> float:
+    """What attempts that were killed have taken: until they last noted their memory, in the file beside the marker."""
+    peaks = marker.with_name(f"{marker.name}.peak")
+    if not old or old.get("finished") or not peaks.exists():
+        peaks.unlink(missing_ok=True)
+        return 0.0
+    started = time.mktime(time.strptime(old["started"], TIME))
+    return round(old.get("seconds_before", 0.0) + max(0.0, peaks.stat().st_mtime - started), 1)
 
 
 def finish(arguments: argparse.Namespace) -> int:
@@ -101,7 +113,8 @@ def finish(arguments: argparse.Namespace) -> int:
             print(f"error: {path.stem} ended without an error, but {', '.join(missing)} is not there",
                   file=sys.stderr)
             return 1
-        marker.update(finished=now(), seconds=round(arguments.seconds / len(arguments.markers), 1), peak_mib=max(peaks))
+        seconds = arguments.seconds / len(arguments.markers) + marker.get("seconds_before", 0.0)
+        marker.update(finished=now(), seconds=round(seconds, 1), peak_mib=max(peaks))
         write_marker(path, marker)
     return 0
 
@@ -153,7 +166,7 @@ def shown(value) -> str:
     return "a file" if isinstance(value, list) else f'"{value}"' if not value.startswith("sha256:") else value[:15]
 
 
-def significant_lines(path: Path, ignored: list):
+def significant_lines(path: Path, ignored: list, above: tuple = ()):
     """The lines of a configuration without comments, empty lines and some keys (on lines of their own).
 
     A line `base: other.yaml` is followed by the lines of that file.
@@ -166,9 +179,10 @@ def significant_lines(path: Path, ignored: list):
             line = re.sub(r"(^|\s)#.*", "", line)
         if line.strip() and not line.lstrip().startswith("#") and line.partition(":")[0].strip() not in ignored:
             lines.append(line.rstrip())
-            base = re.match(r"base:\s*(\S+)\s*$", line)
-            if base and (path.parent / base[1]).resolve() != path.resolve():
-                lines += significant_lines(path.parent / base[1], ignored)
+            base = re.match(r"""base:\s*(["']?)(\S+)\1\s*$""", line)
+            if base and path.resolve() not in above:
+                found = significant_lines(path.parent / base[2], ignored, (*above, path.resolve()))
+                lines += found if isinstance(found, list) else [found]
     return lines
 
 
@@ -224,7 +238,7 @@ def write(path: Path, text: str) -> None:
 
 
 def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")
+    return time.strftime(TIME)
 
 
 if __name__ == "__main__":

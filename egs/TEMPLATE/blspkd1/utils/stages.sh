@@ -62,7 +62,7 @@ step() {  # MARKER [what it is made from: see stage_marker.py]: are this step's 
         if [[ ${#_open_steps[@]} -eq 0 ]]; then
             SECONDS=0
             export BLSPKD_PEAK_FILE="${marker}.peak"
-            : > "${BLSPKD_PEAK_FILE}"
+            touch "${BLSPKD_PEAK_FILE}"  # it may hold what an attempt that was killed has seen
         fi
         _open_steps+=("${marker}")
         _open_locks+=("${lock:-}")
@@ -71,6 +71,14 @@ step() {  # MARKER [what it is made from: see stage_marker.py]: are this step's 
     if [[ -n ${lock:-} ]]; then exec {lock}>&-; fi
     if [[ ${status} -ne 0 ]]; then exit 1; fi
     return 1
+}
+
+only_one() {  # LOCK-FILE: stop if another run holds it; the kernel lifts the lock when we end
+    local lock
+    if command -v flock > /dev/null; then
+        exec {lock}> "$1"
+        flock -n "${lock}" || die "another run is working here already ($1)"
+    fi
 }
 
 steps_done() {  # the commands of all open steps have succeeded

@@ -38,6 +38,12 @@ def tree_mib() -> int:
     return round((private + shared) * PAGE_MIB)
 
 
+def note_alive() -> None:
+    """Tell the recipe that this step is still at work: if it is killed, the time until now counts."""
+    if os.environ.get("BLSPKD_PEAK_FILE"):
+        Path(os.environ["BLSPKD_PEAK_FILE"]).touch()
+
+
 def record_peak(mib: int) -> None:
     """Tell the stage that we work for how much memory its jobs took."""
     if os.environ.get("BLSPKD_PEAK_FILE"):

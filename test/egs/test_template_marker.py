@@ -1,0 +1,65 @@
+"""Stage markers: configurations with a base, and the time that killed attempts took."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MARKER = Path(__file__).parents[2] / "egs/TEMPLATE/blspkd1/utils/stage_marker.py"
+
+
+def call(folder, *words):
+    return subprocess.run([sys.executable, str(MARKER), *words], cwd=folder, capture_output=True, text=True)
+
+
+def check(folder, *words):
+    return call(folder, "check", "m.json", "--stage", "3 train", "--output", "out", "--redo", *words)
+
+
+def finish(folder, seconds="10"):
+    (folder / "out").touch()
+    assert call(folder, "finish", "--seconds", seconds, "--peak_file", "m.json.peak", "m.json").returncode == 0
+    return json.loads((folder / "m.json").read_text())
+
+
+def test_a_change_in_the_base_of_a_configuration_is_noticed(tmp_path):
+    for quote in ("", '"', "'"):
+        (tmp_path / "a.yaml").write_text(f"base: {quote}b.yaml{quote}\nsystem: a\n")
+        (tmp_path / "b.yaml").write_text("steps: 1\n")
+        assert check(tmp_path, "--text", "a.yaml").returncode == 10
+        finish(tmp_path)
+        assert check(tmp_path, "--text", "a.yaml").returncode == 0
+        (tmp_path / "b.yaml").write_text("steps: 2\n")
+        again = check(tmp_path, "--text", "a.yaml")
+        assert again.returncode == 10 and "now: steps: 2" in again.stdout
+
+
+def test_bases_that_lead_back_or_are_missing_end(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    assert check(tmp_path, "--text", "a.yaml").returncode == 10
+    (tmp_path / "b.yaml").unlink()
+    assert check(tmp_path, "--text", "a.yaml").returncode == 10
+    assert "(not there)" in json.loads((tmp_path / "m.json").read_text())["made_from"]["a.yaml"]
+
+
+def test_the_time_of_a_killed_attempt_counts(tmp_path):
+    assert check(tmp_path).returncode == 10
+    peaks = tmp_path / "m.json.peak"
+    peaks.write_text("700\n")
+    os.utime(peaks, (time.time() + 90, time.time() + 90))  # it was at work for 90 s, then killed
+    assert check(tmp_path).returncode == 10
+    marker = finish(tmp_path)
+    assert 98 <= marker["seconds"] <= 102 and marker["peak_mib"] == 700
+
+
+def test_the_time_of_an_attempt_with_other_options_does_not_count(tmp_path):
+    assert check(tmp_path, "--value", "a=1").returncode == 10
+    peaks = tmp_path / "m.json.peak"
+    peaks.write_text("700\n")
+    os.utime(peaks, (time.time() + 90, time.time() + 90))
+    assert check(tmp_path, "--value", "a=2").returncode == 10
+    assert not peaks.exists()
+    assert finish(tmp_path)["seconds"] == 10
