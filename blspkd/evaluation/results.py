@@ -9,7 +9,7 @@ from pathlib import Path
 from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
 
-DIGITS = 4  # decimals kept of values and intervals
+DIGITS = 6  # significant digits kept of values and intervals, which may be tiny
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def _key(row: Row) -> tuple:
 
 
 def _rounded(row: Row) -> Row:
-    return dataclasses.replace(row, value=round(row.value, DIGITS), ci95=[round(end, DIGITS) for end in row.ci95])
+    value, *ends = (float(f"{number:.{DIGITS}g}") for number in (row.value, *row.ci95))
+    return dataclasses.replace(row, value=value, ci95=ends)
 
 
 def _row(value: object, where: str) -> Row:

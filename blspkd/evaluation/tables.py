@@ -10,6 +10,7 @@ from blspkd.evaluation.results import Row
 HEADLINES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match", "wer": "WER", "cer": "CER"}
 PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
 DECIMALS = {"_kl": 3, "count_mae": 2, "count_bias": 2}  # of metrics that end so or hold this; 1 of all others
+DRIFT = ("kl_to_base", "max_state_diff")  # exactly 0 or not is what matters, so that no small one is rounded to 0
 SYSTEM_ORDER = ("text", "chance", "cascade")  # then all others by name
 WIDTH = 100  # characters of a screen table
 GAP = "  "
@@ -207,7 +208,7 @@ def _column_width(table: Table, column: Column) -> int:
 
 
 def value_text(row: Row | None) -> str:
-    return f"{row.value:.{_decimals(row)}f}" if row else "-"
+    return _number(row, row.value) if row else "-"
 
 
 def interval_text(row: Row | None) -> str:
@@ -219,8 +220,10 @@ def _cell(row: Row | None) -> str:
 
 
 def _ends(row: Row) -> list[str]:
-    return [f"{end:.{_decimals(row)}f}" for end in row.ci95]
+    return [_number(row, end) for end in row.ci95]
 
 
-def _decimals(row: Row) -> int:
-    return next((digits for ending, digits in DECIMALS.items() if ending in row.metric), 1)
+def _number(row: Row, value: float) -> str:
+    if row.metric in DRIFT:
+        return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
+    return f"{value:.{next((digits for ending, digits in DECIMALS.items() if ending in row.metric), 1)}f}"

@@ -132,6 +132,15 @@ def test_divergences_are_shown_with_three_decimals(rows):
     assert "0.123 [" in markdown_others([*rows, row("blspkd", "test_heard", "alignment", "input_kl", 0.12345)])
 
 
+@pytest.mark.parametrize("metric", ["kl_to_base", "max_state_diff"])
+@pytest.mark.parametrize("value, shown", [
+    (0.0, "0 [0, 0]"), (3e-5, "3.00e-05 [3.00e-05, 3.00e-05]"), (0.01234, "0.0123 [0.0123, 0.0123]"),
+    (2.0, "2 [2, 2]")])
+def test_a_small_drift_is_not_shown_as_none(metric, value, shown):
+    drift = Row("blspkd+lora", "test_heard", "text", metric, value, [value, value], 4, 0, "")
+    assert f"| {shown} |" in markdown_others([drift])
+
+
 @pytest.mark.parametrize("name, label", [
     ("blspkd", "BLSP-KD"), ("blspkd+plora", "BLSP-KD+plora"), ("blsp", "BLSP"), ("cascade", "cascade"),
     ("text", "text"),

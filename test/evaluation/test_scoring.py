@@ -169,3 +169,11 @@ def test_a_damaged_results_file_is_an_error(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("value, kept", [(3.1415926e-5, 3.14159e-05), (0, 0), (98.7654321, 98.7654), (-2e-9, -2e-9)])
+def test_six_digits_of_every_value_are_kept_however_small_it_is(tmp_path, value, kept):
+    row = Row(**GOOD_ROW | {"value": value, "ci95": [value, value]})
+    write_results(tmp_path / "results.json", [row])
+    found, = read_results(tmp_path / "results.json")
+    assert (found.value, found.ci95) == (kept, [kept, kept])
