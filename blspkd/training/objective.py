@@ -92,7 +92,7 @@ class KdObjective(nn.Module):
         weights = torch.full((n_input + n_response,), config.w_response / denominators.response, device=student.device)
         weights[:n_input] = config.w_input / denominators.input
         labels = label_weights = None
-        if config.w_response_ce or not self.training:
+        if shifted and (config.w_response_ce or not self.training):  # other positions do not predict the response
             answers = batch.sequences.ids[batch.sequences.response_mask.to(batch.sequences.ids.device)]
             labels = torch.cat([answers.new_full((n_input,), -100), answers])
             label_weights = torch.full_like(weights, config.w_response_ce / denominators.response)

@@ -203,7 +203,7 @@ def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig, traini
     loss, cif = config.loss, config.model.adapter == "cformer"
     computed = {"input": cif and (not training or loss.w_input > 0),
                 "response": not training or loss.w_input > 0 or loss.w_response > 0, "utterances": cif}
-    computed["response_ce"] = not training or loss.w_response_ce > 0
+    computed["response_ce"] = loss.response_positions == "shifted" and (not training or loss.w_response_ce > 0)
     computed["embedding"], computed["ctc"] = loss.w_embedding > 0, loss.w_ctc > 0
     means = {name: float(value) / max(1.0, getattr(counts, kind))
              for (name, kind), value in zip(TERMS.items(), sums, strict=True)}

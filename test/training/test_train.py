@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from blspkd.bin.train import main
-from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig
+from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig, TrainConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
@@ -22,6 +22,7 @@ from blspkd.errors import ConfigError
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.checkpoint import complete_checkpoints
 from blspkd.training.objective import TERMS, Denominators, KdObjective
+from blspkd.training.trainer import _means
 
 SMALL = {"adapter_heads": 2, "adapter_ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1,
          "pad_to_30s": False, "attn_implementation": "eager"}
@@ -187,6 +188,16 @@ def test_released_positions_are_one_later(objective, batch_of):
     losses = [objective(LossConfig(response_positions=kind))(batch, Denominators.of([batch])).sums[2].item()
               for kind in ("shifted", "released")]
     assert losses[0] != losses[1]
+
+
+def test_released_positions_have_no_cross_entropy(objective, batch_of):
+    """They do not predict the response, so that its tokens are no labels there, neither in training nor validation."""
+    config, batch = LossConfig(response_positions="released"), batch_of(0, 1)
+    sums = objective(config).eval()(batch, Denominators.of([batch])).sums
+    assert sums[list(TERMS).index("response_ce")] == 0
+    means = _means(sums, Denominators.of([batch]), TrainConfig(loss=config), training=False)
+    assert "response_kl" in means and "response_ce" not in means
+    assert "response_ce" in _means(sums, Denominators.of([batch]), TrainConfig(), training=False)
 
 
 def test_only_what_is_trained_gets_gradients(objective, batch_of):
