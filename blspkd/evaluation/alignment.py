@@ -11,7 +11,6 @@ them.
 """
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from blspkd.data.word_times import Word, read_word_times
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
 from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files
-from blspkd.evaluation.eval_set import plan_batches, plan_parts
+from blspkd.evaluation.eval_set import draw, plan_batches, plan_parts
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm
@@ -101,10 +100,7 @@ class _Aligner:
 
     def __init__(self, listener: Listener, data_dir: Path, config: DecodeConfig, token_counts: Counter | None):
         self.listener, self.config, self.token_counts = listener, config, token_counts
-        self.data = KaldiDir.read(data_dir)
-        if 0 < config.max_utterances < len(self.data):
-            chosen = random.Random(config.seed).sample(list(self.data.utterances), config.max_utterances)
-            self.data = KaldiDir(data_dir, {key: self.data[key] for key in sorted(chosen, key=str.encode)})
+        self.data = KaldiDir(data_dir, draw(KaldiDir.read(data_dir).utterances, config))
         written = data_dir / "continuation"
         self.continuations = read_continuations(written) if written.exists() else {}
         if not self.continuations:
@@ -179,7 +175,6 @@ class _Aligner:
             if measured.input is not None:
                 row |= _boundaries(utterance.text, spans, words, row["fire_times_true"])
         return row
-
 
     def _seconds(self, place: float, duration: float) -> float:
         """Seconds of a place in encoder frames (2.5: in the middle of the third), within the utterance.

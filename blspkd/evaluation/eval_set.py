@@ -48,9 +48,7 @@ class EvalSet:
         utterances = KaldiDir.read(path, need_text=need_text).utterances
         if not utterances:
             raise DataError(f"{path}: no utterance in it")
-        if 0 < config.max_utterances < len(utterances):
-            chosen = random.Random(config.seed).sample(sorted(utterances, key=str.encode), config.max_utterances)
-            utterances = {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
+        utterances = draw(utterances, config)
         try:
             transcripts = {utt_id: utterance.text for utt_id, utterance in utterances.items()}
             sources = derange(transcripts, config.seed) if "chance" in config.systems else {}
@@ -95,6 +93,14 @@ class EvalSet:
             return audio.duration(utterance.audio)
         except AudioError as error:
             raise AudioError(f"{self.path}: utterance {utt_id}: {error}") from None
+
+
+def draw(utterances: dict[str, Utterance], config: DecodeConfig) -> dict[str, Utterance]:
+    """A sample of config.max_utterances by config.seed, in utterance order; all of them where that is 0 or too many."""
+    if not 0 < config.max_utterances < len(utterances):
+        return utterances
+    chosen = random.Random(config.seed).sample(sorted(utterances, key=str.encode), config.max_utterances)
+    return {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
 
 
 def plan_batches(lengths: Mapping[str, float], batch_size: int, batch_length: float) -> list[list[str]]:

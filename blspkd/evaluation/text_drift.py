@@ -14,6 +14,7 @@ from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.metrics import bootstrap_ratio
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
@@ -37,8 +38,8 @@ def measure_text_drift(listener: Listener, data_dir: str | Path, config: DecodeC
     """
     data_dir = Path(data_dir)
     limits = DataConfig(max_duration=float("inf"), min_duration=0.0, max_tokens=1 << 30)
-    examples = make_examples(KaldiDir.read(data_dir), read_continuations(data_dir / "continuation"), listener.prompt,
-                             limits).examples[:config.max_utterances or None]
+    data = KaldiDir(data_dir, draw(KaldiDir.read(data_dir).utterances, config))
+    examples = make_examples(data, read_continuations(data_dir / "continuation"), listener.prompt, limits).examples
     examples.sort(key=lambda example: example.length)
     found = []
     with progress_bar(f"text drift {data_dir.name}", total=len(examples), unit="utt") as bar:

@@ -6,7 +6,10 @@ import torch
 
 from blspkd.config import DecodeConfig, ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
+from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.prompts import load_tokenizer
+from blspkd.evaluation import text_drift
+from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.results import read_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.evaluation.text_drift import measure_text_drift, update_drift_results
@@ -40,3 +43,17 @@ def test_plora_changes_nothing_and_plain_lora_does(listener, data_dir, tmp_path)
     assert rows["kl_to_base"].value == pytest.approx(plain[:, 0].sum() / plain[:, 2].sum(), abs=1e-4)
     assert rows["kl_to_base"].ci95[0] <= rows["kl_to_base"].value <= rows["kl_to_base"].ci95[1]
     assert rows["changed_top1"].value == pytest.approx(100 * plain[:, 1].sum() / plain[:, 2].sum(), abs=1e-3)
+
+
+def test_a_part_of_the_set_is_the_sample_that_the_alignment_draws(listener, data_dir, monkeypatch):
+    compared = []
+
+    def compare(_, examples):
+        compared.extend(example.utt_id for example in examples)
+        return [(0.0, 0.0, 1, 0.0)] * len(examples)
+
+    monkeypatch.setattr(text_drift, "_compare", compare)
+    config = DecodeConfig(tasks={}, max_utterances=3, seed=1)
+    utterances = KaldiDir.read(data_dir).utterances
+    measure_text_drift(listener("speech"), data_dir, config)
+    assert sorted(compared) == list(draw(utterances, config)) != list(utterances)[:3]
