@@ -9,8 +9,6 @@ is left out: CIF always closes it with the last frame, whatever was said.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from blspkd.data.word_times import Word
 
 NEAR_MS = (50, 100)  # shares of errors within these are reported
@@ -56,15 +54,3 @@ def errors_ms(boundaries: Sequence[Boundary], fire_times: Sequence[float]) -> li
     fire_times: seconds, of as many tokens as the transcript has.
     """
     return [1000.0 * (fire_times[boundary.token] - boundary.end) for boundary in boundaries]
-
-
-def mean_absolute(errors: np.ndarray) -> float:
-    return float(np.abs(errors).mean())
-
-
-def median_absolute(errors: np.ndarray) -> float:
-    return float(np.median(np.abs(errors)))
-
-
-def percent_within(errors: np.ndarray, limit_ms: float) -> float:
-    return 100.0 * float((np.abs(errors) <= limit_ms).mean())

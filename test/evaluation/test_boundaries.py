@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blspkd.data.word_times import Word
-from blspkd.evaluation.boundaries import (
-    Boundary,
-    errors_ms,
-    mean_absolute,
-    median_absolute,
-    percent_within,
-    word_boundaries,
-)
+from blspkd.evaluation.boundaries import Boundary, errors_ms, word_boundaries
 
 WORDS = [Word(0.1, 0.3, "the"), Word(0.3, 0.8, "lawyer"), Word(0.8, 1.1, "in the"), Word(1.1, 1.6, "zoo")]
 TEXT = "the lawyer in the zoo"
@@ -75,7 +68,5 @@ def test_every_word_but_the_last_has_a_boundary_where_tokens_respect_words(texts
 
 
 def test_errors_are_late_when_positive():
-    errors = np.array(errors_ms([Boundary(0, 0.3), Boundary(2, 0.8)], [0.34, 0.5, 0.74, 0.9]))
+    errors = errors_ms([Boundary(0, 0.3), Boundary(2, 0.8)], [0.34, 0.5, 0.74, 0.9])
     assert errors == pytest.approx([40, -60])
-    assert (mean_absolute(errors), median_absolute(errors)) == pytest.approx((50, 50))
-    assert (percent_within(errors, 50), percent_within(errors, 100)) == (50, 100)
