@@ -44,7 +44,8 @@ setup(
     extras_require={
         "ark": ["kaldiio>=2.18"],  # its licence allows evaluation only: read it before you use it
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "bitsandbytes>=0.46"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+        "quantised": ["bitsandbytes>=0.46"],  # PLoRA on an LLM in 4 or 8 bits; its tests are skipped without it
         "vllm": ["vllm"],
         "deepspeed": ["deepspeed"],
         "demo": ["gradio"],
