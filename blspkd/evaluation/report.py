@@ -41,7 +41,7 @@ from blspkd.evaluation.report_html import (
     paragraph,
     picture,
 )
-from blspkd.evaluation.tables import HEADLINES, PARTS, arrange, metric_label
+from blspkd.evaluation.tables import HEADLINES, PARTS, TYPED, arrange, metric_label
 
 log = logging.getLogger(__name__)
 RATE = 16000  # Hz, of the audio in the page
@@ -85,7 +85,9 @@ def _results(page: Document, experiments: Sequence[Experiment]) -> None:
         number = "-".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         parts += [heading(f"{task} (n = {number} utterances per set)"), measurements(table)]
     page.section("results", "Results", paragraph(
-        "text: the transcript typed in, the upper bound. chance: the speech of another utterance.", "note"), *parts)
+        "text: the transcript typed in, the upper bound. chance: the speech of another utterance."
+        + (f" {TYPED.strip(', ')}: the transcript typed into an LLM whose weights were trained."
+           if any(row.system.endswith(TYPED) for row in rows) else ""), "note"), *parts)
     aligned = [row for row in rows if row.task == "alignment" and row.metric in ALIGNMENT]
     sets = dict.fromkeys(row.set for row in aligned)
     tables = []

@@ -12,8 +12,9 @@ from blspkd.evaluation.correlation import spearman
 from blspkd.evaluation.decode_dir import SUFFIX, read_rows
 from blspkd.evaluation.learning_curves import Curve, read_curves
 from blspkd.evaluation.results import Row, read_results
+from blspkd.evaluation.scoring import Experiment as Trained
 from blspkd.evaluation.scoring import read_experiment
-from blspkd.evaluation.tables import HEADLINES, system_label
+from blspkd.evaluation.tables import HEADLINES, TYPED, system_label
 
 REFERENCES = ("text", "chance")  # systems that are the same whatever was trained
 MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
@@ -43,21 +44,32 @@ def read_experiments(exp_dirs: Sequence[str | Path]) -> list[Experiment]:
     paths = [Path(path) for path in exp_dirs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise DataError("--exp_dirs: the same folder twice; name each once")
-    names = [_own_system(path) for path in paths]
+    trained = [_trained(path) for path in paths]
+    names = [(one.system, one.seed) for one in trained]
     labels = []
     for path, (system, seed) in zip(paths, names, strict=True):
         seeds = {other_seed for other, other_seed in names if other == system}
         label = system_label(system) + (f" (seed {seed})" if len(seeds) > 1 else "")
         labels.append(label if names.count((system, seed)) == 1 else f"{label} [{path.name}]")
-    return [_read(path, label, system) for path, label, (system, _) in zip(paths, labels, names, strict=True)]
+    found = [_read(path, label, system) for path, label, (system, _) in zip(paths, labels, names, strict=True)]
+    own_llm = [experiment for experiment, one in zip(found, trained, strict=True) if one.trains_llm]
+    if any(row.system == "text" for experiment in found if experiment not in own_llm for row in experiment.rows):
+        for experiment in own_llm:
+            _tell_typed_apart(experiment)
+    return found
 
 
-def _own_system(path: Path) -> tuple[str, int | None]:
-    """Name and seed of what was trained here; the folder's name where nothing was."""
-    if (path / "config.yaml").is_file():
-        experiment = read_experiment(path)
-        return experiment.system, experiment.seed
-    return path.name, None
+def _trained(path: Path) -> Trained:
+    """What was trained here; where nothing was, the folder's name."""
+    return read_experiment(path) if (path / "config.yaml").is_file() else Trained(path.name, None, counts_tokens=False)
+
+
+def _tell_typed_apart(experiment: Experiment) -> None:
+    """What an LLM with trained weights makes of a transcript is not the "text" of those that are as they were."""
+    name = experiment.label + TYPED
+    experiment.rows = [replace(row, system=name) if row.system == "text" else row for row in experiment.rows]
+    experiment.decoded = {(name if system == "text" else system, task, set_name): folder
+                          for (system, task, set_name), folder in experiment.decoded.items()}
 
 
 def _read(path: Path, label: str, system: str) -> Experiment:

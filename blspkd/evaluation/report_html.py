@@ -6,9 +6,13 @@ from importlib.resources import files
 from string import Template
 
 from blspkd.evaluation.results import Row
-from blspkd.evaluation.tables import Table, interval_text, metric_label, value_text
+from blspkd.evaluation.tables import PARTS, TYPED, Table, interval_text, metric_label, value_text
 
-LOWER_IS_BETTER = ("wer", "cer", "_kl", "_mae", "boundary_mean_ms", "boundary_median_ms")
+LOWER_IS_BETTER = frozenset({
+    "wer", "cer", *(error + part for error in ("wer", "cer") for part in PARTS), "empty", "looped", "copied", "foreign",
+    "input_kl", "response_kl", "response_kl_true", "first_kl", "count_mae", "boundary_mean_ms", "boundary_median_ms",
+    "kl_to_base", "changed_top1", "max_state_diff"})
+NONE_IS_BEST = frozenset({"length_ratio", "count_bias", "boundary_bias_ms"})  # neither more nor less is better
 
 
 class Document:
@@ -83,12 +87,15 @@ def measurements(table: Table) -> str:
 
 
 def _best(table: Table, column: tuple[str, str, str]) -> Row | None:
-    rows = [row for (system, place), row in table.cells.items()
-            if place == column and system[0] not in ("text", "chance")]
-    if len(rows) < 2 or column[1] in ("boundary_bias_ms", "count_bias", "length_ratio") or column[0] == "cost":
+    rows = [row for (system, place), row in table.cells.items() if place == column and _listens(system[0])]
+    if len(rows) < 2 or column[1] in NONE_IS_BEST or column[0] == "cost":
         return None
-    lower = column[1].startswith(("wer", "cer")) or column[1].endswith(LOWER_IS_BETTER) or "_kl" in column[1]
-    return (min if lower else max)(rows, key=lambda row: row.value)
+    return (min if column[1] in LOWER_IS_BETTER else max)(rows, key=lambda row: row.value)
+
+
+def _listens(name: str) -> bool:
+    """Whether the system was trained to listen, and does."""
+    return not (name in ("text", "chance") or name.startswith("cascade") or name.endswith(TYPED))
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -28,6 +28,7 @@ class Experiment:
     system: str  # its name in results.json
     seed: int | None
     counts_tokens: bool  # the adapter decides on a number of tokens that can be compared with the transcript's
+    trains_llm: bool = False  # weights inside the LLM were trained
 
 
 def read_experiment(exp_dir: str | Path) -> Experiment:
@@ -37,7 +38,8 @@ def read_experiment(exp_dir: str | Path) -> Experiment:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         seed = values["training"]["seed"]
         return Experiment(str(values["system"]), None if seed is None else int(seed),
-                          values.get("model", {}).get("adapter", "cformer") == "cformer")
+                          values.get("model", {}).get("adapter", "cformer") == "cformer",
+                          int(values.get("model", {}).get("plora_rank", 0)) > 0)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; train first (stage 3), or name the folder that stage 3 wrote") from None
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:

@@ -12,6 +12,7 @@ PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
 DECIMALS = {"_kl": 3, "count_mae": 2, "count_bias": 2}  # of metrics that end so or hold this; 1 of all others
 DRIFT = ("kl_to_base", "max_state_diff")  # exactly 0 or not is what matters, so that no small one is rounded to 0
 SYSTEM_ORDER = ("text", "chance", "cascade")  # then all others by name
+TYPED = ", typed"  # ends the name of a trained system that reads the transcript
 WIDTH = 100  # characters of a screen table
 GAP = "  "
 

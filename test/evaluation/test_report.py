@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,8 +16,10 @@ from blspkd.data.kaldi_dir import write_table
 from blspkd.evaluation import report as page_module
 from blspkd.evaluation.figures import BANDS, palette, spectrogram
 from blspkd.evaluation.learning_curves import read_curves
-from blspkd.evaluation.report_data import clouds, read_experiments, worst
+from blspkd.evaluation.report_data import all_rows, clouds, read_answers, read_experiments, worst
+from blspkd.evaluation.report_html import measurements
 from blspkd.evaluation.results import Row
+from blspkd.evaluation.tables import arrange, value_text
 
 EVIL = "<script>alert(1)</script> & \"$x^2$\" 語"
 UTTERANCES = [f"s-{number}" for number in range(4)]
@@ -163,6 +165,42 @@ def test_folders_without_results_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main(["--exp_dirs", str(tmp_path), "--output", str(tmp_path / "report.html")])
     assert "results.json" in capsys.readouterr().err and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("metric, best", [
+    ("bleu", 3.0), ("exact_match", 3.0), ("top1", 3.0), ("count_accuracy", 3.0), ("boundary_within_50", 3.0),
+    ("wer", 1.0), ("cer_sub", 1.0), ("input_kl", 1.0), ("response_kl_true", 1.0), ("count_mae", 1.0),
+    ("boundary_median_ms", 1.0), ("empty", 1.0), ("looped", 1.0), ("copied", 1.0), ("foreign", 1.0),
+    ("kl_to_base", 1.0), ("changed_top1", 1.0), ("max_state_diff", 1.0),
+    ("length_ratio", None), ("count_bias", None), ("boundary_bias_ms", None)])
+def test_the_best_trained_system_is_bold_whichever_way_is_better(metric, best):
+    values = {"text": 0.0, "text, typed": 9.0, "chance": 0.5, "cascade": 9.0, "cascade-early40 (seed 1)": 0.0,
+              "BLSP": 1.0, "BLSP-KD": 3.0}
+    rows = [Row(name, "test", "task", metric, value, [value, value], 4, None, "") for name, value in values.items()]
+    found = re.findall(r'class="best">([^<]+)<', measurements(arrange(rows, [metric])))
+    assert found == ([] if best is None else [value_text(replace(rows[0], value=best))])
+
+
+def test_typed_text_is_told_apart_where_the_llm_itself_was_trained(tmp_path, data_dir):
+    """With weights inside the LLM, "text" is what the trained model makes of transcripts, not the bound."""
+    folders = {name: make_experiment(tmp_path / "exp" / name, data_dir, name, bleu=50.0)
+               for name in ("blspkd+lora", "blspkd", "text")}
+    for name, rank in (("blspkd+lora", 4), ("blspkd", 0)):
+        (folders[name] / "config.yaml").write_text(
+            f"{{system: '{name}', model: {{plora_rank: {rank}}}, training: {{seed: 0}}}}")
+    (folders["text"] / "config.yaml").unlink()
+
+    def systems(*names):
+        return {row.system for row in all_rows(read_experiments([folders[name] for name in names]))}
+
+    assert systems("blspkd+lora", "text") == {"BLSP-KD+lora", "BLSP-KD+lora, typed", "text"}
+    assert systems("blspkd", "text") == {"BLSP-KD", "text"}
+    assert systems("blspkd+lora") == {"BLSP-KD+lora", "text"}
+    assert systems("blspkd+lora", "blspkd") == {"BLSP-KD+lora", "BLSP-KD+lora, typed", "text", "BLSP-KD"}
+    experiments = read_experiments([folders["blspkd+lora"], folders["text"]])
+    answers = read_answers(experiments, [("test", "s-1")])["test", "s-1"]
+    assert {"text", "BLSP-KD+lora, typed"} <= set(answers)
+    assert "whose weights were trained" in write(tmp_path, [folders["blspkd+lora"], folders["text"]])
 
 
 def test_labels_tell_experiments_apart(tmp_path, data_dir):
