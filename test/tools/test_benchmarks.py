@@ -1,6 +1,6 @@
 """The benchmark command at tiny sizes: it runs, ours equals its peers, and its files have the promised form."""
 
-import importlib.util
+import importlib
 import json
 import math
 import subprocess
@@ -58,11 +58,50 @@ def test_an_unknown_part_is_refused_with_the_list():
     assert done.returncode == 2 and "nonsense: not one of cif, kd, plora, batching, encoder" in done.stderr
 
 
-def test_a_peer_that_is_not_installed_is_reported_and_left_out(monkeypatch):
+@pytest.fixture
+def part(monkeypatch):
+    """Import a file of the benchmarks."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def test_a_peer_that_is_not_installed_is_reported_and_left_out(monkeypatch, part):
     monkeypatch.setitem(sys.modules, "torch_cif", None)
-    spec = importlib.util.spec_from_file_location("cif_part", FOLDER / "cif_part.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    functions, missing = module.contestants()
+    functions, missing = part("cif_part").contestants()
     assert missing == ["torch-cif"] and "torch-cif" not in functions and "ours" in functions
+
+
+def test_tokens_that_differ_from_the_plain_ones_are_called_wrong(monkeypatch, part):
+    cif, found = part("cif_part"), {}
+    right = cif.ours
+    monkeypatch.setattr(part("measure"), "most_turns", 2)
+    for factor in (1.0, 1.01):
+        monkeypatch.setattr(cif, "ours", lambda *inputs, factor=factor: right(*inputs) * factor)
+        functions = {"ours": right, "plain": cif.peers.dense_cif, "authors-loop": cif.peers.frame_loop_cif}
+        found[factor] = {row.peer: row for row in cif.compare((2, 60, 16), 12, 1, "cpu", functions)}
+    assert not any(row.wrong for row in found[1.0].values())
+    assert found[1.01]["plain"].wrong and "WRONG" in found[1.01]["plain"].note
+
+
+def test_a_slope_that_differs_from_the_plain_one_is_called_wrong_however_small_slopes_are(monkeypatch, part):
+    kd = part("kd_part")
+    monkeypatch.setattr(part("measure"), "most_turns", 2)
+
+    def steeper(*inputs):
+        loss = kd.ours(*inputs)
+        return 1.01 * loss - 0.01 * loss.detach()  # the same value
+
+    for loss, wrong in ((kd.ours, False), (steeper, True)):
+        rows = list(kd.compare(64, 16, 500, "cpu", {"ours": loss, "plain": kd.peers.plain_kl}))
+        compared = [row for row in rows if row.peer == "plain"]
+        assert compared and all(row.wrong == wrong == ("WRONG" in row.note) for row in compared)
+
+
+def test_something_wrong_ends_with_status_1_after_the_table(monkeypatch, part, tmp_path, capsys):
+    core_module, row = part("core"), part("measure").Row
+    monkeypatch.setattr(core_module, "run_part", lambda *_: [row("cif", "1x2x3", "plain", note="WRONG: x", wrong=True)])
+    with pytest.raises(SystemExit) as end:
+        core_module.main(["--device", "cpu", "--parts", "cif", "--json", str(tmp_path / "rows.json")])
+    shown = capsys.readouterr()
+    assert end.value.code == 1 and "WRONG: x" in shown.out and "cif 1x2x3 plain" in shown.err
+    assert (tmp_path / "rows.json").exists()

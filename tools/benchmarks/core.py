@@ -4,7 +4,7 @@
 
 "times faster" is the median over the turns of peer / ours with the quartiles of the turns; "x floor" is ours / the
 least time that memory or arithmetic allows, measured in the same run; MiB are peaks above what was there before the
-call.
+call. Where ours is not what the plain way gives, the notes say WRONG and the exit status is 1.
 """
 
 import argparse
@@ -48,6 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
         command = without_machine_paths(words, Path.cwd())
         text = f"`{command}`\n\n" + "\n".join(f"- {line}" for line in about) + "\n\n" + report.markdown(rows)
         report.write_section("core", text, Path(options.markdown))
+    wrong = [f"{row.part} {row.case} {row.peer}: {row.note}" for row in rows if row.wrong]
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        sys.exit(1)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class Row:
     spread: list[float] | None = None  # lower and upper quartile of the turns' ratios
     floor: float | None = None  # ours / the least time that memory or arithmetic allows, measured in the same run
     note: str = ""
+    wrong: bool = False  # ours is not what an exact peer gives; the note says by how much
 
 
 @dataclass
@@ -119,14 +120,6 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nothing)
 
 
-def copy_bandwidth(device: str, size: int = 128 * MIB) -> float:
-    """Bytes per second that a large copy moves (read and written), the floor of anything that touches memory."""
-    source = torch.zeros(size // 4, device=device)
-    target = torch.empty_like(source)
-    turns = take_turns({"copy": lambda: target.copy_(source)}, device, turns=7)
-    return 2 * size / min(turns.seconds["copy"])
-
-
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """Run torch on so many CPU threads."""
@@ -146,3 +139,11 @@ def row(part: str, case: str, peer: str, turns: Turns, peaks: dict[Hashable, flo
     low, _, high = statistics.quantiles(ratios, n=4)
     return Row(part, case, peer, turns.median(ours), turns.median(key), statistics.median(ratios), peaks.get(ours),
                peaks.get(key), max_abs_diff, [low, high], floor, note)
+
+
+def judged(found: Row, difference: float, tolerance: float) -> Row:
+    """`found`, called wrong where ours differs from an exact peer by more than rounding could explain."""
+    if difference <= tolerance:
+        return found
+    warning = f"WRONG: ours differs by {difference:.1e}, where rounding explains {tolerance:.0e} at most"
+    return replace(found, wrong=True, note=f"{warning}; {found.note}" if found.note else warning)
