@@ -207,7 +207,8 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     assert "6 runs of 5 systems, 0 of them done; 8 training steps to go, 2 at a time: about" in result.stdout
     folder = recipe / "exp" / "compare_tiny"
     rows = json.loads((folder / "results.json").read_text())
-    assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora"} == {row["system"] for row in rows}
+    assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed"} == {
+        row["system"] for row in rows}
     assert {"test_heard", "test_heard_snr10"} <= {row["set"] for row in rows if row["task"] == "translate"}
     assert {row["seed"] for row in rows if row["system"] == "blspkd"} == {0, 1}
     drift = [row["value"] for row in rows if row["task"] == "text"]

@@ -157,8 +157,8 @@ def test_commands_get_what_the_contract_says(finished):
             + " --data_dir data/train --job 2 --num_jobs 2") in calls
     assert ("train --config conf/train.yaml " + llm + " --speech_encoder openai/whisper-small --train_dir data/train "
             "--valid_dir data/valid --output_dir exp/train") in calls
-    assert ("decode --config conf/decode.yaml --model_dir exp/train/model --data_dir data/test --exp_dir exp/train"
-            in calls)
+    assert ("decode --job 1 --num_jobs 1 --config conf/decode.yaml --model_dir exp/train/model --data_dir data/test "
+            "--exp_dir exp/train") in calls
     assert "score --config conf/decode.yaml --exp_dir exp/train --test_sets test" in calls
 
 

@@ -169,7 +169,9 @@ def test_terminal_shows_one_live_line_for_all_jobs(tmp_path):
 def test_no_job_outlives_the_runner(tmp_path, number):
     body = "sleep 60 & echo $! > child.JOB; echo $$ > job.JOB; wait"
     process = subprocess.Popen([sys.executable, RUN, "--max_jobs_run", "2", "JOB=1:2", "x.JOB.log", "bash", "-c", body],
-                               cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                               cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               # tests that run in the background of a shell have inherited that SIGINT is ignored
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     files = [tmp_path / f"{what}.{job}" for what in ("child", "job") for job in (1, 2)]
     wait_for(lambda: all(file.exists() and file.read_text().strip() for file in files))
     pids = [int(file.read_text()) for file in files]
