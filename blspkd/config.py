@@ -161,6 +161,7 @@ class TrainingConfig:
     eval_steps: int = 0  # 0: only at the end
     save_steps: int = 1000
     keep_checkpoints: int = 2
+    snapshot_steps: list = field(default_factory=list)  # after these, also write <output_dir>/snapshots/<step>/model
     average_checkpoints: int = 0  # the final model averages this many last checkpoints; 0: none
     cache_encoder_frames: bool = False  # frozen encoder, no augmentation: compute frames once and keep them on disk
     cache_teacher: bool = False  # compute the teacher's hidden states once and keep them on disk
@@ -277,11 +278,15 @@ class CompareConfig:
 
     systems: dict[str, int]  # name -> number of seeds, in the order of the table
     reference: str = "blspkd"  # the system that the others are compared with
+    snapshots: list = field(default_factory=list)  # systems whose first run is also measured before its end
     budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
 
     def __post_init__(self):
         if self.reference not in self.systems:
             raise ConfigError(f"reference: '{self.reference}' is not one of systems: {', '.join(self.systems)}")
+        for name in self.snapshots:
+            if name not in self.systems:
+                raise ConfigError(f"snapshots: '{name}' is not one of systems: {', '.join(self.systems)}")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number of "

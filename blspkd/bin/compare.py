@@ -4,7 +4,7 @@
     python -m blspkd.bin.compare table ... --decode_config conf/decode.yaml --test_sets "heard unheard"
 
 `plan` prints a line per run, for utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps,
-systems to decode, utterances of each set; the time that is left goes to the log. `table` writes results.json and comparison.json into exp_dir and prints the tables.
+systems to decode, utterances of each set, steps after which it is measured too; the time that is left goes to the log. `table` writes results.json and comparison.json into exp_dir and prints the tables.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def main(words: list[str] | None = None) -> None:
         for run in runs:
             print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
                              run.reads or "-", str(run.max_steps), systems_to_decode(run, config.reference),
-                             str(config.budgets[args.budget].max_utterances)]))
+                             str(config.budgets[args.budget].max_utterances),
+                             ",".join(map(str, run.snapshots)) or "-"]))
         return
     decoding = load_config(DecodeConfig, args.decode_config, overrides)
     there = finished_runs(runs, args.exp_dir)

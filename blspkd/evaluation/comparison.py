@@ -20,6 +20,7 @@ from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_diff
 from blspkd.evaluation.results import Row, read_results
 
 TRANSCRIPT = "transcript"
+SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Run:
     seed: int | None  # None: nothing is trained
     reads: str = ""  # "transcript", a recogniser, or empty: it listens
     max_steps: int = 0
+    snapshots: tuple[int, ...] = ()  # steps after which it is measured too
 
     @property
     def decoded_as(self) -> str:
@@ -93,8 +95,13 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
         _check_name(path, training.system, name)
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
-            runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps))
+            runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
+                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else ()))
     return runs
+
+
+def _snapshots(steps: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(steps // part for part in SNAPSHOTS if steps >= part))
 
 
 def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: DecodeConfig,

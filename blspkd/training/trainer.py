@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from blspkd.config import TrainConfig
+from blspkd.config_file import save_config
 from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
@@ -57,7 +58,8 @@ class KdTrainer(Trainer):
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
-        super().__init__(model=objective, args=arguments, callbacks=[_Bar()], eval_dataset=valid)
+        super().__init__(model=objective, args=arguments, callbacks=[_Bar(), _Snapshots(config, arguments)],
+                         eval_dataset=valid)
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
@@ -219,6 +221,19 @@ def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+
+
+class _Snapshots(TrainerCallback):
+    """Models of `snapshot_steps`, each in a folder that stage 4 can evaluate like that of a finished training."""
+
+    def __init__(self, config: TrainConfig, arguments: TrainingArguments):
+        self.config, self.folder = config, Path(arguments.output_dir) / "snapshots"
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step in self.config.training.snapshot_steps and state.is_world_process_zero:
+            folder = self.folder / str(state.global_step)
+            save_config(self.config, folder / "config.yaml")
+            model.speech_llm.save_pretrained(folder / "model")
 
 
 class _Bar(TrainerCallback):

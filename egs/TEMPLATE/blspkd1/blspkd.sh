@@ -252,7 +252,7 @@ if stage compare; then
     all_ran=true
     utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
         JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.JOB.log" \
-        utils/compare_run.sh JOB "${compare}/plan.tsv" "${given_options[@]}" --num_procs 1 --nj 1 \
+        utils/compare_run.sh JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" --num_procs 1 --nj 1 \
         --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
         --inference_args "${inference_args}" || all_ran=false
     "${python}" -m blspkd.bin.compare table "${systems[@]}" --decode_config "${inference_config}" \
