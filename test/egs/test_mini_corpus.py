@@ -16,16 +16,18 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-LOCAL = REPO / "egs/mini/blspkd1/local"
-SIZES = ["--num_train", "30", "--num_valid", "8", "--num_test", "12", "--num_lm", "200"]
+LOCAL, BASE = REPO / "egs/mini/blspkd1/local", REPO / "egs/TEMPLATE/blspkd1/base"
+SETS = "train=train/training valid=valid/training test_heard=test/training test_unheard=test/held_out test_hard=test/hard"
+SIZES = ["--base_models", "false", "--num_train", "30", "--num_valid", "8", "--num_test", "12", "--num_lm", "200"]
 
 
 @pytest.fixture(scope="module")
 def mini():
     """The recipe's modules by name: `mini("grammar")`."""
-    sys.path.insert(0, str(LOCAL))
+    sys.path[:0] = [str(LOCAL), str(BASE)]
     yield importlib.import_module
     sys.path.remove(str(LOCAL))
+    sys.path.remove(str(BASE))
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +44,8 @@ def environment() -> dict[str, str]:
 def recipe(tmp_path_factory):
     """A recipe folder after `local/data.sh` with a tiny corpus, without base models."""
     folder = tmp_path_factory.mktemp("recipe")
-    (folder / "local").mkdir()
-    for path in LOCAL.iterdir():
-        if path.name != "base_models.sh":
-            (folder / "local" / path.name).symlink_to(path)
-    for name in ("path.sh", "utils"):
+    (folder / "local").symlink_to(LOCAL)
+    for name in ("path.sh", "utils", "base"):
         (folder / name).symlink_to(REPO / "egs/TEMPLATE/blspkd1" / name)
     subprocess.run(["local/data.sh", *SIZES], cwd=folder, env=environment(), check=True)
     return folder
@@ -244,8 +243,8 @@ def test_continuations_exist_for_all_words(mini, sentences):
 
 def test_voices_exist_and_sets_are_disjoint(mini):
     voices, espeak = mini("voices"), mini("espeak")
-    named = {name: voices.voices_of(name, espeak.data_path()) for name in voices.SETS}
-    assert [len(named[name]) for name in ("train", "test_unheard", "test_hard")] == [49, 8, 2]
+    named = {name: voices.voices_of(name, espeak.data_path()) for name in voices.GROUPS}
+    assert [len(named[name]) for name in ("training", "held_out", "hard")] == [49, 8, 2]
     variants = [name.split(":")[1] for name in voices.TRAINING + voices.HELD_OUT + voices.HARD]
     assert len(set(variants)) == 59
 
@@ -253,15 +252,15 @@ def test_voices_exist_and_sets_are_disjoint(mini):
 def test_an_unknown_voice_is_an_error(mini, monkeypatch):
     voices, espeak = mini("voices"), mini("espeak")
     for wrong in ("us:nosuch", "xx:m1"):
-        monkeypatch.setitem(voices.SETS, "test_hard", [wrong])
+        monkeypatch.setitem(voices.GROUPS, "hard", [wrong])
         with pytest.raises(mini("blspkd.errors").ConfigError, match=wrong):
-            voices.voices_of("test_hard", espeak.data_path())
+            voices.voices_of("hard", espeak.data_path())
 
 
 # --- synthesis and data directories ---
 
 def synthesis(recipe: Path, wav_dir: Path, *options: str) -> list[str]:
-    return [sys.executable, str(LOCAL / "synthesise.py"), "--spoken_dir", str(recipe / "data/local/spoken"),
+    return [sys.executable, str(BASE / "synthesise.py"), "--sets", SETS, "--spoken_dir", str(recipe / "data/local/spoken"),
             "--wav_dir", str(wav_dir), *options]
 
 

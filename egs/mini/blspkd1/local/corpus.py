@@ -4,7 +4,8 @@
 
 writes
     lm/train.jsonl, lm/dev.jsonl    rows {"task", "instruction", "input", "output"}, to train and check the LLM
-    spoken/<set>.jsonl              rows {"text", "translate", "question", "answer", "initials"}: what is to be said
+    spoken/<set>.jsonl              rows {"text"}: what is to be said; for the test set with the references by task
+                                    ("translate", "qa", "initials") and the question as "instruction"
 All training text comes from sentences of the train split, so no dev or test sentence occurs in it.
 """
 
@@ -67,16 +68,19 @@ def choose_question(sentence: Sentence, rng: random.Random) -> Question:
 
 
 def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Iterator[dict]:
-    """`count` different sentences of `split` with their references."""
+    """`count` different sentences of `split`; those of the test split with their references."""
     seen: set[str] = set()
     while len(seen) < count:
         sentence = grammar.draw(split)
         if sentence.text in seen:
             continue
         seen.add(sentence.text)
-        question = choose_question(sentence, rng)
-        yield {"text": sentence.text, "translate": translate(sentence), "question": question.text,
-               "answer": question.answer, "initials": initials(sentence.text)}
+        row = {"text": sentence.text}
+        if split == "test":
+            question = choose_question(sentence, rng)
+            row |= {"translate": translate(sentence), "qa": question.answer, "initials": initials(sentence.text),
+                    "instruction": question.text}
+        yield row
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

@@ -10,13 +10,16 @@ num_lm=120000     # instruction examples for the LLM
 seed=0            # of all that is drawn
 nj=2              # processes
 datadir=data      # folder for the data directories
-base_model_opts=  # options for local/base_models.sh
+base_models=true  # false: text and speech only
+base_model_opts=  # options for base/base_models.sh
 
 . ./path.sh
 . utils/log.sh
 . utils/parse_options.sh
 
 corpus="${datadir}/local"
+sets="train=train/training valid=valid/training
+      test_heard=test/training test_unheard=test/held_out test_hard=test/hard"  # name=sentences/voices
 options="num_train=${num_train} num_valid=${num_valid} num_test=${num_test} num_lm=${num_lm} seed=${seed}"
 
 if [ -f "${corpus}/text.done" ] && [ "$(cat "${corpus}/text.done")" = "${options}" ]; then
@@ -30,14 +33,15 @@ else
 fi
 
 log "Speak the sentences to ${corpus}/wav"
-python local/synthesise.py --spoken_dir "${corpus}/spoken" --wav_dir "${corpus}/wav" --nj "${nj}" --seed "${seed}"
+python base/synthesise.py --sets "${sets}" --spoken_dir "${corpus}/spoken" --wav_dir "${corpus}/wav" --nj "${nj}" --seed "${seed}"
 
 log "Make ${datadir}/{train,valid,test_heard,test_unheard,test_hard}"
-python local/data_dirs.py --spoken_dir "${corpus}/spoken" --wav_dir "${corpus}/wav" --output_dir "${datadir}"
+python base/data_dirs.py --sets "${sets}" --spoken_dir "${corpus}/spoken" --wav_dir "${corpus}/wav" \
+    --output_dir "${datadir}"
 
-if [ -x local/base_models.sh ]; then
+if ${base_models}; then
     log "Train the base models: tokenizer, LLM and speech recogniser"
     # shellcheck disable=SC2086  # these options are words
-    local/base_models.sh --lm_dir "${corpus}/lm" --train_dir "${datadir}/train" --dev_dirs "${datadir}/valid" \
+    base/base_models.sh --lm_dir "${corpus}/lm" --train_dirs "${datadir}/train" --dev_dirs "${datadir}/valid" \
         --seed "${seed}" --nj "${nj}" ${base_model_opts}
 fi

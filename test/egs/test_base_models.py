@@ -1,7 +1,8 @@
-"""The mini recipe's base models: what its scripts leave behind is a plain Hugging Face LLM and a plain Whisper."""
+"""The base models that a recipe builds itself: what these scripts leave behind is a plain Hugging Face LLM and a plain Whisper."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from transformers import (
 
 from blspkd.config import PromptConfig
 from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.data.word_times import Word
+from blspkd.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
-LOCAL = REPO / "egs/mini/blspkd1/local"
+BASE = REPO / "egs/TEMPLATE/blspkd1/base"
 PERSONS, VERBS, THINGS = ["anna", "the farmer", "peter"], ["sold", "bought", "saw"], ["bag", "car", "house", "tree"]
 LLM_SIZE = ["--hidden_size", "32", "--num_layers", "1", "--num_heads", "2", "--ffn_size", "48", "--batch_size", "8",
             "--eval_rows", "6", "--save_steps", "4"]
@@ -73,7 +76,7 @@ def command(program: list, *options: object) -> subprocess.CompletedProcess:
 
 
 def base_models(corpus: Path, output_dir: Path, *options: object) -> subprocess.CompletedProcess:
-    return command([str(LOCAL / "base_models.sh")], "--lm_dir", corpus / "lm", "--train_dir", corpus / "train",
+    return command([str(BASE / "base_models.sh")], "--lm_dir", corpus / "lm", "--train_dirs", corpus / "train",
                    "--dev_dirs", corpus / "train", "--output_dir", output_dir, "--pieces", 60, "--llm_steps", 8,
                    "--recogniser_steps", 8, "--llm_args", " ".join(LLM_SIZE),
                    "--recogniser_args", " ".join(RECOGNISER_SIZE), *options)
@@ -135,7 +138,7 @@ def test_the_template_has_room_for_a_system_message_and_refuses_unknown_roles(to
 
 
 def test_training_sees_the_tokens_of_the_rendered_turn(corpus, tokenizer, monkeypatch):
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from lm_rows import Exchanges, read_rows
 
     rows = read_rows(corpus / "lm/train.jsonl")
@@ -175,7 +178,7 @@ def test_the_recogniser_is_a_hugging_face_recogniser(made, corpus):
 
 def test_features_do_not_depend_on_the_padding(made, corpus, monkeypatch):
     """Behind the end the padded regime has what `pad_to_chunk` writes there, before it the trimmed features."""
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from recogniser_augment import pad_to_chunk
     from speech_set import log_mel
 
@@ -190,7 +193,7 @@ def test_features_do_not_depend_on_the_padding(made, corpus, monkeypatch):
 
 
 def test_teacher_forcing_with_nothing_masked_is_hugging_faces(made, monkeypatch):
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from recogniser_model import RecogniserWithHeads
 
     model = AutoModelForSpeechSeq2Seq.from_pretrained(made / "recogniser", attn_implementation="eager")
@@ -208,7 +211,7 @@ def test_teacher_forcing_with_nothing_masked_is_hugging_faces(made, monkeypatch)
 @pytest.fixture
 def speech(monkeypatch):
     """Two utterances of 40 and 30 frames; in each frame every bin holds the number of the word spoken, over 10."""
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from speech_set import SpeechSet
 
     words = np.repeat([1, 2, 3, 4, 5, 6, 7], 10).astype(np.int16)
@@ -248,10 +251,10 @@ def test_word_labels_follow_a_changed_tempo(speech):
 
 
 def test_words_get_the_times_of_the_segments_they_are_in(monkeypatch):
-    monkeypatch.syspath_prepend(str(LOCAL))
-    from speech_set import RARE, SILENCE, Segment, label_frames, word_spans
+    monkeypatch.syspath_prepend(str(BASE))
+    from speech_set import RARE, SILENCE, label_frames, word_spans
 
-    segments = [Segment(0.1, 0.3, "she"), Segment(0.3, 0.6, "in the")]
+    segments = [Word(0.1, 0.3, "she"), Word(0.3, 0.6, "in the")]
     assert word_spans("she in the", segments) == [(0.1, 0.3), (0.3, 0.6), (0.3, 0.6)]
     assert word_spans("she was in the", segments) == []
     labels = label_frames(segments, {"she": 1}, num_frames=8, frame_seconds=0.1)
@@ -259,13 +262,44 @@ def test_words_get_the_times_of_the_segments_they_are_in(monkeypatch):
 
 
 def test_attention_loss_is_small_where_heads_look_at_the_word(monkeypatch):
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from recogniser_model import attention_loss
 
     spans = torch.tensor([[[4.0, 6.0], [torch.nan, torch.nan]]])  # [B=1, U=2, 2]
     right, wrong = torch.zeros(1, 2, 2, 12), torch.zeros(1, 2, 2, 12)  # [B, H, U, T]
     right[..., 5] = wrong[..., 11] = 1
     assert attention_loss([right], spans) < 0.01 < 5 < attention_loss([wrong], spans)
+    assert attention_loss([wrong], torch.full_like(spans, torch.nan)) == 0  # nobody knows when the words are spoken
+
+
+def test_an_epoch_repeats_the_sets(monkeypatch):
+    monkeypatch.syspath_prepend(str(BASE))
+    from recogniser_training import rows_of_an_epoch
+
+    assert rows_of_an_epoch([2, 1], "").tolist() == [0, 1, 2]
+    assert rows_of_an_epoch([2, 1], "1 3").tolist() == [0, 1, 2, 2, 2]
+    for wrong in ("1", "1 0", "1 two"):
+        with pytest.raises(ConfigError, match="repeats"):
+            rows_of_an_epoch([2, 1], wrong)
+
+
+def test_recordings_without_word_times_train_beside_synthetic_speech(corpus, made, tmp_path):
+    people = tmp_path / "people"
+    shutil.copytree(corpus / "train", people)
+    (people / "word_times").unlink()
+    for name in ("wav.scp", "text", "utt2spk", "spk2utt"):
+        text = (people / name).read_text()
+        (people / name).write_text(text.replace("speaker", "human") if name != "wav.scp" else
+                                   "".join(line.replace("speaker", "human", 1) for line in text.splitlines(True)))
+    words = train_recogniser(corpus, made, tmp_path / "recogniser")
+    words[words.index("--train_dirs") + 1] = f"{corpus / 'train'} {people}"
+    result = command([*words, "--repeats", "1 2", "--eval_utterances", "2"])
+    assert result.returncode == 0, result.stderr
+    assert "32 utterances" in result.stdout
+    alone = train_recogniser(corpus, made, tmp_path / "alone")
+    alone[alone.index("--train_dirs") + 1] = str(people)
+    result = command([*alone, "--eval_utterances", "2"])
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_second_run_does_nothing(made, corpus):
@@ -277,24 +311,24 @@ def test_a_second_run_does_nothing(made, corpus):
 
 
 def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(LOCAL))
+    monkeypatch.syspath_prepend(str(BASE))
     from base_output import RECORD, is_made
 
     made_from = json.loads((made / "llm" / RECORD).read_text())["made_from"]
     assert is_made(made / "llm", made_from, "LLM")
     assert not is_made(made / "llm", {**made_from, "options": {**made_from["options"], "llm_steps": 3}}, "LLM")
-    assert not is_made(made / "llm", {**made_from, "inputs": {**made_from["inputs"], "train.jsonl": "0"}}, "LLM")
+    assert not is_made(made / "llm", {**made_from, "inputs": {**made_from["inputs"], "lm/train.jsonl": "0"}}, "LLM")
     said = capsys.readouterr().out
     assert "llm_steps: 8 -> 3" in said and "train.jsonl changed" in said
 
 
 def train_llm(corpus: Path, made: Path, output_dir: Path) -> list:
-    return [sys.executable, str(LOCAL / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
+    return [sys.executable, str(BASE / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
             str(made / "tokenizer"), "--output_dir", str(output_dir), "--llm_steps", "8", *LLM_SIZE]
 
 
 def train_recogniser(corpus: Path, made: Path, output_dir: Path) -> list:
-    return [sys.executable, str(LOCAL / "train_recogniser.py"), "--train_dir", str(corpus / "train"), "--dev_dirs",
+    return [sys.executable, str(BASE / "train_recogniser.py"), "--train_dirs", str(corpus / "train"), "--dev_dirs",
             str(corpus / "train"), "--tokenizer_dir", str(made / "tokenizer"), "--output_dir", str(output_dir),
             "--recogniser_steps", "8", *RECOGNISER_SIZE]
 
@@ -336,11 +370,11 @@ def test_early_percents_are_checked(corpus, made, tmp_path):
 
 
 def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):
-    result = command([str(LOCAL / "base_models.sh")], "--llm_stepz", 3)
+    result = command([str(BASE / "base_models.sh")], "--llm_stepz", 3)
     assert result.returncode == 1 and "unknown option --llm_stepz" in result.stderr
-    result = command([sys.executable, str(LOCAL / "train_llm.py")], "--lm_dir", tmp_path)
+    result = command([sys.executable, str(BASE / "train_llm.py")], "--lm_dir", tmp_path)
     assert result.returncode == 1 and "make the corpus first" in result.stderr and "Traceback" not in result.stderr
     (tmp_path / "lm").mkdir()
     (tmp_path / "lm/train.jsonl").write_text('{"task": "repeat", "instruction": "x", "input": "y"}\n')
-    result = command([sys.executable, str(LOCAL / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
+    result = command([sys.executable, str(BASE / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
     assert result.returncode == 1 and "train.jsonl:1" in result.stderr and "Traceback" not in result.stderr

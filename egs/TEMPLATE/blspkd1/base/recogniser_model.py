@@ -122,9 +122,10 @@ class RecogniserWithHeads(nn.Module):
         return self.model.proj_out(decoder.layer_norm(hidden)), attentions
 
     def word_loss(self, frames: Tensor, words: Tensor) -> Tensor:
-        """frames [B, T, C], words [B, T]: mean cross-entropy over the labelled frames."""
+        """frames [B, T, C], words [B, T]: mean cross-entropy over the labelled frames, 0 without any."""
         logits = self.word_head(frames[:, : words.shape[1]]).float()
-        return functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=-100)
+        total = functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=-100, reduction="sum")
+        return total / (words != -100).sum().clamp(min=1)
 
     def ctc_loss(self, frames: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """frames [B, T, C] real up to lengths [B]; targets: class numbers from 1 (0 is CTC's blank)."""
@@ -137,11 +138,11 @@ def attention_loss(attentions: list[Tensor], spans: Tensor) -> Tensor:
     """How far half of the heads look away from the word that is to be written.
 
     attentions: [B, H, U, T] of each layer; spans: [B, U, 2], first and last encoder frame of the word that each token
-    is part of, NaN where there is none. Mean of -log(attention within the span).
+    is part of, NaN where there is none. Mean of -log(attention within the span), 0 without any span.
     """
     position = torch.arange(attentions[0].shape[-1])
     inside = (position >= spans[..., :1] - 1) & (position <= spans[..., 1:] + 1)  # [B, U, T], false for NaN
     counted = inside.any(dim=-1)
     losses = [-torch.log((attention[:, : attention.shape[1] // 2].float() * inside[:, None]).sum(-1) + 1e-4)
               for attention in attentions]  # [B, H / 2, U]
-    return sum(loss.mean(1)[counted].mean() for loss in losses) / len(losses)
+    return sum((loss.mean(1) * counted).sum() for loss in losses) / (len(losses) * counted.sum().clamp(min=1))

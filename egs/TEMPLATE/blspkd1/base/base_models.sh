@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Make the mini recipe's base models: the LLM with its tokenizer, and the speech recogniser. Both are then used by path,
+# Make a recipe's own base models: the LLM with its tokenizer, and the speech recogniser. Both are then used by path,
 # just as models from the Hugging Face hub would be. Models that are there already, made with the same options from the
 # same data, are left alone; a run that was killed goes on where it was.
 set -euo pipefail
 
 lm_dir=data/local/lm         # text: train.jsonl and dev.jsonl
-train_dir=data/train         # speech, with the synthesiser's word_times
+train_dirs=data/train        # speech; with the synthesiser's word_times where it is synthetic
+repeats=                     # how often an epoch sees each of train_dirs, e.g. "1 5" (empty: once)
 dev_dirs=data/valid          # the recogniser's word error rate is measured here; several separated by spaces
 output_dir=exp/base          # makes tokenizer, llm, recogniser and recogniser_early<percent> in it
 pieces=                      # tokenizer pieces         (empty: the default in train_tokenizer.py)
@@ -16,7 +17,7 @@ recogniser_args=             # more options for train_recogniser.py
 seed=0
 nj=2                         # 2: both trainings side by side, one thread each; 1: one after the other
 
-known=(lm_dir train_dir dev_dirs output_dir pieces llm_steps recogniser_steps llm_args recogniser_args seed nj)
+known=(lm_dir train_dirs repeats dev_dirs output_dir pieces llm_steps recogniser_steps llm_args recogniser_args seed nj)
 
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (base_models.sh) $*"; }
 
@@ -35,7 +36,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-local_dir="$(dirname "$0")"
+base_dir="$(dirname "$0")"
 # shellcheck disable=SC1091
 if [ -f path.sh ]; then . ./path.sh; fi
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
@@ -46,16 +47,16 @@ recogniser_log="${output_dir}/log/recogniser.log"
 
 # shellcheck disable=SC2086  # *_args are words
 train_llm() {
-    exec python "${local_dir}/train_llm.py" --lm_dir "${lm_dir}" --tokenizer_dir "${output_dir}/tokenizer" \
+    exec python "${base_dir}/train_llm.py" --lm_dir "${lm_dir}" --tokenizer_dir "${output_dir}/tokenizer" \
         --output_dir "${output_dir}/llm" --seed "${seed}" ${llm_steps:+--llm_steps "${llm_steps}"} ${llm_args} \
         >> "${llm_log}" 2>&1
 }
 
 # shellcheck disable=SC2086
 train_recogniser() {
-    exec python "${local_dir}/train_recogniser.py" --train_dir "${train_dir}" --dev_dirs "${dev_dirs}" \
+    exec python "${base_dir}/train_recogniser.py" --train_dirs "${train_dirs}" --dev_dirs "${dev_dirs}" \
         --tokenizer_dir "${output_dir}/tokenizer" --output_dir "${output_dir}/recogniser" --seed "${seed}" \
-        ${recogniser_steps:+--recogniser_steps "${recogniser_steps}"} ${recogniser_args} >> "${recogniser_log}" 2>&1
+        ${repeats:+--repeats "${repeats}"} ${recogniser_steps:+--recogniser_steps "${recogniser_steps}"} ${recogniser_args} >> "${recogniser_log}" 2>&1
 }
 
 # What a progress bar in a log says now: its last redrawing.
@@ -87,7 +88,7 @@ finish() {
     tail -c "+$4" "$3" | tr '\r' '\n' | grep -E '^(LLM|recogniser)[:,]'
 }
 
-python "${local_dir}/train_tokenizer.py" --lm_dir "${lm_dir}" --output_dir "${output_dir}/tokenizer" \
+python "${base_dir}/train_tokenizer.py" --lm_dir "${lm_dir}" --output_dir "${output_dir}/tokenizer" \
     ${pieces:+--pieces "${pieces}"}
 
 touch "${llm_log}" "${recogniser_log}"

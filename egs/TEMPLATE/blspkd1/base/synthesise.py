@@ -1,6 +1,7 @@
 """Speak the sentences of all data sets with espeak-ng.
 
-    python local/synthesise.py --spoken_dir data/local/spoken --wav_dir data/local/wav [--nj 2] [--seed 0]
+    python base/synthesise.py --sets "train=train/training test=test/held_out" --spoken_dir data/local/spoken \
+        --wav_dir data/local/wav [--nj 2] [--seed 0]
 
 writes, for every set and shard of 500 utterances, the folder `<wav_dir>/<set>/<shard>/` with
     <utt-id>.wav    16 kHz, 16 bits, one channel
@@ -13,13 +14,14 @@ on with the missing shards and gives the same files. A shard whose plan has chan
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from speech_plan import SENTENCES, Utterance, plan, read_rows, shards, to_jsonl
+from speech_plan import SpokenSet, Utterance, parse_sets, plan, read_rows, shards, to_jsonl
 from voices import voices_of
 
 from blspkd.atomic import atomic_path
@@ -30,15 +32,15 @@ SAMPLING_RATE = 16000
 LOUDEST = 0.98  # samples stay below full scale, noise included
 
 
-def plan_all(spoken_dir: Path, seed: int) -> dict[str, list[Utterance]]:
+def plan_all(sets: list[SpokenSet], spoken_dir: Path, seed: int) -> dict[str, list[Utterance]]:
     """The shards of all sets: {"train/000": utterances, ...}."""
     from espeak import data_path
 
     planned = {}
-    for set_name in SENTENCES:
-        voices = voices_of(set_name, data_path())
-        for name, utterances in shards(plan(set_name, read_rows(spoken_dir, set_name), voices, seed)).items():
-            planned[f"{set_name}/{name}"] = utterances
+    for one in sets:
+        rows, voices = read_rows(spoken_dir, one.sentences), voices_of(one.voices, data_path())
+        for name, utterances in shards(plan(one.name, rows, voices, seed)).items():
+            planned[f"{one.name}/{name}"] = utterances
     return planned
 
 
@@ -114,24 +116,25 @@ def speak_all(planned: dict[str, list[Utterance]], args: argparse.Namespace) -> 
 
 
 def _speak_in_a_fresh_process(name: str, args: argparse.Namespace) -> None:
-    line = [sys.executable, __file__, "--spoken_dir", str(args.spoken_dir), "--wav_dir", str(args.wav_dir),
-            "--seed", str(args.seed), "--shard", name]
+    line = [sys.executable, __file__, "--sets", args.sets, "--spoken_dir", str(args.spoken_dir),
+            "--wav_dir", str(args.wav_dir), "--seed", str(args.seed), "--shard", name]
     status = subprocess.run(line, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
     if status != 0:
         raise DataError(f"shard {name} was not spoken (exit status {status}); start again to go on, or look at it with: "
-                        f"{' '.join(line)}")
+                        f"{shlex.join(line)}")
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spoken_dir", type=Path, required=True, help="sentences, from corpus.py")
+    parser.add_argument("--sets", required=True, help="NAME=SENTENCES/VOICES of each set (speech_plan.py)")
+    parser.add_argument("--spoken_dir", type=Path, required=True, help="sentences, from local/corpus.py")
     parser.add_argument("--wav_dir", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", default="", help="speak this one in this process, for example train/000")
     args = parser.parse_args()
-    planned = plan_all(args.spoken_dir, args.seed)
+    planned = plan_all(parse_sets(args.sets), args.spoken_dir, args.seed)
     if args.shard:
         speak_shard(args.wav_dir / args.shard, planned[args.shard])
     else:

@@ -1,4 +1,4 @@
-"""Make the recipe's speech recogniser (recogniser_training.py): a small Whisper that transcribes the toy world.
+"""Make the recipe's speech recogniser (recogniser_training.py): a small Whisper that transcribes the corpus.
 
 What it was at earlier points of the training is kept too, as <output_dir>_early<percent>: weaker recognisers to compare
 with.
@@ -16,7 +16,8 @@ from blspkd.errors import ConfigError, command
 class RecogniserOptions:
     """Data, size, augmentation and training of the recogniser."""
 
-    train_dir: str = "data/train"  # a data directory with the synthesiser's `word_times`
+    train_dirs: str = "data/train"  # several separated by spaces; with the synthesiser's `word_times` or without
+    repeats: str = ""  # how often an epoch sees the utterances of each of train_dirs, e.g. "1 5"; empty: once
     dev_dirs: str = "data/valid"  # evaluated at the end; several separated by spaces
     tokenizer_dir: str = "exp/base/tokenizer"  # the LLM's: its tokens are the CTC warm-up's targets
     output_dir: str = "exp/base/recogniser"
@@ -59,10 +60,11 @@ def early_folders(folder: Path, percents: str) -> dict[int, Path]:
 @command
 def main() -> None:
     options = read_options(RecogniserOptions, __doc__)
-    train_dir, folder = Path(options.train_dir), Path(options.output_dir)
-    inputs = [train_dir / "text", train_dir / "word_times",
-              Path(options.tokenizer_dir) / "tokenizer.json"]
-    outside = ("train_dir", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
+    folder = Path(options.output_dir)
+    inputs = [Path(train_dir) / "text" for train_dir in options.train_dirs.split()]
+    inputs += [path.with_name("word_times") for path in inputs if path.with_name("word_times").is_file()]
+    inputs.append(Path(options.tokenizer_dir) / "tokenizer.json")
+    outside = ("train_dirs", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
     made_from = describe(options, outside, inputs)
     early = early_folders(folder, options.early_percents)
     if all(is_made(one, made_from, "recogniser") for one in [folder, *early.values()]):

@@ -24,7 +24,7 @@ HELD_OUT = [
 
 HARD = ["us:Alicia", "us:Marco"]  # slow; a recogniser trained on the voices above errs on every second word of these
 
-SETS = {"train": TRAINING, "valid": TRAINING, "test_heard": TRAINING, "test_unheard": HELD_OUT, "test_hard": HARD}
+GROUPS = {"training": TRAINING, "held_out": HELD_OUT, "hard": HARD}
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,16 @@ class Voice:
         return f"{ACCENTS[accent]}+{variant}"
 
 
-def voices_of(set_name: str, data_path: Path) -> list[Voice]:
-    """The voices of a data set, all of them known to exist in espeak-ng's data folder; ConfigError names one that does not."""
+def voices_of(group: str, data_path: Path) -> list[Voice]:
+    """The voices of a group, all of them known to exist in espeak-ng's data folder; ConfigError names one that does not."""
+    if group not in GROUPS:
+        raise ConfigError(f"voices: there is no group '{group}'; known: {', '.join(GROUPS)}")
     variants = {path.name for path in (data_path / "voices/!v").iterdir()}
     accents = {path.name.lower() for path in (data_path / "lang").rglob("*") if path.is_file()}
-    for name in SETS[set_name]:
+    for name in GROUPS[group]:
         accent, variant = name.split(":")
         if variant not in variants:
             raise ConfigError(f"voice {name}: espeak-ng has no variant '{variant}' in {data_path}/voices/!v")
         if ACCENTS.get(accent, "") not in accents:
             raise ConfigError(f"voice {name}: espeak-ng has no accent '{accent}' in {data_path}/lang")
-    return [Voice(name) for name in SETS[set_name]]
+    return [Voice(name) for name in GROUPS[group]]

@@ -8,8 +8,30 @@ from pathlib import Path
 
 from voices import Voice
 
+from blspkd.errors import ConfigError
+
 SHARD_SIZE = 500  # utterances spoken by one process
-SENTENCES = {"train": "train", "valid": "valid", "test_heard": "test", "test_unheard": "test", "test_hard": "test"}
+
+
+@dataclass(frozen=True)
+class SpokenSet:
+    """A data set to be spoken: the sentences of <spoken_dir>/<sentences>.jsonl in the voices of a group."""
+
+    name: str
+    sentences: str
+    voices: str
+
+
+def parse_sets(words: str) -> list[SpokenSet]:
+    """`"train=train/training test_unheard=test/held_out"`: name, sentences and voices of each set. Raises ConfigError."""
+    found = []
+    for word in words.split():
+        name, _, rest = word.partition("=")
+        sentences, _, voices = rest.partition("/")
+        if not (name and sentences and voices):
+            raise ConfigError(f"sets: '{word}' is not NAME=SENTENCES/VOICES, for example test_unheard=test/held_out")
+        found.append(SpokenSet(name, sentences, voices))
+    return found
 
 
 @dataclass(frozen=True)
@@ -31,9 +53,9 @@ class Utterance:
     seed: int  # of the noise
 
 
-def read_rows(spoken_dir: Path, set_name: str) -> list[dict]:
-    """The sentences of a data set with their references, in order; see `corpus.py`."""
-    with open(spoken_dir / f"{SENTENCES[set_name]}.jsonl", encoding="utf-8") as file:
+def read_rows(spoken_dir: Path, sentences: str) -> list[dict]:
+    """Rows {"text", and for a test set the references by task, "instruction"}, in order, of a recipe's local/corpus.py."""
+    with open(spoken_dir / f"{sentences}.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

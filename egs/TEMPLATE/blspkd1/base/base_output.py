@@ -33,7 +33,7 @@ def read_options(cls: type[Options], description: str) -> Options:
 def describe(options: object, outside: tuple[str, ...], inputs: list[Path]) -> dict:
     """What decides the result: all options but those named in `outside`, and the inputs' checksums."""
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in outside}
-    return {"options": chosen, "inputs": {path.name: _checksum(path) for path in inputs}}
+    return {"options": chosen, "inputs": {f"{path.parent.name}/{path.name}": _checksum(path) for path in inputs}}
 
 
 def fingerprint(made_from: dict) -> str:

@@ -2,10 +2,10 @@
 
 Two regimes are mixed. Mostly *trimmed*: features and positions cut to the batch's real length, padding masked, as this
 toolkit runs the encoder. In some steps *padded*: silence up to the chunk's end and nothing masked, as Hugging Face's
-`generate` runs it. The synthesiser told when each word is spoken: in the first half of the training the frames learn to
-name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than CTC and
-cross-entropy alone; as that guidance fades, the speech is varied more and more. The heads for CTC and words are dropped
-at the end: what is saved is a plain Whisper.
+`generate` runs it. Of synthetic speech it is known when each word is spoken: in the first half of the training the frames
+learn to name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than
+CTC and cross-entropy alone; as that guidance fades, the speech is varied more and more. The heads for CTC and words are
+dropped at the end: what is saved is a plain Whisper.
 """
 
 import math
@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperTokenize
 
 from blspkd.atomic import atomic_path
 from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.errors import ConfigError
 
 if TYPE_CHECKING:
     from train_recogniser import RecogniserOptions
@@ -44,9 +45,12 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     begin = time.monotonic()
     prepare_cpu()
     folder = Path(options.output_dir)
-    texts = [utterance.text for utterance in KaldiDir.read(Path(options.train_dir)).utterances.values()]
+    train_dirs = [Path(train_dir) for train_dir in options.train_dirs.split()]
+    sizes = [len(KaldiDir.read(train_dir).utterances) for train_dir in train_dirs]
+    epoch = rows_of_an_epoch(sizes, options.repeats)
+    texts = [utterance.text for train_dir in train_dirs for utterance in KaldiDir.read(train_dir).utterances.values()]
     processor = build_processor(texts, options)
-    speech = read_speech_set(Path(options.train_dir), processor.feature_extractor)
+    speech = read_speech_set(train_dirs, processor.feature_extractor)
     llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
     targets = Targets.of(speech, processor.tokenizer, llm_tokenizer)
     model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(targets.ctc_tokens),
@@ -58,7 +62,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
           f"{options.batch_size}", flush=True)
 
     def step_loss(step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        return recogniser_loss(model, speech, targets, options, step, rows, generator)
+        return recogniser_loss(model, speech, targets, options, step, epoch[rows], generator)
 
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
                         min(options.warmup_steps, options.recogniser_steps // 2), options.batch_size, options.seed,
@@ -78,7 +82,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     after = {max(1, options.recogniser_steps * percent // 100): partial(evaluate_and_save, into)
              for percent, into in early.items()}
     checkpoint = folder.with_name(folder.name + ".checkpoint.safetensors")
-    train(model, step_loss, speech.lengths, schedule, checkpoint, fingerprint(made_from), "train recogniser", after)
+    train(model, step_loss, speech.lengths[epoch], schedule, checkpoint, fingerprint(made_from), "train recogniser", after)
     evaluate_and_save(folder)
     checkpoint.unlink(missing_ok=True)
     print(f"recogniser: {folder}, made in {time.monotonic() - begin:.0f} s")
@@ -130,6 +134,14 @@ def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targ
         places = seconds * batch.frames_per_second[:, None, None]
         loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
     return loss
+
+
+def rows_of_an_epoch(sizes: list[int], repeats: str) -> np.ndarray:
+    """Row numbers of the sets' utterances, end to end, each as often as `repeats` says of its set. Raises ConfigError."""
+    words = repeats.split() or ["1"] * len(sizes)
+    if len(words) != len(sizes) or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ConfigError(f"repeats: '{repeats}' are not {len(sizes)} whole numbers, one for each of train_dirs")
+    return np.repeat(np.arange(sum(sizes)), np.repeat([int(word) for word in words], sizes))
 
 
 def pad_rows(rows: list[Tensor], value: float) -> Tensor:
