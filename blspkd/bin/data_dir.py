@@ -45,6 +45,12 @@ def subset(args: argparse.Namespace) -> None:
     print(f"{destination}: {kaldi_verbs.subset(source, destination, chosen)} utterances")
 
 
+def copy(args: argparse.Namespace) -> None:
+    number = kaldi_verbs.copy(args.src_dir, args.dest_dir, lambda old: f"{args.utt_prefix}{old}{args.utt_suffix}",
+                              lambda old: f"{args.spk_prefix}{old}{args.spk_suffix}")
+    print(f"{args.dest_dir}: {number} utterances")
+
+
 def split(args: argparse.Namespace) -> None:
     for part in kaldi_verbs.split(args.dir, args.number, per_utt=args.per_utt):
         print(part)
@@ -136,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     option(which, "--spk-list", metavar="FILE", help="the speakers that FILE lists (no NUMBER)")
     option(which, "--utt-list", metavar="FILE", help="the utterances that FILE lists (no NUMBER)")
     choosing.add_argument("places", nargs="+", metavar="SRC_DIR [NUMBER] DEST_DIR")
+    copying = verb(copy, "write a copy, with other names for utterances and speakers", "SRC_DIR", "DEST_DIR")
+    for name in ("--utt-prefix", "--utt-suffix", "--spk-prefix", "--spk-suffix"):
+        option(copying, name, default="", metavar="TEXT", help="added to every name")
     splitting = verb(split, "cut into DIR/splitNUMBER/1 ...; speakers stay together", "DIR")
     splitting.add_argument("number", metavar="NUMBER", type=_positive)
     option(splitting, "--per-utt", action="store_true", help="speakers need not stay together: DIR/splitNUMBERutt")

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +35,37 @@ def subset(source: str | os.PathLike, destination: str | os.PathLike, utterances
     with new_directory(destination, [source]) as temporary:
         _distribute(source, [temporary], part_of)
     return len(part_of)
+
+
+def copy(source: str | os.PathLike, destination: str | os.PathLike, utt_id: Callable[[str], str],
+         speaker: Callable[[str], str]) -> int:
+    """Write `source` under other names: utt_id and speaker give the new ones; returns the number of utterances.
+
+    Recordings are renamed like utterances where they are one and the same (no `segments`). Raises DataError where two
+    would get one name.
+    """
+    source, destination = Path(source), Path(destination)
+    utt2spk = _utt2spk(source)
+    renamed = {utt_id(old): speaker(spoken_by) for old, spoken_by in utt2spk.items()}
+    if len(renamed) < len(utt2spk):
+        raise DataError(f"{source}: several utterances would get one name")
+    rename = {Follows.UTTERANCES: utt_id, Follows.SPEAKERS: speaker,
+              Follows.RECORDINGS: str if (source / "segments").exists() else utt_id}
+    with new_directory(destination, [source]) as temporary:
+        for name, kind in _kinds(source).items():
+            if name == INFO:
+                info = _without_fingerprint(_read_info(source / name))
+                info["filtered"] = {reason: list(map(utt_id, ids)) for reason, ids in (info.get("filtered") or {}).items()}
+                _write_info(temporary / name, info)
+            elif kind is Follows.NOTHING:
+                shutil.copyfile(source / name, temporary / name)
+            elif name not in ("utt2spk", "spk2utt"):
+                _write(temporary / name, {rename[kind](key.decode()).encode(): [
+                    rename[kind](key.decode()).encode() + line.removeprefix(key) for line in lines]
+                    for key, lines in _lines(source / name).items()})
+        write_table(temporary / "utt2spk", renamed)
+        write_table(temporary / "spk2utt", spk2utt(renamed))
+    return len(renamed)
 
 
 def split(path: str | os.PathLike, parts: int, *, per_utt: bool = False) -> list[Path]:

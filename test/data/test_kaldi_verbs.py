@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from blspkd.data.kaldi_check import validate
 from blspkd.data.kaldi_dir import KaldiDir
-from blspkd.data.kaldi_verbs import combine, split, subset
+from blspkd.data.kaldi_verbs import combine, copy, split, subset
 from blspkd.data.tables import read_table
 from blspkd.errors import DataError
 
@@ -85,6 +85,29 @@ def test_split_and_combine_are_inverse_for_any_directory(tmp_path, speakers, dat
     parts = split(folder, data.draw(st.integers(1, len(ids) if per_utt else len(speakers))), per_utt=per_utt)
     combine(tmp_path / "whole", parts[::-1])
     assert contents(tmp_path / "whole") == contents(folder)
+
+
+def test_a_copy_has_other_names_in_every_file(make_rich_dir, tmp_path):
+    source = make_rich_dir()
+    assert copy(source, tmp_path / "copy", "a_{}".format, "b_{}".format) == 6
+    assert validate(tmp_path / "copy", check_files=False) == []
+    assert read_table(tmp_path / "copy" / "utt2spk")["a_bob-1"] == "b_bob"
+    assert read_table(tmp_path / "copy" / "spk2gender") == {
+        f"b_{speaker}": gender for speaker, gender in read_table(source / "spk2gender").items()}
+    assert read_table(tmp_path / "copy" / "wav.scp") == read_table(source / "wav.scp")  # there are segments
+    assert read_table(tmp_path / "copy" / "text") == {f"a_{key}": text for key, text in read_table(source / "text").items()}
+    assert (tmp_path / "copy" / "README").read_text() == "made by hand\n"
+    copy(tmp_path / "copy", tmp_path / "back", lambda name: name[2:], lambda name: name[2:])
+    assert contents(tmp_path / "back") == contents(source)
+
+
+def test_a_copy_renames_recordings_that_are_utterances(make_dir, tmp_path):
+    source = make_dir()
+    copy(source, tmp_path / "copy", "{}_x".format, str)
+    assert list(read_table(tmp_path / "copy" / "wav.scp")) == [f"{utt_id}_x" for utt_id in IDS]
+    assert read_table(tmp_path / "copy" / "spk2utt")["ann"] == "ann-1_x ann-2_x"
+    with pytest.raises(DataError, match="one name"):
+        copy(source, tmp_path / "same", lambda name: name[:3], str)
 
 
 def info(**changes) -> str:

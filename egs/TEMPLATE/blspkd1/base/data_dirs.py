@@ -4,7 +4,7 @@
         --wav_dir data/local/wav --output_dir data
 
 writes `<output_dir>/<set>/` with wav.scp, text, utt2spk, spk2utt, utt2dur and word_times. What the sentences' rows hold
-besides their text becomes a file of references, text.<task>, or `instruction`. Speakers are voices.
+besides their text and how to speak it becomes a file of references, text.<task>, or `instruction`. Speakers are voices.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def write_data_dir(one: SpokenSet, spoken_dir: Path, wav_dir: Path, output_dir: 
     if [row["text"] for row in rows] != [tables["text"][key] for key in order]:
         raise DataError(f"{wav_dir / one.name}: holds other sentences than {spoken_dir}; run base/synthesise.py first")
     for field in rows[0]:
-        if field != "text":
+        if field not in ("text", "spoken"):
             table = field if field == "instruction" else f"text.{field}"
             tables[table] = {key: row[field] for key, row in zip(order, rows, strict=True)}
     tables["spk2utt"] = {speaker: " ".join(_sorted(keys)) for speaker, keys in speakers.items()}

@@ -21,7 +21,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from speech_plan import SpokenSet, Utterance, parse_sets, plan, read_rows, shards, to_jsonl
+from speech_plan import Utterance, parse_sets, plan, read_rows, shards, to_jsonl
 from voices import voices_of
 
 from blspkd.atomic import atomic_path
@@ -32,14 +32,14 @@ SAMPLING_RATE = 16000
 LOUDEST = 0.98  # samples stay below full scale, noise included
 
 
-def plan_all(sets: list[SpokenSet], spoken_dir: Path, seed: int) -> dict[str, list[Utterance]]:
+def plan_all(args: argparse.Namespace) -> dict[str, list[Utterance]]:
     """The shards of all sets: {"train/000": utterances, ...}."""
     from espeak import data_path
 
     planned = {}
-    for one in sets:
-        rows, voices = read_rows(spoken_dir, one.sentences), voices_of(one.voices, data_path())
-        for name, utterances in shards(plan(one.name, rows, voices, seed)).items():
+    for one in parse_sets(args.sets):
+        rows, voices = read_rows(args.spoken_dir, one.sentences), voices_of(one.voices, data_path())
+        for name, utterances in shards(plan(one.name, rows, voices, args.seed, tuple(args.rates))).items():
             planned[f"{one.name}/{name}"] = utterances
     return planned
 
@@ -60,14 +60,17 @@ def speak_shard(shard_dir: Path, utterances: list[Utterance]) -> None:
     with atomic_path(shard_dir) as folder:
         folder.mkdir()
         for utterance in utterances:
-            speech = espeak.speak(utterance.text, utterance.voice, utterance.rate, utterance.pitch,
+            speech = espeak.speak(utterance.spoken, utterance.voice, utterance.rate, utterance.pitch,
                                   utterance.pitch_range)
             wave = record(speech.samples, espeak.sampling_rate, utterance)
             soundfile.write(folder / f"{utterance.utt_id}.wav", np.rint(wave * 32767).astype(np.int16), SAMPLING_RATE)
             spoken_end = len(speech.samples) / espeak.sampling_rate
             starts = [start for start, _ in speech.words] + [spoken_end]
-            for (start, text), end in zip(speech.words, starts[1:], strict=True):
-                word_times.append(f"{utterance.utt_id} {start + utterance.lead:.4f} {end + utterance.lead:.4f} {text}\n")
+            words = iter(utterance.text.split())
+            for (start, spoken), end in zip(speech.words, starts[1:], strict=True):
+                text = " ".join(next(words) for _ in spoken.split())
+                begin, end = start + utterance.lead, end + utterance.lead
+                word_times.append(f"{utterance.utt_id} {begin:.4f} {end:.4f} {text}\n")
             durations.append(f"{utterance.utt_id} {len(wave) / SAMPLING_RATE:.4f}\n")
         (folder / "word_times").write_text("".join(word_times), encoding="utf-8")
         (folder / "utt2dur").write_text("".join(durations), encoding="utf-8")
@@ -117,7 +120,8 @@ def speak_all(planned: dict[str, list[Utterance]], args: argparse.Namespace) -> 
 
 def _speak_in_a_fresh_process(name: str, args: argparse.Namespace) -> None:
     line = [sys.executable, __file__, "--sets", args.sets, "--spoken_dir", str(args.spoken_dir),
-            "--wav_dir", str(args.wav_dir), "--seed", str(args.seed), "--shard", name]
+            "--wav_dir", str(args.wav_dir), "--rates", *map(str, args.rates), "--seed", str(args.seed),
+            "--shard", name]
     status = subprocess.run(line, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
     if status != 0:
         raise DataError(f"shard {name} was not spoken (exit status {status}); start again to go on, or look at it with: "
@@ -130,11 +134,13 @@ def main() -> None:
     parser.add_argument("--sets", required=True, help="NAME=SENTENCES/VOICES of each set (speech_plan.py)")
     parser.add_argument("--spoken_dir", type=Path, required=True, help="sentences, from local/corpus.py")
     parser.add_argument("--wav_dir", type=Path, required=True)
+    parser.add_argument("--rates", type=int, nargs=2, default=(170, 260), metavar="WPM",
+                        help="slowest and fastest speech, in words per minute")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", default="", help="speak this one in this process, for example train/000")
     args = parser.parse_args()
-    planned = plan_all(parse_sets(args.sets), args.spoken_dir, args.seed)
+    planned = plan_all(args)
     if args.shard:
         speak_shard(args.wav_dir / args.shard, planned[args.shard])
     else:
