@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from blspkd.evaluation import tables
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.correlation import spearman
+from blspkd.evaluation.results import TYPE
 from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
@@ -30,6 +31,12 @@ def markdown(comparison: Comparison) -> str:
     blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
     for set_name in _sets(measured, task_metrics):
         blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
+    types = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types):
+        columns = [column for column in types if column[0].startswith(task + TYPE)]
+        for set_name in _sets(measured, columns):
+            blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
+                       _table(measured, set_name, columns)]
     for title, task, metrics in (("Alignment", "alignment", ALIGNMENT), ("Cost", "cost", COST),
                                  ("What training did to the LLM on text", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
@@ -67,7 +74,7 @@ def _legend(comparison: Comparison) -> str:
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
     """Tasks with their metrics, in the order in which they were measured."""
     return list(dict.fromkeys((one.task, one.metric) for one in measured
-                              if one.metric in tables.HEADLINES and one.task != "asr"))
+                              if one.metric in tables.HEADLINES and one.task != "asr" and TYPE not in one.task))
 
 
 def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
@@ -98,7 +105,7 @@ def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
 
 def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:
     heads, rows = _cells(measured, set_name, columns, with_range=True)
-    return tables.markdown_table(heads, [[tables.escape(row[0]), *row[1:]] for row in rows])
+    return tables.markdown_table([*map(tables.escape, heads)], [[tables.escape(row[0]), *row[1:]] for row in rows])
 
 
 def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column],
@@ -108,11 +115,19 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
     columns = [column for column in columns if any((system, *column) in found for system, *_ in found)]
     systems = [system for system in dict.fromkeys(one.system for one in measured)
                if any((system, *column) in found for column in columns)]
-    heads = ["system", *(tables.metric_label(metric) if task in ("alignment", "cost", "text") else
-                         f"{task} {tables.metric_label(metric)}" for task, metric in columns)]
+    heads = ["system", *(_head(column, [found[key] for key in found if key[1:] == column]) for column in columns)]
     rows = [[_label(system, [one for key, one in found.items() if key[0] == system]),
              *(_cell(found.get((system, *column)), with_range) for column in columns)] for system in systems]
     return heads, rows
+
+
+def _head(column: Column, measured: Sequence[Measured]) -> str:
+    """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
+    task, metric = column
+    if task in ("alignment", "cost", "text"):
+        return tables.metric_label(metric)
+    size = f" (n={measured[0].n})" if TYPE in task else ""
+    return f"{task} {tables.metric_label(metric)}{size}"
 
 
 def _label(system: str, own: Sequence[Measured]) -> str:

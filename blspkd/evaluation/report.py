@@ -41,6 +41,7 @@ from blspkd.evaluation.report_html import (
     paragraph,
     picture,
 )
+from blspkd.evaluation.results import question_types, whole_tasks
 from blspkd.evaluation.tables import HEADLINES, PARTS, TYPED, arrange, metric_label
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,14 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
 def _results(page: Document, experiments: Sequence[Experiment]) -> None:
     rows = all_rows(experiments)
     parts = []
-    for task in dict.fromkeys(row.task for row in rows if row.metric in HEADLINES):
+    for task in dict.fromkeys(row.task for row in whole_tasks(rows) if row.metric in HEADLINES):
         table = arrange([row for row in rows if row.task == task], list(HEADLINES))
         sizes = sorted({row.n for row in table.cells.values()})
         number = "-".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         parts += [heading(f"{task} (n = {number} utterances per set)"), measurements(table)]
+    parts += [folded(f"{task} by type of question (the first word of the instruction): {name}",
+                     measurements(arrange(own, list(HEADLINES))))
+              for (task, name), own in question_types(rows).items()]
     page.section("results", "Results", paragraph(
         "text: the transcript typed in, the upper bound. chance: the speech of another utterance."
         + (f" {TYPED.strip(', ')}: the transcript typed into an LLM whose weights were trained."

@@ -11,7 +11,7 @@ from blspkd.errors import DataError
 from blspkd.evaluation.correlation import spearman
 from blspkd.evaluation.decode_dir import SUFFIX, read_rows
 from blspkd.evaluation.learning_curves import Curve, read_curves
-from blspkd.evaluation.results import Row, read_results
+from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scoring import Experiment as Trained
 from blspkd.evaluation.scoring import read_experiment
 from blspkd.evaluation.tables import HEADLINES, TYPED, system_label
@@ -122,7 +122,7 @@ class Cloud:
 def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
     """By task, then measure; every task with its first metric."""
     first: dict[str, str] = {}
-    for row in all_rows(experiments):
+    for row in whole_tasks(all_rows(experiments)):
         if row.metric in HEADLINES:
             first.setdefault(row.task, row.metric)
     found = []

@@ -9,7 +9,7 @@ from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
 from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, read_comparison, write_comparison
 from blspkd.evaluation.comparison_time import time_left
-from blspkd.evaluation.results import Row, write_results
+from blspkd.evaluation.results import Row, update_results, write_results
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
 CONFIG = CompareConfig(systems={"text": 1, "blsp": 2, "blspkd": 3},
@@ -100,6 +100,20 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_types_of_questions_have_a_table_of_their_own(conf_dir, tmp_path):
+    runs = plan(CONFIG, "small", conf_dir)
+    for run in runs:
+        make_run(tmp_path, run, 30)
+        update_results(tmp_path / run.name / "results.json",
+                       [Row(run.system, "test", "repeat:who", "exact_match", 50.0, [0.0, 100.0], 3, run.seed, "s")],
+                       lambda row: False)
+    comparison = Comparison("blspkd", "small", 7, measure(runs, "blspkd", tmp_path, DECODE, ["test"]))
+    assert {one.difference for one in comparison.measured if one.task == "repeat:who"} == {None}
+    page = comparison_page.markdown(comparison)
+    assert "### repeat by type of question: test\n\n| system | repeat:who exact match (n=3) |" in page
+    assert page.count("repeat:who") == 1 and "repeat:who" not in comparison_page.screen(comparison)
 
 
 def test_runs_that_are_not_done_or_saw_other_utterances_are_named(conf_dir, tmp_path):

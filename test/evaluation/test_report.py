@@ -18,7 +18,7 @@ from blspkd.evaluation.figures import BANDS, palette, spectrogram
 from blspkd.evaluation.learning_curves import read_curves
 from blspkd.evaluation.report_data import all_rows, clouds, read_answers, read_experiments, worst
 from blspkd.evaluation.report_html import measurements
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.tables import arrange, value_text
 
 EVIL = "<script>alert(1)</script> & \"$x^2$\" 語"
@@ -201,6 +201,17 @@ def test_typed_text_is_told_apart_where_the_llm_itself_was_trained(tmp_path, dat
     answers = read_answers(experiments, [("test", "s-1")])["test", "s-1"]
     assert {"text", "BLSP-KD+lora, typed"} <= set(answers)
     assert "whose weights were trained" in write(tmp_path, [folders["blspkd+lora"], folders["text"]])
+
+
+def test_types_of_questions_have_tables_of_their_own(tmp_path, data_dir):
+    folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
+    for word, n in (("who", 3), ("when", 1)):
+        row = Row("blspkd", "test", f"qa:{word}", "exact_match", 50.0, [0.0, 100.0], n, 0, "sig")
+        update_results(folder / "results.json", [row], lambda row: False)
+    text = write(tmp_path, [folder])
+    assert "qa by type of question" in text and "<h3>qa:who" not in text
+    assert "<th>qa:who exact match (n=3)</th>" in text and "<th>qa:when exact match (n=1)</th>" in text
+    assert not any("qa:" in cloud.task for cloud in clouds(read_experiments([folder])))
 
 
 def test_labels_tell_experiments_apart(tmp_path, data_dir):
