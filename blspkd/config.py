@@ -200,6 +200,7 @@ class TaskConfig:
     metrics: list = field(default_factory=list)  # of bleu, chrf, exact_match, wer, cer
     normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
     bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
+    by_first_word: bool = False  # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
 
     def __post_init__(self):
         for metric in self.metrics:
@@ -229,6 +230,9 @@ class DecodeConfig:
     num_examples: int = 3  # shown in RESULTS.md
 
     def __post_init__(self):
+        for task in self.tasks:
+            if ":" in task:
+                raise ConfigError(f"tasks: '{task}' has a colon, which stands before a type of question (qa:who)")
         for system in self.systems:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:

@@ -1,6 +1,6 @@
 import pytest
 
-from blspkd.config import DecodeConfig, PromptConfig, TrainConfig
+from blspkd.config import DecodeConfig, PromptConfig, TaskConfig, TrainConfig
 from blspkd.config_file import load_config, save_config, to_dict
 from blspkd.errors import ConfigError
 
@@ -55,6 +55,11 @@ def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
 def test_mistakes_on_the_command_line(words, message):
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, None, words)
+
+
+def test_a_tasks_name_cannot_be_mistaken_for_a_type_of_question():
+    with pytest.raises(ConfigError, match="tasks: 'qa:who' has a colon"):
+        DecodeConfig(tasks={"qa:who": TaskConfig()})
 
 
 def test_a_missing_file_is_named():

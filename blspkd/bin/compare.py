@@ -15,7 +15,16 @@ from pathlib import Path
 from blspkd.config import CompareConfig, DecodeConfig, TrainConfig
 from blspkd.config_file import load_config
 from blspkd.errors import ConfigError, DataError, command
-from blspkd.evaluation.comparison import Comparison, Run, all_rows, finished_runs, measure, plan, write_comparison
+from blspkd.evaluation.comparison import (
+    Comparison,
+    Run,
+    all_rows,
+    finished_runs,
+    measure,
+    measure_snapshots,
+    plan,
+    write_comparison,
+)
 from blspkd.evaluation.comparison_page import screen
 from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.cost import update_cost_results
@@ -62,7 +71,8 @@ def main(words: list[str] | None = None) -> None:
         if not run.reads:
             update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)
     measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
-    comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured)
+    comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured,
+                            measure_snapshots(runs, args.exp_dir, args.test_sets.split()))
     write_results(Path(args.exp_dir) / "results.json", all_rows(runs, args.exp_dir))
     write_comparison(Path(args.exp_dir) / "comparison.json", comparison)
     print(screen(comparison))

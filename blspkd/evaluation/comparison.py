@@ -8,7 +8,7 @@ upper bound, `reads: <recogniser>` a cascade; both live in exp/compare_<budget>/
 import json
 import statistics as means
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from blspkd.atomic import atomic_write
@@ -17,7 +17,7 @@ from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics
-from blspkd.evaluation.results import Row, read_results
+from blspkd.evaluation.results import Row, read_results, whole_tasks
 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
@@ -67,6 +67,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """One metric of a training that was measured before its end too."""
+
+    system: str
+    step: int
+    set: str
+    task: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What stage 5 found."""
 
@@ -74,6 +86,7 @@ class Comparison:
     budget: str
     max_steps: int  # optimiser steps of every training; 0: what its own configuration says
     measured: list[Measured]
+    snapshots: list[Snapshot] = field(default_factory=list)
 
 
 def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
@@ -124,6 +137,18 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
     compared = _Comparison(folder, config, by_system[reference])
     return [compared.with_difference(one, by_system[one.system])
             if one.system in by_system and one.system != reference else one for one in measured]
+
+
+def measure_snapshots(runs: Sequence[Run], folder: str | Path, test_sets: Sequence[str]) -> list[Snapshot]:
+    """Task scores and alignment of all snapshots of the plan that have results."""
+    found = []
+    for run in runs:
+        for step in run.snapshots:
+            path = Path(folder) / run.name / "snapshots" / str(step) / "results.json"
+            found += [Snapshot(run.system, step, row.set, row.task, row.metric, row.value)
+                      for row in (whole_tasks(read_results(path)) if path.is_file() else ())
+                      if row.system == run.system and row.set in test_sets]
+    return found
 
 
 def _shown_as(row: Row, run: Run) -> str:
@@ -178,18 +203,22 @@ class _Comparison:
 
 
 def write_comparison(path: str | Path, comparison: "Comparison") -> None:
-    """One line per system, set, task and metric."""
-    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in comparison.measured]
+    """One line per system, set, task and metric, and per snapshot likewise."""
     head = {"reference": comparison.reference, "budget": comparison.budget, "max_steps": comparison.max_steps}
     with atomic_write(path) as file:
-        file.write(json.dumps(head)[:-1] + ', "measured": [\n' + ",\n".join(lines) + "\n]}\n")
+        file.write(json.dumps(head)[:-1])
+        for name, found in (("measured", comparison.measured), ("snapshots", comparison.snapshots)):
+            lines = [json.dumps(asdict(one), ensure_ascii=False) for one in found]
+            file.write(f', "{name}": [\n' + ",\n".join(lines) + "\n]")
+        file.write("}\n")
 
 
 def read_comparison(path: str | Path) -> "Comparison":
     """Raises DataError where it is missing or damaged."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Comparison(**{**values, "measured": [Measured(**one) for one in values["measured"]]})
+        return Comparison(**{**values, "measured": [Measured(**one) for one in values["measured"]],
+                             "snapshots": [Snapshot(**one) for one in values["snapshots"]]})
     except FileNotFoundError:
         raise DataError(f"{path}: missing; run stage 5 (compare)") from None
     except (ValueError, TypeError, KeyError) as error:

@@ -1,11 +1,13 @@
 """The tables of stage 5: every system's mean over seeds, and whether it differs from the reference system."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from blspkd.evaluation import tables
 from blspkd.evaluation.comparison import Comparison, Measured
-from blspkd.evaluation.correlation import spearman
+from blspkd.evaluation.correlation import FEW, Pairs, rho_text, spearman
+from blspkd.evaluation.results import TYPE
 from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
@@ -14,7 +16,8 @@ LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {refe
           "ones about one is.")
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
-            "scores; near 0 it says nothing about the task.")
+            "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
+WITH_SNAPSHOTS = (" The first number is over finished models, the second also over what chosen trainings were at earlier steps.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -30,14 +33,19 @@ def markdown(comparison: Comparison) -> str:
     blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
     for set_name in _sets(measured, task_metrics):
         blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
+    types = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types):
+        columns = [column for column in types if column[0].startswith(task + TYPE)]
+        for set_name in _sets(measured, columns):
+            blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
+                       _table(measured, set_name, columns)]
     for title, task, metrics in (("Alignment", "alignment", ALIGNMENT), ("Cost", "cost", COST),
                                  ("What training did to the LLM on text", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
             blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns)]
     for set_name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)]):
-        blocks += [f"### What alignment predicts: {tables.escape(set_name)}", PREDICTS,
-                   _predictions(measured, set_name, _first_of(task_metrics))]
+        blocks += _predictions(comparison, set_name, _first_of(task_metrics))
     return "\n\n".join(blocks)
 
 
@@ -67,7 +75,7 @@ def _legend(comparison: Comparison) -> str:
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
     """Tasks with their metrics, in the order in which they were measured."""
     return list(dict.fromkeys((one.task, one.metric) for one in measured
-                              if one.metric in tables.HEADLINES and one.task != "asr"))
+                              if one.metric in tables.HEADLINES and one.task != "asr" and TYPE not in one.task))
 
 
 def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
@@ -75,21 +83,46 @@ def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
     return list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
 
 
-def _predictions(measured: Sequence[Measured], set_name: str, task_metrics: Sequence[Column]) -> str:
-    """Spearman's correlation of every alignment measure with every task, a point for every trained model."""
-    values = {(one.system, one.task, one.metric): one.values for one in measured if one.set == set_name}
-    lines = []
+def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[Column]) -> list[str]:
+    """Spearman's correlation of every alignment measure with every task, a point for every trained model and snapshot.
+
+    Nothing where there are too few of them.
+    """
+    finished = {(one.system, one.task, one.metric): one.values for one in comparison.measured if one.set == set_name}
+    before = {((one.system, one.step), one.task, one.metric): [one.value] for one in comparison.snapshots
+              if one.set == set_name}
+    lines, strengths = [], {}
     for metric in (*ALIGNMENT, COUNT[1]):
-        cells = []
-        for column in task_metrics:
-            pairs = [pair for (system, task, name), found in values.items() if (task, name) == ("alignment", metric)
-                     for pair in zip(found, values.get((system, *column), []), strict=False)]
-            rho = spearman(*zip(*pairs, strict=True)) if pairs else None
-            cells.append("-" if rho is None else f"{rho:+.2f} (n={len(pairs)})")
-        if set(cells) != {"-"}:
-            lines.append([tables.metric_label(metric), *cells])
-    return tables.markdown_table(["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)],
-                                 lines)
+        points = [(_pairs(finished, metric, column), _pairs(before, metric, column)) for column in task_metrics]
+        if any(len(ends) + len(steps) > 2 for ends, steps in points):
+            label = tables.metric_label(metric)
+            lines.append([label, *(rho_text(ends, steps) for ends, steps in points)])
+            strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
+                                if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
+    heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
+    legend = PREDICTS + (WITH_SNAPSHOTS if any(task == "alignment" for _, task, _ in before) else "")
+    return [f"### What alignment predicts: {tables.escape(set_name)}", legend, tables.markdown_table(heads, lines),
+            *_extremes(strengths)] if lines else []
+
+
+def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
+    """(alignment, score) of all models; a system of which some seeds have no alignment is left out."""
+    return [pair for (model, *what), found in values.items() if what == ["alignment", metric]
+            for scores in [values.get((model, *column), [])] if len(scores) == len(found)
+            for pair in zip(found, scores, strict=True)]
+
+
+def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
+    """A sentence on the measures that go with the scores most and least closely; none where there are few points."""
+    means = {label: fmean(rho for rho, _ in found) for label, found in strengths.items() if found}
+    if len(set(means.values())) < 2:
+        return []
+    said = []
+    for label in (max(means, key=means.get), min(means, key=means.get)):
+        sizes = sorted({n for _, n in strengths[label]})
+        said.append(f"{label} ({means[label]:.2f}, n={'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))})")
+    return [f"By the mean absolute rho over these columns and all points, {said[0]} goes with the scores most closely, "
+            f"{said[1]} least."]
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
@@ -98,7 +131,7 @@ def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
 
 def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:
     heads, rows = _cells(measured, set_name, columns, with_range=True)
-    return tables.markdown_table(heads, [[tables.escape(row[0]), *row[1:]] for row in rows])
+    return tables.markdown_table([*map(tables.escape, heads)], [[tables.escape(row[0]), *row[1:]] for row in rows])
 
 
 def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column],
@@ -108,11 +141,19 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
     columns = [column for column in columns if any((system, *column) in found for system, *_ in found)]
     systems = [system for system in dict.fromkeys(one.system for one in measured)
                if any((system, *column) in found for column in columns)]
-    heads = ["system", *(tables.metric_label(metric) if task in ("alignment", "cost", "text") else
-                         f"{task} {tables.metric_label(metric)}" for task, metric in columns)]
+    heads = ["system", *(_head(column, [found[key] for key in found if key[1:] == column]) for column in columns)]
     rows = [[_label(system, [one for key, one in found.items() if key[0] == system]),
              *(_cell(found.get((system, *column)), with_range) for column in columns)] for system in systems]
     return heads, rows
+
+
+def _head(column: Column, measured: Sequence[Measured]) -> str:
+    """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
+    task, metric = column
+    if task in ("alignment", "cost", "text"):
+        return tables.metric_label(metric)
+    size = f" (n={measured[0].n})" if TYPE in task else ""
+    return f"{task} {tables.metric_label(metric)}{size}"
 
 
 def _label(system: str, own: Sequence[Measured]) -> str:

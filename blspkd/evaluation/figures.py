@@ -100,18 +100,22 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
     return figure
 
 
-def scatter(points: Mapping[tuple[str, str], Sequence[tuple[str, str, float, float]]],
+def scatter(trails: Mapping[tuple[str, str], Sequence[tuple[str, str, Sequence[tuple[float, float]]]]],
             titles: Mapping[tuple[str, str], str]) -> Figure:
-    """points: (x name, y name) -> [(system, set, x, y)]; a colour per system, a marker per set."""
-    colours = palette(list(dict.fromkeys(point[0] for found in points.values() for point in found)))
-    sets = list(dict.fromkeys(point[1] for found in points.values() for point in found))
-    columns = len(dict.fromkeys(x for x, _ in points))
+    """trails: (x name, y name) -> [(system, set, [(x, y)])]; a colour per system, a marker per set.
+
+    Of several points of a trail, those before the last are steps on the way to it: small, and joined by a line.
+    """
+    colours = palette(list(dict.fromkeys(system for found in trails.values() for system, _, _ in found)))
+    sets = list(dict.fromkeys(name for found in trails.values() for _, name, _ in found))
+    columns = len(dict.fromkeys(x for x, _ in trails))
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(list(points), columns, 2.3)
-        for axes, ((x_name, y_name), found) in zip(panels, points.items(), strict=True):
-            for system, set_name, x, y in found:
-                axes.plot(x, y, MARKERS[sets.index(set_name) % len(MARKERS)], color=colours[system],
-                          markersize=5, alpha=0.85)
+        figure, panels = _panels(list(trails), columns, 2.3)
+        for axes, ((x_name, y_name), found) in zip(panels, trails.items(), strict=True):
+            for system, name, points in found:
+                look = {"color": colours[system], "marker": MARKERS[sets.index(name) % len(MARKERS)], "linewidth": 0.6}
+                axes.plot(*zip(*points, strict=True), **look, markersize=2.5, alpha=0.5)
+                axes.plot(*points[-1], **look, markersize=5, alpha=0.85)
             axes.set_xlabel(LABELS.get(x_name, x_name))
             axes.set_ylabel(y_name)
             axes.set_title(titles.get((x_name, y_name), ""), fontsize=8, color="#57606a")

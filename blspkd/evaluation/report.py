@@ -18,15 +18,14 @@ from blspkd.data import audio
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.errors import DataError
 from blspkd.evaluation import figures, health
-from blspkd.evaluation.correlation import FEW
 from blspkd.evaluation.metrics import normalize
+from blspkd.evaluation.report_clouds import add_clouds
 from blspkd.evaluation.report_data import (
     REFERENCES,
     Experiment,
     Place,
     all_rows,
     chosen,
-    clouds,
     read_answers,
     read_experiments,
     worst,
@@ -41,6 +40,7 @@ from blspkd.evaluation.report_html import (
     paragraph,
     picture,
 )
+from blspkd.evaluation.results import question_types, whole_tasks
 from blspkd.evaluation.tables import HEADLINES, PARTS, TYPED, arrange, metric_label
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
     _results(page, experiments)
     _curves(page, experiments)
     _positions(page, experiments)
-    _clouds(page, experiments)
+    add_clouds(page, experiments)
     _slices(page, experiments)
     _utterances(page, experiments, num_chosen, num_worst, seed)
     _others(page, experiments)
@@ -79,11 +79,14 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
 def _results(page: Document, experiments: Sequence[Experiment]) -> None:
     rows = all_rows(experiments)
     parts = []
-    for task in dict.fromkeys(row.task for row in rows if row.metric in HEADLINES):
+    for task in dict.fromkeys(row.task for row in whole_tasks(rows) if row.metric in HEADLINES):
         table = arrange([row for row in rows if row.task == task], list(HEADLINES))
         sizes = sorted({row.n for row in table.cells.values()})
         number = "-".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         parts += [heading(f"{task} (n = {number} utterances per set)"), measurements(table)]
+    parts += [folded(f"{task} by type of question (the first word of the instruction): {name}",
+                     measurements(arrange(own, list(HEADLINES))))
+              for (task, name), own in question_types(rows).items()]
     page.section("results", "Results", paragraph(
         "text: the transcript typed in, the upper bound. chance: the speech of another utterance."
         + (f" {TYPED.strip(', ')}: the transcript typed into an LLM whose weights were trained."
@@ -126,36 +129,6 @@ def _positions(page: Document, experiments: Sequence[Experiment]) -> None:
         page.section("positions", "KL by position", paragraph(
             "Means over the utterances that are long enough; positions that less than a tenth reach are left out.",
             "note"), *parts)
-
-
-def _clouds(page: Document, experiments: Sequence[Experiment]) -> None:
-    found = clouds(experiments)
-    if not found:
-        return
-    titles, fewest = {}, min(cloud.correlation(name)[1] for cloud in found for name in cloud.sets)
-    for cloud in found:
-        texts = [f"{name} {rho:+.2f} (n={n})" for name in cloud.sets for rho, n in [cloud.correlation(name)]
-                 if rho is not None]
-        titles[cloud.measure, cloud.task] = "rho: " + ", ".join(texts) if 0 < len(texts) < 3 else ""
-    warning = ""
-    if fewest < FEW:
-        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
-                   "chance. Give more systems and checkpoints.")
-    by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
-    measures = list(dict.fromkeys(cloud.measure for cloud in found))
-    lines = []
-    for task in dict.fromkeys(cloud.task for cloud in found):
-        for name in dict.fromkeys(name for cloud in found if cloud.task == task for name in cloud.sets):
-            pairs = [by_task[task, measure].correlation(name) if (task, measure) in by_task else (None, 0)
-                     for measure in measures]
-            lines.append([task, name, *("-" if rho is None else f"{rho:+.2f} (n={n})" for rho, n in pairs)])
-    page.section("predicts", "Alignment against task scores", paragraph(
-        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
-        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
-        "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round." + warning),
-        picture(figures.data_uri(figures.scatter({(cloud.measure, cloud.task): cloud.points for cloud in found},
-                                                 titles)), "alignment measures against task scores"),
-        grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
 
 
 def _slices(page: Document, experiments: Sequence[Experiment]) -> None:

@@ -8,16 +8,14 @@ from functools import cached_property
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.evaluation.correlation import spearman
 from blspkd.evaluation.decode_dir import SUFFIX, read_rows
 from blspkd.evaluation.learning_curves import Curve, read_curves
 from blspkd.evaluation.results import Row, read_results
 from blspkd.evaluation.scoring import Experiment as Trained
 from blspkd.evaluation.scoring import read_experiment
-from blspkd.evaluation.tables import HEADLINES, TYPED, system_label
+from blspkd.evaluation.tables import TYPED, system_label
 
 REFERENCES = ("text", "chance")  # systems that are the same whatever was trained
-MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
 Place = tuple[str, str]  # set, utterance
 
 
@@ -29,6 +27,7 @@ class Experiment:
     label: str
     rows: list[Row] = field(default_factory=list)  # system: the label, but for REFERENCES
     curves: dict[str, Curve] = field(default_factory=dict)
+    snapshots: dict[int, list[Row]] = field(default_factory=dict)  # step -> rows of what the training was after it
     summaries: dict[str, dict] = field(default_factory=dict)  # set -> summary.json of its alignment
     decoded: dict[tuple[str, str, str], Path] = field(default_factory=dict)  # system, task, set -> decode directory
 
@@ -76,8 +75,13 @@ def _read(path: Path, label: str, system: str) -> Experiment:
     def named(other: str) -> str:
         return other if other in REFERENCES else label if other == system else f"{system_label(other)}"
 
-    rows = [replace(row, system=named(row.system), seed=None) for row in read_results(path / "results.json")]
+    def read(results: Path) -> list[Row]:
+        return [replace(row, system=named(row.system), seed=None) for row in read_results(results)]
+
+    rows = read(path / "results.json")
     found = Experiment(path, label, rows, read_curves(path))
+    found.snapshots = {int(results.parent.name): read(results) for results in path.glob("snapshots/*/results.json")
+                       if results.parent.name.isdigit()}
     for folder in sorted(path.glob("align_*/")):
         if (folder / "summary.json").is_file() and (folder / "align.json").is_file():
             name = folder.name.removeprefix("align_")
@@ -99,45 +103,6 @@ def all_rows(experiments: Sequence[Experiment]) -> list[Row]:
         for row in experiment.rows:
             found.setdefault((row.system, row.task, row.metric, row.set), row)
     return list(found.values())
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """One alignment measure against one task's score over all experiments that have both."""
-
-    measure: str
-    task: str  # with its metric
-    points: list[tuple[str, str, float, float]]  # system, set, measure, score
-
-    @property
-    def sets(self) -> list[str]:
-        return list(dict.fromkeys(set_name for _, set_name, _, _ in self.points))
-
-    def correlation(self, set_name: str) -> tuple[float | None, int]:
-        """Spearman's rho over the points of one set, and their number. Sets differ for reasons of their own."""
-        own = [(x, y) for _, name, x, y in self.points if name == set_name]
-        return spearman([x for x, _ in own], [y for _, y in own]), len(own)
-
-
-def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
-    """By task, then measure; every task with its first metric."""
-    first: dict[str, str] = {}
-    for row in all_rows(experiments):
-        if row.metric in HEADLINES:
-            first.setdefault(row.task, row.metric)
-    found = []
-    for task, metric in first.items():
-        for measure in MEASURES:
-            points = []
-            for experiment in experiments:
-                values = {(row.task, row.metric, row.set): row.value for row in experiment.rows
-                          if row.system == experiment.label}
-                points += [(experiment.label, set_name, values["alignment", measure, set_name], score)
-                           for (own, name, set_name), score in values.items()
-                           if (own, name) == (task, metric) and ("alignment", measure, set_name) in values]
-            if points:
-                found.append(Cloud(measure, f"{task} {HEADLINES[metric]}", points))
-    return found
 
 
 def read_answers(experiments: Sequence[Experiment], places: Sequence[Place]) -> dict[Place, dict[str, dict[str, dict]]]:

@@ -69,11 +69,16 @@ def marked_grid(heads: Sequence[str], lines: Sequence[Sequence[tuple[str, str]]]
 
 
 def measurements(table: Table) -> str:
-    """Systems by (metric, set): values with their intervals; the best trained system of each column is bold."""
-    several = len({name for _, _, name in table.columns}) > 1
+    """Systems by (metric, set): values with their intervals; the best trained system of each column is bold.
+
+    Where there are several tasks (types of questions, each with its own number of utterances), heads name them too.
+    """
+    tasks, sets = ({column[place] for column in table.columns} for place in (0, 2))
     heads = ["<th>system</th>"]
-    heads += [f"<th>{escape(metric_label(metric))}{f'<br>{escape(name)}' if several else ''}</th>"
-              for _, metric, name in table.columns]
+    for column in table.columns:
+        task, metric, name = column
+        lines = [f"{task} {metric_label(metric)} ({table.sizes(column)})" if len(tasks) > 1 else metric_label(metric)]
+        heads.append(f"<th>{'<br>'.join(map(escape, lines + [name] * (len(sets) > 1)))}</th>")
     best = {column: _best(table, column) for column in table.columns}
     lines = []
     for system in table.systems:

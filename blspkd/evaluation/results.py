@@ -9,6 +9,7 @@ from pathlib import Path
 from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
 
+TYPE = ":"  # in a row's task, before a type of question: qa:who is the part of qa whose instructions begin with "who"
 DIGITS = 6  # significant digits kept of values and intervals, which may be tiny
 
 
@@ -56,6 +57,21 @@ def update_results(path: str | Path, new: Iterable[Row], replaces: Callable[[Row
     rows = new + [row for row in old if not replaces(row) and _key(row) not in keys]
     write_results(path, rows)
     return [_rounded(row) for row in rows]
+
+
+def whole_tasks(rows: Iterable[Row]) -> list[Row]:
+    """Without those of types of questions, which have tables of their own."""
+    return [row for row in rows if TYPE not in row.task]
+
+
+def question_types(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The others: (task, set) -> rows of all types."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        task, is_type, _ = row.task.partition(TYPE)
+        if is_type:
+            found.setdefault((task, row.set), []).append(row)
+    return found
 
 
 def _key(row: Row) -> tuple:

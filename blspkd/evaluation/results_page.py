@@ -10,7 +10,7 @@ from pathlib import Path
 from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
 from blspkd.evaluation import tables
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, whole_tasks
 
 INTERVALS = ("Values are percentages unless their name says otherwise (KL is in nats); in brackets the 95% bootstrap "
              "interval over utterances. The system *text* has the transcript typed in (the upper bound), *chance* hears "
@@ -100,6 +100,7 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
         "" if preamble.lstrip().startswith("# ") else "# Results",
         preamble.strip(),
         "## Tasks", INTERVALS, _task_tables(page.rows),
+        *_section("## By type of question (the first word of the instruction)", tables.markdown_types(page.rows)),
         *_section("## Comparison", page.comparison),
         *_section("## Token-count accuracy and other measurements", tables.markdown_others(page.rows)),
         *_section("## Kinds of errors (percent)", tables.markdown_errors(page.rows)),
@@ -130,6 +131,7 @@ def _section(title: str, body: str) -> list[str]:
 
 def _task_tables(rows: Sequence[Row]) -> str:
     """One table per task: next to each other they would be too wide to read."""
+    rows = whole_tasks(rows)
     tasks = dict.fromkeys(row.task for row in rows if row.metric in tables.HEADLINES)
     found = [tables.markdown(tables.arrange([row for row in rows if row.task == task], list(tables.HEADLINES)))
              for task in tasks]

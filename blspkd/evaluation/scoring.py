@@ -15,7 +15,7 @@ from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import health, metrics
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
-from blspkd.evaluation.results import Row, update_results
+from blspkd.evaluation.results import TYPE, Row, update_results
 
 log = logging.getLogger(__name__)
 MANY_UNFINISHED = 0.05  # share of answers cut off at max_new_tokens that is worth a warning
@@ -62,6 +62,11 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     for (task, set_name, system), answers in decoded.items():
         scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
         rows += [_row(score, system, set_name, task, experiment) for score in scores]
+        if config.tasks[task].by_first_word:
+            for word, own in by_first_word(answers).items():
+                # errors are not told apart by kind: there may be few
+                rows += [_row(score, system, set_name, task + TYPE + word, experiment)
+                         for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     if "speech" in config.systems and experiment.counts_tokens:
         first = next(iter(config.tasks))
         for set_name in test_sets:
@@ -83,14 +88,10 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
 
 def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
     """Scores of one decode directory, also written to its `score.json`."""
-    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "hypothesis", "reference"))
-    scores: list[metrics.Score] = []
-    for metric in config.tasks[task].metrics:
-        try:
-            scores += metrics.compute(metric, ids, hypotheses, references, config.tasks[task], config.num_bootstrap,
-                                      config.seed)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
+    try:
+        scores = task_scores(answers, task, config)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     scores += health.score(answers, config.num_bootstrap, config.seed)
     unfinished = sum(not row["finished"] for row in answers)
     if unfinished > MANY_UNFINISHED * len(answers):
@@ -99,6 +100,23 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
         json.dump({"task": task, "n": len(answers), "unfinished": unfinished,
                    "scores": [dataclasses.asdict(score) for score in scores]}, file, indent=2, ensure_ascii=False)
     return scores
+
+
+def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[metrics.Score]:
+    """By the task's metrics."""
+    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "hypothesis", "reference"))
+    return [score for metric in config.tasks[task].metrics
+            for score in metrics.compute(metric, ids, hypotheses, references, config.tasks[task], config.num_bootstrap,
+                                         config.seed)]
+
+
+def by_first_word(answers: Sequence[dict]) -> dict[str, list[dict]]:
+    """First word of the instruction, in lower case and without punctuation -> its answers, in the words' order."""
+    found: dict[str, list[dict]] = {}
+    for row in answers:
+        words = metrics.normalize(row["instruction"]).split()
+        found.setdefault(words[0] if words else "", []).append(row)
+    return dict(sorted(found.items()))
 
 
 def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score | None:

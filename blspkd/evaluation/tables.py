@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blspkd.evaluation import health
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, question_types, whole_tasks
 
 HEADLINES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match", "wer": "WER", "cer": "CER"}
 PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
@@ -54,6 +54,7 @@ def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
 
 def screen(rows: Sequence[Row]) -> str:
     """What the last stage prints: the tasks' table with 95% intervals, and token-count accuracy below it."""
+    rows = whole_tasks(rows)
     table = arrange(rows, list(HEADLINES))
     blocks = [_screen_block(table, pairs) for pairs in _fitting(table)]
     counts = arrange(rows, ["count_accuracy"])
@@ -78,16 +79,22 @@ def markdown(table: Table) -> str:
     """`table` as Markdown: one row per system, each cell with its interval."""
     if not table.systems:
         return ""
-    heads = [f"{task} {metric_label(metric)}<br>{name}, {table.sizes((task, metric, name))}"
+    heads = [f"{escape(task)} {metric_label(metric)}<br>{escape(name)}, {table.sizes((task, metric, name))}"
              for task, metric, name in table.columns]
     lines = [[escape(table.label(system)), *(_cell(table.cells.get((system, column))) for column in table.columns)]
              for system in table.systems]
     return markdown_table(["system", *heads], lines)
 
 
+def markdown_types(rows: Sequence[Row]) -> str:
+    """Tasks by type of question, a table per task and set."""
+    return "\n\n".join(markdown(arrange(own, list(HEADLINES))) for own in question_types(rows).values())
+
+
 def markdown_errors(rows: Sequence[Row]) -> str:
     """ESPnet's view of WER and CER: correct, substituted, deleted, inserted units and wrong sentences, in percent."""
     lines = []
+    rows = whole_tasks(rows)
     by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
     table = arrange(rows, ["wer", "cer"])
     for system in table.systems:

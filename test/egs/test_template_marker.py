@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+
+from blspkd.config import TaskConfig
 
 MARKER = Path(__file__).parents[2] / "egs/TEMPLATE/blspkd1/utils/stage_marker.py"
 
@@ -34,6 +38,20 @@ def test_a_change_in_the_base_of_a_configuration_is_noticed(tmp_path):
         (tmp_path / "b.yaml").write_text("steps: 2\n")
         again = check(tmp_path, "--text", "a.yaml")
         assert again.returncode == 10 and "now: steps: 2" in again.stdout
+
+
+def test_what_only_scoring_reads_decodes_nothing_again(tmp_path):
+    """blspkd.sh names those keys of a task; a new one must be among them."""
+    stages = (MARKER.parents[1] / "blspkd.sh").read_text()
+    step = re.search(r'decode_\$\{name\}\.json.*?--ignore "([^"]*)"', stages, re.DOTALL)
+    assert {field.name for field in fields(TaskConfig)} - {"instruction"} <= set(step[1].split())
+    for key, reruns in (("by_first_word: true", False), ("instruction: Do.", True)):
+        (tmp_path / "decode.yaml").write_text("tasks:\n  qa:\n    metrics: [wer]\n")
+        words = "--text", "decode.yaml", "--ignore", step[1]
+        check(tmp_path, *words)
+        finish(tmp_path)
+        (tmp_path / "decode.yaml").write_text(f"tasks:\n  qa:\n    metrics: [exact_match]\n    {key}  # why\n")
+        assert check(tmp_path, *words).returncode == (10 if reruns else 0)
 
 
 def test_bases_that_lead_back_or_are_missing_end(tmp_path):

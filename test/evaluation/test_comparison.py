@@ -1,15 +1,27 @@
 """Comparisons: which runs a plan holds, and what is made of their results."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
-from blspkd.evaluation.comparison import Comparison, Run, all_rows, measure, plan, read_comparison, write_comparison
+from blspkd.evaluation.comparison import (
+    Comparison,
+    Measured,
+    Run,
+    Snapshot,
+    all_rows,
+    measure,
+    measure_snapshots,
+    plan,
+    read_comparison,
+    write_comparison,
+)
 from blspkd.evaluation.comparison_time import time_left
-from blspkd.evaluation.results import Row, write_results
+from blspkd.evaluation.results import Row, update_results, write_results
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
 CONFIG = CompareConfig(systems={"text": 1, "blsp": 2, "blspkd": 3},
@@ -90,7 +102,7 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert found["blsp", "alignment", "count_accuracy"].difference == pytest.approx(26.25 - 77.5)
     assert found["blsp", "cost", "wall_s"].difference is None
 
-    comparison = Comparison("blspkd", "full", 50, measured)
+    comparison = Comparison("blspkd", "full", 50, measured, [Snapshot("blspkd", 6, "test", "repeat", "wer", 9.0)])
     write_comparison(tmp_path / "comparison.json", comparison)
     assert read_comparison(tmp_path / "comparison.json") == comparison
     assert len(all_rows(runs, tmp_path)) == 3 * 3 + 1 + 1 + 2 * 3
@@ -100,6 +112,57 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_types_of_questions_have_a_table_of_their_own(conf_dir, tmp_path):
+    runs = plan(CONFIG, "small", conf_dir)
+    for run in runs:
+        make_run(tmp_path, run, 30)
+        update_results(tmp_path / run.name / "results.json",
+                       [Row(run.system, "test", "repeat:who", "exact_match", 50.0, [0.0, 100.0], 3, run.seed, "s")],
+                       lambda row: False)
+    comparison = Comparison("blspkd", "small", 7, measure(runs, "blspkd", tmp_path, DECODE, ["test"]))
+    assert {one.difference for one in comparison.measured if one.task == "repeat:who"} == {None}
+    page = comparison_page.markdown(comparison)
+    assert "### repeat by type of question: test\n\n| system | repeat:who exact match (n=3) |" in page
+    assert page.count("repeat:who") == 1 and "repeat:who" not in comparison_page.screen(comparison)
+
+
+def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_path):
+    runs = plan(replace(CONFIG, snapshots=["blsp", "text"]), "full", conf_dir)
+    assert {run.name: run.snapshots for run in runs if run.snapshots} == {"blsp-seed0": (6, 12, 25)}
+    folder = tmp_path / "blsp-seed0" / "snapshots"
+    for step in (6, 7, 25):  # 7: of another plan; 12 was not measured
+        (folder / str(step)).mkdir(parents=True)
+        write_results(folder / str(step) / "results.json", [
+            Row(system, name, task, "exact_match", float(step), [0.0, 1.0], 4, 0, "s")
+            for system, name, task in (("blsp", "test", "repeat"), ("text", "test", "repeat"), ("blsp", "other", "repeat"),
+                                       ("blsp", "test", "repeat:who"))])
+    assert measure_snapshots(runs, tmp_path, ["test"]) == [
+        Snapshot("blsp", step, "test", "repeat", "exact_match", step) for step in (6, 25)]
+
+
+def predictions(num_systems, snapshots=()):
+    """A comparison where input KL orders the systems as the task does, backwards, and the count hardly."""
+    measured = [Measured(f"s{i}", "test", task, metric, [value], 9, [0.0, 1.0]) for i in range(num_systems)
+                for task, metric, value in (("repeat", "exact_match", 5.0 * i), ("alignment", "input_kl", 20.0 - i),
+                                            ("alignment", "count_accuracy", float(i % 3)))]
+    return comparison_page.markdown(Comparison("s0", "full", 9, measured, list(snapshots)))
+
+
+def test_correlations_are_over_finished_models_and_over_snapshots_too():
+    before = [Snapshot("s1", step, "test", task, metric, value) for step in (2, 4)
+              for task, metric, value in (("repeat", "exact_match", 1.0 * step), ("alignment", "input_kl", 30.0 * step))]
+    page = predictions(9, before)
+    assert "| input KL | -1.00 (n=9); -0.96 (n=11) |" in page
+    assert "also over what chosen trainings were at earlier steps" in page
+    alone = predictions(9)
+    assert "| input KL | -1.00 (n=9) |" in alone and "earlier steps" not in alone
+
+
+def test_a_sentence_says_which_measure_predicts_most_where_there_are_enough_points():
+    assert "input KL (1.00, n=12) goes with the scores most closely, count accuracy (0.2" in predictions(12)
+    assert "most closely" not in predictions(9)
 
 
 def test_runs_that_are_not_done_or_saw_other_utterances_are_named(conf_dir, tmp_path):

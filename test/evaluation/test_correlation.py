@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blspkd.evaluation.correlation import ranks, spearman
+from blspkd.evaluation.correlation import ranks, rho_text, spearman
 
 
 def test_ties_share_their_mean_rank():
@@ -18,6 +18,14 @@ def test_ties_share_their_mean_rank():
 ])
 def test_known_values(left, right, rho):
     assert spearman(left, right) == (None if rho is None else pytest.approx(rho))
+
+
+def test_correlations_are_told_with_and_without_snapshots():
+    finished, before = [(1, 10), (2, 20), (3, 90)], [(4, 5), (0, 95)]
+    assert rho_text(finished) == "+1.00 (n=3)"
+    assert rho_text(finished, before) == "+1.00 (n=3); -0.60 (n=5)"
+    assert rho_text(finished[:2], before) == "-; -0.80 (n=4)"
+    assert rho_text([]) == "-"
 
 
 def test_lengths_must_agree():

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
@@ -16,9 +17,10 @@ from blspkd.data.kaldi_dir import write_table
 from blspkd.evaluation import report as page_module
 from blspkd.evaluation.figures import BANDS, palette, spectrogram
 from blspkd.evaluation.learning_curves import read_curves
-from blspkd.evaluation.report_data import all_rows, clouds, read_answers, read_experiments, worst
+from blspkd.evaluation.report_clouds import clouds
+from blspkd.evaluation.report_data import all_rows, read_answers, read_experiments, worst
 from blspkd.evaluation.report_html import measurements
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.evaluation.tables import arrange, value_text
 
 EVIL = "<script>alert(1)</script> & \"$x^2$\" 語"
@@ -203,6 +205,17 @@ def test_typed_text_is_told_apart_where_the_llm_itself_was_trained(tmp_path, dat
     assert "whose weights were trained" in write(tmp_path, [folders["blspkd+lora"], folders["text"]])
 
 
+def test_types_of_questions_have_tables_of_their_own(tmp_path, data_dir):
+    folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
+    for word, n in (("who", 3), ("when", 1)):
+        row = Row("blspkd", "test", f"qa:{word}", "exact_match", 50.0, [0.0, 100.0], n, 0, "sig")
+        update_results(folder / "results.json", [row], lambda row: False)
+    text = write(tmp_path, [folder])
+    assert "qa by type of question" in text and "<h3>qa:who" not in text
+    assert "<th>qa:who exact match (n=3)</th>" in text and "<th>qa:when exact match (n=1)</th>" in text
+    assert not any("qa:" in cloud.task for cloud in clouds(read_experiments([folder])))
+
+
 def test_labels_tell_experiments_apart(tmp_path, data_dir):
     folders = [make_experiment(tmp_path / "exp" / name, data_dir, system, seed)
                for name, system, seed in (("a", "blspkd", 0), ("b", "blspkd", 0), ("c", "blspkd", 1), ("d", "blsp", 0))]
@@ -219,8 +232,25 @@ def test_clouds_pair_measures_with_scores(tmp_path, data_dir):
     folders = [make_experiment(tmp_path / "exp" / f"{bleu}", data_dir, "blspkd", bleu=bleu) for bleu in (20.0, 60.0)]
     cloud, = clouds(read_experiments(folders))
     assert (cloud.measure, cloud.task) == ("input_kl", "translate BLEU")
-    assert [point[2:] for point in cloud.points] == [(pytest.approx(0.8), 20.0), (pytest.approx(0.4), 60.0)]
-    assert (cloud.sets, cloud.correlation("test")) == (["test"], (None, 2))
+    assert cloud.finished("test") == [(pytest.approx(0.8), 20.0), (pytest.approx(0.4), 60.0)]
+    assert (cloud.sets, cloud.snapshots("test")) == (["test"], [])
+
+
+def test_snapshots_lead_to_their_finished_model(tmp_path, data_dir):
+    folders = [make_experiment(tmp_path / "exp" / f"{seed}", data_dir, "blspkd", seed, bleu=60.0 + seed) for seed in range(2)]
+    assert "Small points" not in write(tmp_path, folders)
+    for step, bleu in ((100, 40.0), (20, 10.0), (50, 20.0)):
+        row = Row("blspkd", "test", "translate", "bleu", bleu, [bleu, bleu], 4, 0, "sig")
+        (folders[0] / "snapshots" / str(step)).mkdir(parents=True)
+        rows = [row, replace(row, task="alignment", metric="input_kl", value=100 - bleu)]
+        write_results(folders[0] / "snapshots" / str(step) / "results.json", rows[:2 if step < 100 else 1])
+    cloud, = clouds(read_experiments(folders))
+    assert [[score for _, score in points] for _, _, points in cloud.trails] == [[10.0, 20.0, 60.0], [61.0]]
+    text = write(tmp_path, folders)
+    assert "Small points" in text and "-; -1.00 (n=4)" in text
+    assert page_module.all_rows(read_experiments(folders)) == page_module.all_rows(
+        read_experiments([shutil.copytree(folder, tmp_path / "no" / folder.name,
+                                          ignore=shutil.ignore_patterns("snapshots")) for folder in folders]))
 
 
 def test_curves_come_from_tensorboard_or_else_from_a_checkpoint(tmp_path):

@@ -5,6 +5,7 @@ import platform
 import re
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from blspkd.errors import DataError
 from blspkd.evaluation.environment import describe_environment, git_commit, without_machine_paths
 from blspkd.evaluation.results import Row
 from blspkd.evaluation.results_page import Page, StageTime, duration, read_stage_times, screen, write_page
-from blspkd.evaluation.tables import arrange, markdown, markdown_errors, markdown_health, markdown_others, system_label
+from blspkd.evaluation.tables import (
+    arrange,
+    markdown,
+    markdown_errors,
+    markdown_health,
+    markdown_others,
+    markdown_types,
+    system_label,
+)
 
 
 def row(system, name, task, metric, value, seed=0, n=200):
@@ -120,6 +129,30 @@ def test_other_measurements_are_shown_too(rows):
     rows += [row("blspkd", "test_heard", "cost", "peak_mib", 812.0)]
     table = markdown_others(rows)
     assert "peak mib" in table and "count accuracy" in table and "wer" not in table
+
+
+def test_types_of_questions_have_a_table_of_their_own_and_are_in_no_other(page):
+    types = [row(system, name, f"qa:{word}", metric, value, n=n) for name in ("test_heard", "test_unheard")
+             for system, value in (("blspkd", 90.0), ("text", 97.5)) for word, n in (("who", 3), ("when|", 197))
+             for metric in ("exact_match", "wer")]
+    with_types = replace(page, rows=page.rows + types)
+    assert screen(with_types) == screen(page)
+    for function in (markdown_errors, markdown_health, markdown_others):
+        assert function(with_types.rows) == function(page.rows)
+    first, second = markdown_types(with_types.rows).split("\n\n")
+    assert "| qa:who exact match<br>test_heard, n=3 |" in first and "qa:when\\| exact match<br>test_heard, n=197" in first
+    assert "| text | 97.5 [96.5, 98.5] |" in second and "test_heard" not in second
+    assert markdown_types(page.rows) == ""
+
+
+def test_results_page_shows_types_of_questions_below_the_tasks(page, tmp_path):
+    write_page(tmp_path / "a.md", page, [], "c", "x")
+    rows = [*page.rows, row("blspkd", "test_heard", "qa:who", "exact_match", 90.0)]
+    write_page(tmp_path / "b.md", replace(page, rows=rows), [], "c", "x")
+    title = "## By type of question"
+    before, after = ((tmp_path / name).read_text() for name in ("a.md", "b.md"))
+    assert title not in before and after.index("## Tasks") < after.index(title) < after.index("## Token-count")
+    assert after.partition(title)[0] == before.partition("## Token-count")[0]
 
 
 def test_output_health_has_a_table_of_its_own(rows):

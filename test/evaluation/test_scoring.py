@@ -75,6 +75,25 @@ def test_values_are_those_of_the_metrics(exp_dir, config):
     assert rows["chance", "heard", "qa", "exact_match"].value == 0
 
 
+def test_questions_are_also_scored_by_their_first_word(exp_dir, config):
+    whole = score_experiment(exp_dir, config, ["heard"])
+    config.tasks["qa"].by_first_word = config.tasks["repeat"].by_first_word = True
+    path = exp_dir / "decode_qa_heard" / "hyp.jsonl"
+    for suffix in ("", ".text", ".chance"):
+        path = exp_dir / f"decode_qa_heard{suffix}" / "hyp.jsonl"
+        asked = ["Who was it?", "\"Who's\" there?", "WHO sat?", "When was that?"]
+        rows = [json.loads(line) | {"instruction": question}
+                for line, question in zip(path.read_text().splitlines(), asked, strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = score_experiment(exp_dir, config, ["heard"])
+    assert [row for row in rows if ":" not in row.task] == whole
+    types = {(row.task, row.metric): (row.n, row.value) for row in rows if ":" in row.task and row.system == "blspkd+plora"}
+    assert types == {("qa:who", "exact_match"): (2, 100), ("qa:whos", "exact_match"): (1, 0),
+                     ("qa:when", "exact_match"): (1, 100), ("repeat:please", "wer"): (4, pytest.approx(100 / 19, abs=1e-4))}
+    config.tasks["qa"].by_first_word = config.tasks["repeat"].by_first_word = False
+    assert score_experiment(exp_dir, config, ["heard"]) == whole  # rows that are no longer asked for leave
+
+
 def test_count_accuracy_is_of_the_speech_system_alone(exp_dir, config):
     rows = [row for row in score_experiment(exp_dir, config, ["heard", "unheard"]) if row.task == "alignment"]
     assert [(row.system, row.set, row.metric, row.value) for row in rows] == [
