@@ -212,6 +212,7 @@ class DecodeConfig:
     """`conf/decode.yaml`: tasks and decoding options of stage 4."""
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    means: dict[str, list] = field(default_factory=dict)  # further rows: the mean exact match of several tasks
     systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
@@ -233,6 +234,11 @@ class DecodeConfig:
         for task in self.tasks:
             if ":" in task:
                 raise ConfigError(f"tasks: '{task}' has a colon, which stands before a type of question (qa:who)")
+        for name, tasks in self.means.items():
+            wrong = [task for task in tasks if "exact_match" not in getattr(self.tasks.get(task), "metrics", ())]
+            if wrong or not tasks or name in self.tasks:
+                raise ConfigError(f"means: '{name}' is a task itself" if name in self.tasks else
+                                  f"means: {name}: '{'' if not tasks else wrong[0]}' is no task with the metric exact_match")
         for system in self.systems:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:

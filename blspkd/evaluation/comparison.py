@@ -18,6 +18,7 @@ from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
+from blspkd.evaluation.scoring import mean_matches
 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
@@ -184,22 +185,29 @@ class _Comparison:
         return self._found[key]
 
     def _read(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
-        counts = (task, metric) == ("alignment", "count_accuracy")
-        if not counts and metric not in getattr(self.config.tasks.get(task), "metrics", ()):
+        if (task, metric) == ("alignment", "count_accuracy"):
+            first = next(iter(self.config.tasks))
+            if run.reads or not decode_dir_path(Path(self.folder) / run.name, first, set_name, run.decoded_as).exists():
+                return None
+            return of_flags([row["n_tokens"] == row["n_tokens_reference"] for row in self._answers(run, set_name, first)])
+        if metric == "exact_match" and task in self.config.means:
+            answers = {one: self._answers(run, set_name, one) for one in self.config.means[task]}
+            return of_flags(mean_matches(answers, self.config))
+        if metric not in getattr(self.config.tasks.get(task), "metrics", ()):
             return None
-        answered = next(iter(self.config.tasks)) if counts else task
-        path = decode_dir_path(Path(self.folder) / run.name, answered, set_name, run.decoded_as)
-        if counts and (run.reads or not path.exists()):
-            return None
+        answers = self._answers(run, set_name, task)
+        return statistics(metric, [row["hypothesis"] for row in answers], [row["reference"] for row in answers],
+                          self.config.tasks[task])
+
+
+    def _answers(self, run: Run, set_name: str, task: str) -> list[dict]:
+        path = decode_dir_path(Path(self.folder) / run.name, task, set_name, run.decoded_as)
         answers = read_finished(path)
         ids = [row["utt_id"] for row in answers]
         if self._utterances.setdefault(set_name, ids) != ids:
             raise DataError(f"{path}: other utterances than those of {self.reference[0].name}; remove it and run the "
                             "comparison again")
-        if counts:
-            return of_flags([row["n_tokens"] == row["n_tokens_reference"] for row in answers])
-        return statistics(metric, [row["hypothesis"] for row in answers], [row["reference"] for row in answers],
-                          self.config.tasks[task])
+        return answers
 
 
 def write_comparison(path: str | Path, comparison: "Comparison") -> None:

@@ -8,7 +8,7 @@ exact match see normalised text (`normalize`) unless the task says `normalize: f
 
 import importlib.metadata
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,7 @@ def compute(metric: str, utt_ids: Sequence[str], hypotheses: Sequence[str], refe
         raise ValueError(f"{len(utt_ids)} ids, {len(hypotheses)} hypotheses and {len(references)} references")
     if not utt_ids:
         raise DataError(f"{metric}: there is no utterance to score")
-    plain = metric in ("bleu", "chrf") or not task.normalize
-    fold = _fold if plain else normalize
+    fold = _fold_of(metric, task)
     for utt_id, reference in zip(utt_ids, references, strict=True):
         if not fold(reference):
             rest = f"; nothing is left of {reference!r} after normalising" if reference.strip() else ""
@@ -77,13 +76,12 @@ def compute(metric: str, utt_ids: Sequence[str], hypotheses: Sequence[str], refe
     if metric in ("bleu", "chrf"):
         return [_sacrebleu(metric, list(hypotheses), list(references), task.bleu_tokenize, num_bootstrap)]
     hypotheses, references = [fold(text) for text in hypotheses], [fold(text) for text in references]
-    signature = f"{_text_signature(plain)}|bs:{num_bootstrap}|seed:{seed}"
     if metric == "exact_match":
-        equal = np.array([h == r for h, r in zip(hypotheses, references, strict=True)], dtype=np.float64)
-        return [_ratio(metric, equal, np.ones_like(equal), num_bootstrap, seed, signature)]
+        return [percent_true(metric, [h == r for h, r in zip(hypotheses, references, strict=True)], num_bootstrap, seed,
+                             text_signature(task))]
     if metric in ("wer", "cer"):
         edits = count_edits(hypotheses, references, characters=metric == "cer")
-        signature = f"{signature}|version:jiwer-{importlib.metadata.version('jiwer')}"
+        signature = f"{text_signature(task)}|bs:{num_bootstrap}|seed:{seed}|version:jiwer-{importlib.metadata.version('jiwer')}"
         parts = {"": edits.errors, "_sub": edits.substitutions, "_del": edits.deletions, "_ins": edits.insertions}
         scores = [_ratio(metric + part, errors, edits.reference, num_bootstrap, seed, signature)
                   for part, errors in parts.items()]
@@ -92,8 +90,19 @@ def compute(metric: str, utt_ids: Sequence[str], hypotheses: Sequence[str], refe
     raise ConfigError(f"metrics: '{metric}' is not one of bleu, chrf, exact_match, wer, cer")
 
 
-def percent_true(metric: str, flags: Sequence[bool], num_bootstrap: int, seed: int, signature: str) -> Score:
-    """The percentage of `flags` that are true."""
+def text_signature(task: TaskConfig) -> str:
+    """What WER, CER and exact match do to the texts first."""
+    return "case:lower|punct:stripped|form:nfkc" if task.normalize else "case:mixed|punct:kept"
+
+
+def exact_matches(hypotheses: Sequence[str], references: Sequence[str], task: TaskConfig) -> np.ndarray:
+    """Whether each hypothesis is its reference, as `compute` sees them: bool [n]."""
+    fold = _fold_of("exact_match", task)
+    return np.array([fold(h) == fold(r) for h, r in zip(hypotheses, references, strict=True)])
+
+
+def percent_true(metric: str, flags: Sequence[float], num_bootstrap: int, seed: int, signature: str) -> Score:
+    """The percentage of `flags` that are true; shares between 0 and 1 count as such."""
     flags = np.asarray(flags, dtype=np.float64)
     signature = f"{signature}|bs:{num_bootstrap}|seed:{seed}"
     return _ratio(metric, flags, np.ones_like(flags), num_bootstrap, seed, signature)
@@ -173,5 +182,5 @@ def _fold(text: str) -> str:
     return " ".join(text.split())
 
 
-def _text_signature(plain: bool) -> str:
-    return "case:mixed|punct:kept" if plain else "case:lower|punct:stripped|form:nfkc"
+def _fold_of(metric: str, task: TaskConfig) -> Callable[[str], str]:
+    return _fold if metric in ("bleu", "chrf") or not task.normalize else normalize

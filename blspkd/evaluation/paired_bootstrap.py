@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blspkd.config import TaskConfig
-from blspkd.evaluation.metrics import count_edits, normalize
+from blspkd.evaluation.metrics import count_edits, exact_matches, normalize
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ def statistics(metric: str, hypotheses: Sequence[str], references: Sequence[str]
     """Statistics of `metric` (bleu, chrf, exact_match, wer, cer), scored as `metrics.compute` does."""
     if metric in ("bleu", "chrf"):
         return _sacrebleu(metric, hypotheses, references, task)
+    if metric == "exact_match":
+        return of_flags(exact_matches(hypotheses, references, task))
     fold = normalize if task.normalize else lambda text: " ".join(text.split())
     hypotheses, references = [fold(text) for text in hypotheses], [fold(text) for text in references]
-    if metric == "exact_match":
-        return of_flags([h == r for h, r in zip(hypotheses, references, strict=True)])
     edits = count_edits(hypotheses, references, characters=metric == "cer")
     return Statistics(np.stack([edits.errors, edits.reference], axis=1).astype(np.float64), _ratio)
 
 
-def of_flags(flags: Sequence[bool]) -> Statistics:
-    """The percentage of utterances for which something is true."""
+def of_flags(flags: Sequence[float]) -> Statistics:
+    """The percentage of utterances for which something is true, or a mean of shares between 0 and 1."""
     flags = np.asarray(flags, dtype=np.float64)
     return Statistics(np.stack([flags, np.ones_like(flags)], axis=1), _ratio)
 

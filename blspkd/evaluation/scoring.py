@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from blspkd.atomic import atomic_write
@@ -67,6 +68,9 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
                 # errors are not told apart by kind: there may be few
                 rows += [_row(score, system, set_name, task + TYPE + word, experiment)
                          for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
+    for name, tasks in config.means.items():
+        rows += [_row(mean_score({task: decoded[task, set_name, system] for task in tasks}, config), system, set_name, name,
+                      experiment) for set_name in test_sets for system in config.systems]
     if "speech" in config.systems and experiment.counts_tokens:
         first = next(iter(config.tasks))
         for set_name in test_sets:
@@ -108,6 +112,21 @@ def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> lis
     return [score for metric in config.tasks[task].metrics
             for score in metrics.compute(metric, ids, hypotheses, references, config.tasks[task], config.num_bootstrap,
                                          config.seed)]
+
+
+def mean_score(answers: dict[str, list[dict]], config: DecodeConfig) -> metrics.Score:
+    """Mean exact match over tasks, utterance by utterance. Raises DataError where their utterances differ."""
+    signature = f"mean of {', '.join(answers)}|{metrics.text_signature(config.tasks[next(iter(answers))])}"
+    return metrics.percent_true("exact_match", mean_matches(answers, config), config.num_bootstrap, config.seed, signature)
+
+
+def mean_matches(answers: dict[str, list[dict]], config: DecodeConfig) -> np.ndarray:
+    """By task its answers -> the share of tasks that are answered right, of each utterance [n]."""
+    ids = {tuple(row["utt_id"] for row in rows) for rows in answers.values()}
+    if len(ids) > 1:
+        raise DataError(f"means: {', '.join(answers)} were not decoded on the same utterances, so they have no mean")
+    return np.mean([metrics.exact_matches([row["hypothesis"] for row in rows], [row["reference"] for row in rows],
+                                          config.tasks[task]) for task, rows in answers.items()], axis=0)
 
 
 def by_first_word(answers: Sequence[dict]) -> dict[str, list[dict]]:

@@ -35,6 +35,26 @@ def config():
                                "qa": TaskConfig(instruction="q", metrics=["exact_match"])}, num_bootstrap=100)
 
 
+def test_several_tasks_have_a_mean(config, exp_dir):
+    for set_name in ("heard", "unheard"):
+        for system in ("text", "speech", "chance"):
+            write_decoded(exp_dir, "other", set_name, system, [*SAID[:1], "x", "y", "z"])
+    tasks = {**config.tasks, "other": TaskConfig(instruction="o", metrics=["exact_match"])}
+    config = DecodeConfig(tasks=tasks, means={"instructions": ["qa", "other"]}, num_bootstrap=100)
+    rows = {(row.system, row.task): row for row in score_experiment(exp_dir, config, ["heard"])
+            if row.metric == "exact_match"}
+    values = {system: rows[system, "instructions"].value for system in ("text", "blspkd+plora", "chance")}
+    assert values == {"text": (100 + 25) / 2, "blspkd+plora": (75 + 25) / 2, "chance": (0 + 25) / 2}
+    row = rows["blspkd+plora", "instructions"]
+    assert row.n == 4 and row.ci95[0] < row.value < row.ci95[1] and row.signature.startswith("mean of qa, other|")
+
+
+@pytest.mark.parametrize("means", [{"all": ["repeat"]}, {"all": ["nosuch"]}, {"all": []}, {"qa": ["qa"]}])
+def test_a_mean_of_what_has_no_exact_match_is_refused(config, means):
+    with pytest.raises(ConfigError, match="means: '?(all|qa)"):
+        DecodeConfig(tasks=config.tasks, means=means)
+
+
 @pytest.fixture
 def exp_dir(tmp_path):
     path = tmp_path / "exp"
