@@ -22,9 +22,8 @@ CORPUS = REPOSITORY.parent / "shared" / "data" / "an4"
 TRAIN = {"fash": ["YES", "ENTER SEVENTY EIGHT", "K L M U FIVE"], "mjwl": ["J A N E", "RUBOUT X FOUR TWO"],
          "fkai": ["JUNE THIRD", "ONE OH SIX"]}
 TEST = {"ffmm": ["YES", "J A N E", "THREE SIX", "ENTER NINE"]}
-SMALL = ["--local_data_opts", "--num_valid_speakers 1 --num_spoken 30 --num_lm 300 --copies 2 --base_model_opts "
-         "'--llm_args \"--llm_steps=10 --eval_rows=20\" --recogniser_args \"--recogniser_steps=6 --eval_utterances=4 "
-         "--chunk_seconds=8\"'",
+SMALL = ["--local_data_opts", "--num_valid_speakers 1 --num_spoken 30 --num_lm 300 --copies 2 "
+         "--llm_args '--llm_steps 10 --eval_rows 20' --recogniser_args '--recogniser_steps 6 --eval_utterances 4'",
          "--train_args", "--max_steps 4 --save_steps 2 --warmup_steps 2 --batch_utterances 8",
          "--continuation_args", "--max_new_tokens 8", "--inference_args", "--max_new_tokens 8 --num_bootstrap 20"]
 
@@ -154,7 +153,8 @@ def test_the_official_layout_becomes_data_directories(finished):
         "people": sum(map(len, TRAIN.values())) - len(read_table(data / "valid/text")) - left_out(finished),
         "valid": len(read_table(data / "valid/text")), "test": 4, "synthetic": 30}
     assert read_table(data / "test/text")["ffmm-an8-b"] == "yes"
-    assert all(validate(data / name) == [] for name in ("people", "valid", "test", "train", "synthetic"))
+    assert all(validate(data / name) == [] for name in ("people", "valid", "test"))
+    assert all(validate(data / name, check_files=False) == [] for name in ("train", "synthetic"))  # relative to the recipe
     speakers = {name: set(read_table(data / name / "spk2utt")) for name in ("people", "valid", "test")}
     assert not speakers["people"] & speakers["valid"] and not speakers["test"] & (speakers["people"] | speakers["valid"])
     assert len(read_table(data / "train/text")) == 2 * len(read_table(data / "people/text")) + 30

@@ -14,7 +14,8 @@ seed=0                 # of all that is drawn
 nj=2                   # processes
 datadir=data           # folder for the data directories
 base_models=true       # false: text and speech only
-base_model_opts=       # options for base/base_models.sh
+llm_args=              # further options for base/train_llm.py, e.g. "--llm_steps 4000"
+recogniser_args=       # further options for base/train_recogniser.py
 
 . ./path.sh
 . utils/log.sh
@@ -42,7 +43,7 @@ else
 fi
 
 log "Speak the sentences to ${work}/wav"
-python base/synthesise.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --rates 90 220 \
+python base/synthesise.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --rates 110 220 \
     --nj "${nj}" --seed "${seed}"
 python base/data_dirs.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --output_dir "${datadir}"
 
@@ -58,9 +59,8 @@ cp "${work}/train"/{wav.scp,text,utt2spk,spk2utt} "${datadir}/train"  # continua
 
 if ${base_models}; then
     log "Train the base models: tokenizer, LLM and speech recogniser"
-    # shellcheck disable=SC2086  # these options are words
     base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${datadir}/people" \
         --repeats "1 ${recogniser_repeats}" --dev_dirs "${datadir}/valid" --pieces 400 --seed "${seed}" --nj "${nj}" \
-        --llm_args "--llm_steps 9000" --recogniser_args "--chunk_seconds 8 --text_pieces 150 --recogniser_steps 9000 \
---max_stretch 0.2 --max_warp 0.1" ${base_model_opts}
+        --llm_args "--llm_steps 9000 ${llm_args}" --recogniser_args "--chunk_seconds 10 --text_pieces 150 \
+--recogniser_steps 9000 --max_stretch 0.2 --max_warp 0.1 ${recogniser_args}"
 fi

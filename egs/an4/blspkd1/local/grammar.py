@@ -43,7 +43,7 @@ class Grammar:
         for place in range(len(letters)):
             if self.random.random() < 0.1:
                 letters[place] = self._choose(LETTERS)
-        return " ".join(letters[:16])
+        return " ".join(letters[:14])
 
     def _address(self) -> str:
         """`five one two m a p l e d r i v e`"""
