@@ -272,6 +272,17 @@ def test_attention_loss_is_small_where_heads_look_at_the_word(monkeypatch):
     assert attention_loss([wrong], torch.full_like(spans, torch.nan)) == 0  # nobody knows when the words are spoken
 
 
+def test_some_past_tokens_are_disturbed_and_the_first_never(monkeypatch):
+    monkeypatch.syspath_prepend(str(BASE))
+    from recogniser_training import disturb
+
+    tokens = torch.arange(4000).reshape(40, 100)
+    assert torch.equal(disturb(tokens, 0.0, torch.Generator().manual_seed(0)), tokens)
+    disturbed = disturb(tokens, 0.3, torch.Generator().manual_seed(0))
+    assert torch.equal(disturbed[:, 0], tokens[:, 0])
+    assert 0.25 < (disturbed != tokens)[:, 1:].float().mean() < 0.35
+
+
 def test_an_epoch_repeats_the_sets(monkeypatch):
     monkeypatch.syspath_prepend(str(BASE))
     from recogniser_training import rows_of_an_epoch

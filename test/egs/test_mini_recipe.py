@@ -198,14 +198,16 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     recipe = tmp_path / "blspkd1"
     shutil.copytree(finished, recipe, symlinks=True)
     (recipe / "conf/compare.yaml").write_text(
-        "reference: blspkd\nsystems: {text: 1, cascade: 1, blsp: 1, blspkd: 2, blspkd+plora: 1}\n"
-        "budgets: {tiny: {max_steps: 2, max_utterances: 4}}\n")
+        "reference: blspkd\nsnapshots: [blspkd]\nsystems: {text: 1, cascade: 1, blsp: 1, blspkd: 2, blspkd+plora: 1}\n"
+        "budgets: {tiny: {max_steps: 4, max_utterances: 4}}\n")
     options = ["--stage", "compare", "--stop_stage", "compare", "--compare_budget", "tiny", "--test_sets", "test_heard",
-               "--align_sets", "test_heard", "--noise_snr_db", "10"]
+               "--align_sets", "test_heard", "--noise_snr_db", "10", "--compare_args", "--save_steps 2"]
+    kill_when(recipe, options, "exp/compare_tiny/blspkd-seed1/checkpoint-2")
     result = run(recipe, *options, timeout=600)
     assert result.returncode == 0, result.stdout[-6000:]
-    assert "6 runs of 5 systems, 0 of them done; 8 training steps to go, 2 at a time: about" in result.stdout
+    assert re.search(r"6 runs of 5 systems, [01] of them done; [0-9]+ training steps to go, 2 at a time: about", result.stdout)
     folder = recipe / "exp" / "compare_tiny"
+    assert "going on from checkpoint-" in (folder / "blspkd-seed1/train.log").read_text()
     rows = json.loads((folder / "results.json").read_text())
     assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed"} == {
         row["system"] for row in rows}
@@ -214,6 +216,8 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     drift = [row["value"] for row in rows if row["task"] == "text"]
     assert len(drift) == 3 and not any(drift)  # PLoRA leaves text alone, exactly
     measured = json.loads((folder / "comparison.json").read_text())["measured"]
+    along = json.loads((folder / "comparison.json").read_text())["snapshots"]
+    assert {"bleu", "input_kl"} <= {one["metric"] for one in along} and {one["set"] for one in along} == {"test_heard"}
     [blsp] = [one for one in measured if (one["system"], one["set"], one["metric"]) == ("blsp", "test_heard", "bleu")]
     assert blsp["n"] == 4 and len(blsp["difference_ci95"]) == 2
     assert "## Comparison" in (recipe / "RESULTS.md").read_text()

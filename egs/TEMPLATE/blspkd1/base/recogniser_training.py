@@ -74,6 +74,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
             results.update(evaluate_recogniser(model, processor, targets.ctc_tokens, llm_tokenizer, Path(dev_dir),
                                                options.eval_utterances))
         print(f"recogniser: {into.name}: " + ", ".join(f"{name} {value:.2f}" for name, value in results.items()))
+        model.model.config.dropout = 0.0  # it is for this training only
         with atomic_path(into) as temporary:
             model.model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
@@ -121,7 +122,8 @@ def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targ
             frames = model.encode_padded(pad_to_chunk(batch.features, batch.lengths, max_frames))
         else:
             frames = model.encode(batch.features, batch.lengths)
-        logits, attentions = model.decode(tokens[:, :-1].clamp(min=0), frames, None if padded else lengths)
+        past = disturb(tokens[:, :-1].clamp(min=0), options.token_noise, generator)
+        logits, attentions = model.decode(past, frames, None if padded else lengths)
 
     written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
                                        label_smoothing=LABEL_SMOOTHING)
@@ -134,6 +136,14 @@ def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targ
         places = seconds * batch.frames_per_second[:, None, None]
         loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
     return loss
+
+
+def disturb(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """tokens [B, U] with a share of them, but never the first, replaced by tokens from elsewhere in the batch."""
+    replaced = torch.rand(tokens.shape, generator=generator) < share
+    replaced[:, 0] = False
+    other = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, generator=generator)]
+    return torch.where(replaced, other, tokens)
 
 
 def rows_of_an_epoch(sizes: list[int], repeats: str) -> np.ndarray:

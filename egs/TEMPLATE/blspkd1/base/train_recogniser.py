@@ -29,6 +29,7 @@ class RecogniserOptions:
     num_decoder_layers: int = 2
     num_heads: int = 4
     ffn_size: int = 576
+    dropout: float = 0.0
     text_pieces: int = 700  # of the recogniser's own byte-level BPE vocabulary
     recogniser_steps: int = 4800
     early_percents: str = "40 70"  # of the steps: where earlier models are kept; separated by spaces
@@ -39,6 +40,7 @@ class RecogniserOptions:
     attention_weight: float = 0.5  # of guiding the decoder's attention to the word; 0 from half the steps on
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
+    token_noise: float = 0.0  # share of the decoder's past tokens that are replaced, so that it listens more and guesses less
     padded_share: float = 0.1  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
     max_stretch: float = 0.06  # tempo, as a share
     max_warp: float = 0.04  # of the frequency axis: other vocal tracts

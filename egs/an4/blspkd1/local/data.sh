@@ -62,5 +62,5 @@ if ${base_models}; then
     base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${datadir}/people" \
         --repeats "1 ${recogniser_repeats}" --dev_dirs "${datadir}/valid" --pieces 400 --seed "${seed}" --nj "${nj}" \
         --llm_args "--llm_steps 9000 ${llm_args}" --recogniser_args "--chunk_seconds 10 --text_pieces 150 \
---recogniser_steps 9000 --max_stretch 0.2 --max_warp 0.1 ${recogniser_args}"
+--recogniser_steps 9000 --max_stretch 0.2 --max_warp 0.1 --max_tilt 0.1 --dropout 0.1 --token_noise 0.2 ${recogniser_args}"
 fi
