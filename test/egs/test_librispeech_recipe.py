@@ -280,7 +280,8 @@ def finished(tmp_path_factory) -> Path:
         pytest.skip("no part of LibriSpeech here")
     recipe = copy_recipe(tmp_path_factory.mktemp("librispeech") / "blspkd1")
     (recipe / "db.sh").write_text(f"LIBRISPEECH='{CORPUS}'\n")
-    done = run(recipe, "./run_debug.sh", "--stop_stage", "compare", timeout=400)
+    done = run(recipe, "./run_debug.sh", "--stop_stage", "compare", "--transcribe_args", "--max_new_tokens 6",
+               timeout=400)
     assert done.returncode == 0, done.stdout[-6000:]
     (recipe / "screen").write_text(done.stdout)
     return recipe
@@ -307,6 +308,8 @@ def test_the_comparison_has_a_system_that_listens_and_one_that_reads(finished):
     rows = json.loads((folder / "results.json").read_text())
     assert {"cascade", "blspkd"} <= {row["system"] for row in rows}
     assert any(row["task"] == "asr" and row["metric"] == "wer" for row in rows)
+    asr = json.loads((folder / "cascade/asr_test_clean/decode.json").read_text())
+    assert "'max_new_tokens': 6" in str(asr)
     assert (folder / "report.html").is_file() and not (finished / "RESULTS.md").exists()
 
 

@@ -43,6 +43,7 @@ compare_args=                               # stage 5: what overrides every syst
 noisy_set=                                  # stage 5: test set that is also heard with noise; empty: none
 noise_snr_db="20 10 5"                      # stage 5: its signal-to-noise ratios
 reads=                                      # stage 4: instead of listening, read "transcript" or a recogniser's output
+transcribe_args=                            # stage 4: options of that recogniser, e.g. "--language en --dtype bfloat16"
 results=                                    # stage 4: file for the tables; empty: RESULTS.md, with --tag in its folder
 preamble=                                   # stage 4: Markdown file to put above the tables
 datadir=data                                # folder of the data directories
@@ -74,6 +75,7 @@ split_words filter_words "${filter_opts}"
 split_words continuation_words "${continuation_args}"
 split_words train_words "${train_args}"
 split_words inference_words "${inference_args}"
+split_words transcribe_words "${transcribe_args}"
 
 if stage data; then
     needs local/data.sh "write it; it makes these folders in ${datadir}: ${corpus_sets}"
@@ -161,8 +163,8 @@ if stage evaluate; then
     else
         decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
         inference_words+=(--transcripts "${exp}/asr_{set}")
-        decoder_identity=(--model llm "${llm}" --model reads "${reads}" --output "${exp}/decode_*_%s.*"
-                          --data "${datadir}/${train_set}" continuation.info.json)
+        decoder_identity=(--model llm "${llm}" --model reads "${reads}" --value "transcribe_args=${transcribe_args}"
+                          --output "${exp}/decode_*_%s.*" --data "${datadir}/${train_set}" continuation.info.json)
         align_sets=
     fi
     to_decode=()
@@ -183,7 +185,7 @@ if stage evaluate; then
         if [ -n "${reads}" ] && [ "${reads}" != transcript ]; then
             ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/transcribe.JOB.log" \
                 "${python}" -m blspkd.bin.transcribe --job JOB --num_jobs "${num_jobs}" --recogniser "${reads}" \
-                --data_dir "${to_decode[@]}" --output_dir "${exp}/asr_{set}"
+                --data_dir "${to_decode[@]}" --output_dir "${exp}/asr_{set}" "${transcribe_words[@]}"
         fi
         ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/decode.JOB.log" \
             "${python}" -m blspkd.bin.decode --job JOB --num_jobs "${num_jobs}" --config "${inference_config}" \

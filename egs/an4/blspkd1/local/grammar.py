@@ -43,6 +43,8 @@ class Grammar:
         for place in range(len(letters)):
             if self.random.random() < 0.1:
                 letters[place] = self._choose(LETTERS)
+        if self.random.random() < 0.03:
+            letters[1:1] = ["apostrophe"]
         return " ".join(letters[:14])
 
     def _address(self) -> str:
@@ -58,7 +60,8 @@ class Grammar:
 
     def _digits(self) -> str:
         """`four one two six eight two`: telephone numbers and the like"""
-        return self._digit_words(self._choose([3, 4, 4, 5, 5, 5, 6, 7, 7, 7, 8, 9, 10, 10, 10, 11]))
+        prefix = "area code " if self.random.random() < 0.03 else ""
+        return prefix + self._digit_words(self._choose([3, 4, 4, 5, 5, 5, 6, 7, 7, 7, 8, 9, 10, 10, 10, 11]))
 
     def _entry(self) -> str:
         return f"enter {self._number()}"
@@ -91,6 +94,8 @@ class Grammar:
 
     def _number(self) -> str:
         """`five`, `seventy eight`, `three eighty six`, `five two seven four`, `thirty one oh seven`"""
+        if self.random.random() < 0.02:
+            return f"{self._below_hundred()} and a half"
         return self._choose([self._digit_words(self.random.randint(1, 4)), self._below_hundred(),
                              f"{self._choose(list(ONES))} {self._below_hundred()}", self._digit_words(3),
                              f"{self._below_hundred()} oh {self._choose(list(ONES))}",
