@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from blspkd.evaluation import tables
+from blspkd.evaluation import health, tables
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.evaluation.results import TYPE
@@ -18,6 +18,8 @@ PREDICTS = ("Spearman's rank correlation over the trained models of the comparis
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
             "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
 WITH_SNAPSHOTS = (" The first number is over finished models, the second also over what chosen trainings were at earlier steps.")
+HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
+                                    for metric in health.KNOWN) + "."
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -39,11 +41,16 @@ def markdown(comparison: Comparison) -> str:
         for set_name in _sets(measured, columns):
             blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
                        _table(measured, set_name, columns)]
-    for title, task, metrics in (("Alignment", "alignment", ALIGNMENT), ("Cost", "cost", COST),
-                                 ("What training did to the LLM on text", "text", DRIFT)):
+    first_task = task_metrics[0][0] if task_metrics else ""
+    for title, legend, task, metrics in (("Alignment", "", "alignment", ALIGNMENT),
+                                         (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
+                                         ("Cost", "", "cost", COST),
+                                         ("What training did to the LLM on text", "", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
-            blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns)]
+            blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
+                       _table(measured, set_name, columns)]
+            legend = ""  # once, above the first table
     for set_name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)]):
         blocks += _predictions(comparison, set_name, _first_of(task_metrics))
     return "\n\n".join(blocks)
@@ -150,7 +157,7 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
 def _head(column: Column, measured: Sequence[Measured]) -> str:
     """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
     task, metric = column
-    if task in ("alignment", "cost", "text"):
+    if metric not in tables.HEADLINES:
         return tables.metric_label(metric)
     size = f" (n={measured[0].n})" if TYPE in task else ""
     return f"{task} {tables.metric_label(metric)}{size}"

@@ -142,6 +142,21 @@ def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_pa
         Snapshot("blsp", step, "test", "repeat", "exact_match", step) for step in (6, 25)]
 
 
+def test_output_health_of_the_first_task_stands_below_alignment():
+    measured = [Measured(system, name, task, metric, [value, value + 2], 9, [0.0, 1.0])
+                for name in ("heard", "unheard") for system in ("blspkd", "text")
+                for task, metric, value in (("translate", "bleu", 50.0), ("translate", "looped", 3.0),
+                                            ("translate", "empty", 1.0), ("qa", "exact_match", 60.0), ("qa", "empty", 7.0),
+                                            ("alignment", "input_kl", 0.5), ("cost", "wall_s", 8.0))]
+    page = comparison_page.markdown(Comparison("blspkd", "full", 9, measured))
+    titles = [line for line in page.splitlines() if line.startswith("### ")]
+    assert titles[2:7] == ["### Alignment: heard", "### Alignment: unheard", "### Output health of translate: heard",
+                           "### Output health of translate: unheard", "### Cost: heard"]
+    assert "| system | empty | looped |" in page and "| BLSP-KD (2 seeds) | 2.0 [1.0 - 3.0] | 4.0 [3.0 - 5.0] |" in page
+    assert page.count("nothing but punctuation") == 1 and "8.0 [7.0" not in page
+    assert "looped" not in comparison_page.screen(Comparison("blspkd", "full", 9, measured))
+
+
 def predictions(num_systems, snapshots=()):
     """A comparison where input KL orders the systems as the task does, backwards, and the count hardly."""
     measured = [Measured(f"s{i}", "test", task, metric, [value], 9, [0.0, 1.0]) for i in range(num_systems)
