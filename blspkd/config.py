@@ -282,15 +282,17 @@ class CompareConfig:
 
     systems: dict[str, int]  # name -> number of seeds, in the order of the table
     reference: str = "blspkd"  # the system that the others are compared with
+    chance: str = "blspkd"  # the system whose first run also hears other utterances; empty: none
     snapshots: list = field(default_factory=list)  # systems whose first run is also measured before its end
     budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
 
     def __post_init__(self):
         if self.reference not in self.systems:
             raise ConfigError(f"reference: '{self.reference}' is not one of systems: {', '.join(self.systems)}")
-        for name in self.snapshots:
-            if name not in self.systems:
-                raise ConfigError(f"snapshots: '{name}' is not one of systems: {', '.join(self.systems)}")
+        for key, names in (("chance", [self.chance] if self.chance else []), ("snapshots", self.snapshots)):
+            for name in names:
+                if name not in self.systems:
+                    raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number of "

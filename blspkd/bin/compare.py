@@ -55,7 +55,7 @@ def main(words: list[str] | None = None) -> None:
         logging.getLogger("blspkd").info(time_left(runs, args.exp_dir, args.trained_before, args.num_jobs))
         for run in runs:
             print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
-                             run.reads or "-", str(run.max_steps), systems_to_decode(run, config.reference),
+                             run.reads or "-", str(run.max_steps), systems_to_decode(run),
                              str(config.budgets[args.budget].max_utterances),
                              ",".join(map(str, run.snapshots)) or "-"]))
         return
@@ -78,12 +78,12 @@ def main(words: list[str] | None = None) -> None:
     print(screen(comparison))
 
 
-def systems_to_decode(run: Run, reference: str) -> str:
+def systems_to_decode(run: Run) -> str:
     """As conf/decode.yaml names them: chance is measured once; text only where training could have changed it."""
     if run.reads:
         return f"[{run.decoded_as}]"
     names = ["speech"]
-    if run.system == reference and run.seed == 0:
+    if run.chance:
         names.append("chance")
     if load_config(TrainConfig, run.config).model.plora_rank:
         names.append("text")

@@ -34,6 +34,7 @@ class Run:
     reads: str = ""  # "transcript", a recogniser, or empty: it listens
     max_steps: int = 0
     snapshots: tuple[int, ...] = ()  # steps after which it is measured too
+    chance: bool = False  # it hears other utterances too
 
     @property
     def decoded_as(self) -> str:
@@ -102,6 +103,8 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
+            if name == config.chance:
+                raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other utterances")
             runs.append(Run(name, name, path, None, reader.reads))
             continue
         training = load_config(TrainConfig, path)
@@ -109,7 +112,8 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
             runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
-                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else ()))
+                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
+                            chance=name == config.chance and seed == 0))
     return runs
 
 
@@ -127,9 +131,9 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
     by_system: dict[str, list[Run]] = {}
     for run in runs:
         by_system.setdefault(run.system, []).append(run)
-        for row in read_results(Path(folder) / run.name / "results.json"):
+        for row in _rows(run, folder):
             if row.set in test_sets or row.task == "cost":
-                found.setdefault((_shown_as(row, run), row.set, row.task, row.metric), []).append(row)
+                found.setdefault((row.system, row.set, row.task, row.metric), []).append(row)
     order = list(dict.fromkeys([*by_system, *(system for system, *_ in found)]))
     measured = [Measured(*key, [row.value for row in rows], rows[0].n,
                          [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
@@ -149,6 +153,15 @@ def measure_snapshots(runs: Sequence[Run], folder: str | Path, test_sets: Sequen
                       for row in (whole_tasks(read_results(path)) if path.is_file() else ())
                       if row.system == run.system and row.set in test_sets]
     return found
+
+
+def _rows(run: Run, folder: str | Path) -> list[Row]:
+    """Its results.json, by the systems' names in the comparison.
+
+    Chance is that of one run: others may still have rows from when `chance` of the configuration was another system.
+    """
+    return [replace(row, system=_shown_as(row, run)) for row in read_results(Path(folder) / run.name / "results.json")
+            if row.system != "chance" or run.chance]
 
 
 def _shown_as(row: Row, run: Run) -> str:
@@ -227,8 +240,7 @@ def read_comparison(path: str | Path) -> "Comparison":
 
 def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
     """The rows of all runs' results.json, by the systems' names in the comparison."""
-    return [replace(row, system=_shown_as(row, run)) for run in runs
-            for row in read_results(Path(folder) / run.name / "results.json")]
+    return [row for run in runs for row in _rows(run, folder)]
 
 
 def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from blspkd.bin.compare import systems_to_decode
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
@@ -84,6 +85,25 @@ def test_unknown_budgets_and_references_are_named(conf_dir):
         CompareConfig(systems={"a": 1}, reference="x")
     with pytest.raises(ConfigError, match="'../a: 1' is not a name"):
         CompareConfig(systems={"../a": 1, "blspkd": 1})
+
+
+def test_chance_is_of_one_run_whatever_is_compared_with_what(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    assert [run.name for run in runs if run.chance] == ["blspkd-seed0"]
+    assert {run.name: systems_to_decode(run) for run in runs if run.system != "text"} == {
+        run.name: systems_to_decode(run) for run in plan(replace(CONFIG, reference="blsp"), "full", conf_dir)
+        if run.system != "text"}
+    assert systems_to_decode(runs[0]) == "[speech,chance]" and systems_to_decode(runs[1]) == "[speech]"
+    for run in runs:  # some have rows from when it was another
+        make_run(tmp_path, run, 30, chance=run.name in ("blspkd-seed0", "blspkd-seed1", "blsp-seed0"))
+    [chance] = [one for one in measure(runs, "blsp", tmp_path, DECODE, ["test"]) if one.system == "chance"]
+    assert len(chance.values) == 1
+    assert [row.seed for row in all_rows(runs, tmp_path) if row.system == "chance"] == [0]
+    assert not any(run.chance for run in plan(replace(CONFIG, chance=""), "full", conf_dir))
+    with pytest.raises(ConfigError, match="chance: 'text' reads"):
+        plan(replace(CONFIG, chance="text"), "full", conf_dir)
+    with pytest.raises(ConfigError, match="chance: 'x' is not one of systems"):
+        replace(CONFIG, chance="x")
 
 
 def test_means_and_differences(conf_dir, tmp_path):
