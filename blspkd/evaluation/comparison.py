@@ -35,6 +35,7 @@ class Run:
     max_steps: int = 0
     snapshots: tuple[int, ...] = ()  # steps after which it is measured too
     chance: bool = False  # it hears other utterances too
+    trains_llm: bool = False  # what it makes of typed text may have changed
 
     @property
     def decoded_as(self) -> str:
@@ -90,8 +91,11 @@ class Comparison:
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
-def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
-    """All runs, the reference system's first. Raises ConfigError for a budget or system that is not there."""
+def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
+    """All runs, the reference system's first; `overrides` are of every training (--key value).
+
+    Raises ConfigError for a budget or system that is not there, and for any system's configuration that would not do.
+    """
     if budget not in config.budgets:
         raise ConfigError(f"compare_budget: there is no '{budget}'; known: {', '.join(config.budgets)}")
     limit = config.budgets[budget]
@@ -105,15 +109,18 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
             _check_name(path, reader.system, name)
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other utterances")
+            recogniser = Path(reader.reads)
+            if len(recogniser.parts) > 1 and recogniser.parent.is_dir() and not recogniser.is_dir():
+                raise ConfigError(f"{path}: reads: there is no recogniser {recogniser}, though its folder is there")
             runs.append(Run(name, name, path, None, reader.reads))
             continue
-        training = load_config(TrainConfig, path)
+        training = load_config(TrainConfig, path, list(overrides))
         _check_name(path, training.system, name)
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
             runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
                             snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
-                            chance=name == config.chance and seed == 0))
+                            chance=name == config.chance and seed == 0, trains_llm=training.model.plora_rank > 0))
     return runs
 
 
@@ -246,6 +253,12 @@ def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
 def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:
     """Those that have results."""
     return [run for run in runs if (Path(folder) / run.name / "results.json").is_file()]
+
+
+def strangers(runs: Sequence[Run], folder: str | Path) -> list[str]:
+    """Folders beside the runs that are none of them."""
+    known = {"log", *(run.name for run in runs)}
+    return sorted(path.name for path in Path(folder).glob("[!.]*/") if path.name not in known)
 
 
 def _check_name(path: Path, system: str, name: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from blspkd.bin import compare
 from blspkd.bin.compare import systems_to_decode
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
@@ -35,7 +36,7 @@ def conf_dir(tmp_path):
     folder.mkdir()
     (folder / "text.yaml").write_text("system: text\nreads: transcript\n")
     (folder / "blspkd.yaml").write_text("system: blspkd\ntraining: {max_steps: 50}\n")
-    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\n")
+    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\nloss: {w_input: 0}\n")
     return folder
 
 
@@ -71,8 +72,14 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda folder: (folder / "blsp.yaml").unlink(), r"blsp\.yaml: not there"),
     (lambda folder: (folder / "blsp.yaml").write_text("system: other\n"), "system: 'other' is not the file's name"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nlos: {}\n"), r"blsp\.yaml: unknown key 'los'"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nmodel: {adapter: conv}\n"),
+     r"blsp\.yaml: w_input: needs as many speech tokens"),
+    (lambda folder: (folder / "text.yaml").write_text("system: text\nreadz: x\nreads: x\n"), "unknown key 'readz'"),
+    (lambda folder: (folder / "text.yaml").write_text(f"system: text\nreads: {folder}/recogniser\n"),
+     r"text\.yaml: reads: there is no recogniser .*conf/recogniser"),
 ])
-def test_a_system_without_its_configuration_is_named(conf_dir, change, message):
+def test_every_systems_configuration_is_checked_beforehand(conf_dir, change, message):
     change(conf_dir)
     with pytest.raises(ConfigError, match=message):
         plan(CONFIG, "full", conf_dir)
@@ -85,6 +92,36 @@ def test_unknown_budgets_and_references_are_named(conf_dir):
         CompareConfig(systems={"a": 1}, reference="x")
     with pytest.raises(ConfigError, match="'../a: 1' is not a name"):
         CompareConfig(systems={"../a": 1, "blspkd": 1})
+
+
+def plan_command(tmp_path, *words):
+    (tmp_path / "compare.yaml").write_text("systems: {text: 1, blspkd: 1, blsp: 1}\n")
+    (tmp_path / "decode.yaml").write_text("tasks: {repeat: {instruction: Repeat., metrics: [wer]}}\n")
+    compare.main(["plan", "--config", str(tmp_path / "compare.yaml"), "--conf_dir", str(tmp_path / "conf"), "--exp_dir",
+                  str(tmp_path / "exp"), "--decode_config", str(tmp_path / "decode.yaml"), *words])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--train_args", "--w_input 1"], "blsp.yaml: w_input"),
+    (["--train_args", "--learning_rat 1"], "--learning_rat: unknown option; did you mean 'learning_rate'"),
+    (["--num_beam", "2"], "--num_beam: unknown option; did you mean 'num_beams'"),
+])
+def test_options_of_all_runs_are_checked_beforehand(conf_dir, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit):
+        plan_command(tmp_path, *words)
+    found = capsys.readouterr()
+    assert message in found.err and not found.out
+
+
+def test_a_plan_has_a_line_a_run_and_warns_of_other_folders(conf_dir, tmp_path, capsys, caplog):
+    for name in ("blspkd-seed0", "blspkd-seed1", "old+one", "log", ".done"):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+    (tmp_path / "exp" / "plan.tsv").touch()
+    plan_command(tmp_path, "--train_args", "--max_steps 8 --bf16 false", "--num_beams", "2")
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[5], line[6]) for line in lines] == [
+        ("blspkd-seed0", "8", "[speech,chance]"), ("text", "0", "[text]"), ("blsp-seed0", "8", "[speech]")]
+    assert "no run of this plan, and in no table: blspkd-seed1, old+one" in caplog.text
 
 
 def test_chance_is_of_one_run_whatever_is_compared_with_what(conf_dir, tmp_path):
