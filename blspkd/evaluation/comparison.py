@@ -16,7 +16,7 @@ from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
 from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
-from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics
+from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 
 TRANSCRIPT = "transcript"
@@ -57,6 +57,7 @@ class Measured:
     difference: float | None = None  # mean minus the reference's; None for the reference itself, or where not compared
     difference_ci95: list[float] | None = None
     p: float | None = None
+    p_holm: float | None = None  # corrected for all systems that were compared on this set and metric
 
     @property
     def mean(self) -> float:
@@ -66,6 +67,11 @@ class Measured:
     def significant(self) -> bool:
         """The difference's interval excludes 0."""
         return self.difference_ci95 is not None and not self.difference_ci95[0] <= 0 <= self.difference_ci95[1]
+
+    @property
+    def significant_of_many(self) -> bool:
+        """Also among all systems that were compared."""
+        return self.significant and self.p_holm is not None and self.p_holm < 0.05
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,18 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
                          [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
                 for key, rows in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
     compared = _Comparison(folder, config, by_system[reference])
-    return [compared.with_difference(one, by_system[one.system])
-            if one.system in by_system and one.system != reference else one for one in measured]
+    return _with_holm([compared.with_difference(one, by_system[one.system])
+                       if one.system in by_system and one.system != reference else one for one in measured])
+
+
+def _with_holm(measured: Sequence[Measured]) -> list[Measured]:
+    """With p corrected over the systems of every set and metric."""
+    columns: dict[tuple[str, str, str], dict[str, float]] = {}
+    for one in measured:
+        if one.p is not None:
+            columns.setdefault((one.set, one.task, one.metric), {})[one.system] = one.p
+    corrected = {column: dict(zip(found, holm(list(found.values())), strict=True)) for column, found in columns.items()}
+    return [replace(one, p_holm=corrected.get((one.set, one.task, one.metric), {}).get(one.system)) for one in measured]
 
 
 def measure_snapshots(runs: Sequence[Run], folder: str | Path, test_sets: Sequence[str]) -> list[Snapshot]:
@@ -192,9 +208,9 @@ class _Comparison:
                        for same in (runs, self.reference))
         if None in own or None in theirs:
             return one
-        difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed)
-        return Measured(**{**asdict(one), "difference": difference.value, "difference_ci95": list(difference.ci95),
-                           "p": difference.p})
+        difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed,
+                                       (not runs[0].reads, not self.reference[0].reads))
+        return replace(one, difference=difference.value, difference_ci95=list(difference.ci95), p=difference.p)
 
     def _statistics(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
         """None for what is no sum over answers (costs, alignment)."""

@@ -12,8 +12,10 @@ from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
           "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that was "
-          "trained once is taken to spread as {reference} does. Unmarked differences may be chance, and of twenty marked "
-          "ones about one is.")
+          "trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, about one "
+          "gets a * by chance; ** stands where the difference is significant also among all systems of its column (Holm's "
+          "correction: of twenty columns without any difference, about one has a ** at all). Unmarked differences may be "
+          "chance.")
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
             "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
@@ -175,7 +177,7 @@ def _cell(one: Measured | None, with_range: bool) -> str:
     if with_range and len(one.values) > 1:
         text += f" [{_number(min(one.values), one.metric)} - {_number(max(one.values), one.metric)}]"
     if one.difference is not None:
-        text += f" ({one.difference:+.1f}{'*' if one.significant else ''})"
+        text += f" ({one.difference:+.1f}{'*' * (one.significant + one.significant_of_many)})"
     return text
 
 

@@ -23,6 +23,7 @@ from blspkd.evaluation.comparison import (
     write_comparison,
 )
 from blspkd.evaluation.comparison_time import time_left
+from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
@@ -164,11 +165,26 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert read_comparison(tmp_path / "comparison.json") == comparison
     assert len(all_rows(runs, tmp_path)) == 3 * 3 + 1 + 1 + 2 * 3
     page = comparison_page.markdown(comparison)
-    assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2*) | 26.2 [25.0 - 27.5] (-51.2*) |" in page
+    assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2**) | 26.2 [25.0 - 27.5] (-51.2**) |" in page
     assert "### Cost: train" in page
     assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_two_stars_are_for_what_is_significant_among_many(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    for run, right in zip(runs, [30, 31, 32, 40, 26, 27], strict=True):
+        make_run(tmp_path, run, right)
+    measured = [one for one in measure(runs, "blspkd", tmp_path, DECODE, ["test"]) if one.task == "repeat"]
+    p = {one.system: one.p for one in measured if one.p is not None}
+    assert p.keys() == {"text", "blsp"}
+    assert {one.system: one.p_holm for one in measured if one.p_holm is not None} == dict(
+        zip(p, holm(list(p.values())), strict=True))
+    base = Measured("blsp", "test", "repeat", "wer", [5.0], 9, [0.0, 9.0], 2.0, [1.0, 3.0], 0.01)
+    shown = [comparison_page.screen(Comparison("blspkd", "full", 9, [replace(base, p_holm=p_holm)]))
+             for p_holm in (0.01, 0.3)]
+    assert "(+2.0**)" in shown[0] and "(+2.0*)" in shown[1] and "Holm" in shown[0]
 
 
 def test_types_of_questions_have_a_table_of_their_own(conf_dir, tmp_path):
