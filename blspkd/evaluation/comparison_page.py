@@ -19,7 +19,7 @@ LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {refe
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
             "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
-WITH_SNAPSHOTS = (" The first number is over finished models, the second also over what chosen trainings were at earlier steps.")
+WITH_SNAPSHOTS = " The first number is over finished models, a second one also over what chosen trainings were at earlier steps."
 HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
                                     for metric in health.KNOWN) + "."
 COUNT = ("alignment", "count_accuracy")
@@ -53,8 +53,11 @@ def markdown(comparison: Comparison) -> str:
             blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
                        _table(measured, set_name, columns)]
             legend = ""  # once, above the first table
-    for set_name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)]):
-        blocks += _predictions(comparison, set_name, _first_of(task_metrics))
+    aligned = _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
+    predictions = [block for set_name in aligned for block in _predictions(comparison, set_name, _first_of(task_metrics))]
+    if predictions:
+        legend = PREDICTS + (WITH_SNAPSHOTS if any(one.task == "alignment" for one in comparison.snapshots) else "")
+        blocks += ["### What alignment predicts", legend, *predictions]
     return "\n\n".join(blocks)
 
 
@@ -109,9 +112,7 @@ def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[C
             strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
                                 if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
     heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
-    legend = PREDICTS + (WITH_SNAPSHOTS if any(task == "alignment" for _, task, _ in before) else "")
-    return [f"### What alignment predicts: {tables.escape(set_name)}", legend, tables.markdown_table(heads, lines),
-            *_extremes(strengths)] if lines else []
+    return [f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines else []
 
 
 def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
@@ -135,7 +136,10 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
-    return list(dict.fromkeys(one.set for one in measured if (one.task, one.metric) in columns))
+    """Those that have any of the columns, in the order of the tasks' sets (what was measured last stands first in files)."""
+    order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
+    found = {one.set for one in measured if (one.task, one.metric) in columns}
+    return [name for name in order if name in found]
 
 
 def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:

@@ -217,10 +217,11 @@ def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_pa
 
 def test_output_health_of_the_first_task_stands_below_alignment():
     measured = [Measured(system, name, task, metric, [value, value + 2], 9, [0.0, 1.0])
-                for name in ("heard", "unheard") for system in ("blspkd", "text")
-                for task, metric, value in (("translate", "bleu", 50.0), ("translate", "looped", 3.0),
-                                            ("translate", "empty", 1.0), ("qa", "exact_match", 60.0), ("qa", "empty", 7.0),
-                                            ("alignment", "input_kl", 0.5), ("cost", "wall_s", 8.0))]
+                for task, metric, value in (("alignment", "input_kl", 0.5), ("translate", "bleu", 50.0),
+                                            ("translate", "looped", 3.0), ("translate", "empty", 1.0),
+                                            ("qa", "exact_match", 60.0), ("qa", "empty", 7.0), ("cost", "wall_s", 8.0))
+                for name in (("unheard", "heard") if task == "alignment" else ("heard", "unheard"))
+                for system in ("blspkd", "text")]
     page = comparison_page.markdown(Comparison("blspkd", "full", 9, measured))
     titles = [line for line in page.splitlines() if line.startswith("### ")]
     assert titles[2:7] == ["### Alignment: heard", "### Alignment: unheard", "### Output health of translate: heard",
@@ -242,6 +243,7 @@ def test_correlations_are_over_finished_models_and_over_snapshots_too():
     before = [Snapshot("s1", step, "test", task, metric, value) for step in (2, 4)
               for task, metric, value in (("repeat", "exact_match", 1.0 * step), ("alignment", "input_kl", 30.0 * step))]
     page = predictions(9, before)
+    assert page.count("### What alignment predicts\n") == 1 and "#### test\n\n| measure |" in page
     assert "| input KL | -1.00 (n=9); -0.96 (n=11) |" in page
     assert "also over what chosen trainings were at earlier steps" in page
     alone = predictions(9)
