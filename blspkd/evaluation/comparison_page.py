@@ -43,7 +43,7 @@ def markdown(comparison: Comparison) -> str:
         for set_name in _sets(measured, columns):
             blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
                        _table(measured, set_name, columns)]
-    first_task = task_metrics[0][0] if task_metrics else ""
+    first_task = next((one.task for one in measured if one.metric in health.KNOWN), "")
     for title, legend, task, metrics in (("Alignment", "", "alignment", ALIGNMENT),
                                          (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
                                          ("Cost", "", "cost", COST),

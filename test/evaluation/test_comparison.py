@@ -217,7 +217,8 @@ def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_pa
 
 def test_output_health_of_the_first_task_stands_below_alignment():
     measured = [Measured(system, name, task, metric, [value, value + 2], 9, [0.0, 1.0])
-                for task, metric, value in (("alignment", "input_kl", 0.5), ("translate", "bleu", 50.0),
+                for task, metric, value in (("alignment", "input_kl", 0.5), ("mean of tasks", "exact_match", 55.0),
+                                            ("translate", "bleu", 50.0),
                                             ("translate", "looped", 3.0), ("translate", "empty", 1.0),
                                             ("qa", "exact_match", 60.0), ("qa", "empty", 7.0), ("cost", "wall_s", 8.0))
                 for name in (("unheard", "heard") if task == "alignment" else ("heard", "unheard"))
