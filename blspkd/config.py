@@ -108,6 +108,21 @@ class LossConfig:
             raise ConfigError(f"temperature: {self.temperature} is not a positive number")
 
 
+def check_loss(loss: LossConfig, model: ModelConfig) -> None:
+    """Raises ConfigError for a loss that this model cannot be trained with."""
+    for name in ("w_input", "w_embedding"):
+        if getattr(loss, name) and model.adapter != "cformer":
+            raise ConfigError(f"{name}: needs as many speech tokens as text tokens, which adapter '{model.adapter}' does "
+                              f"not give; set {name} to 0 or adapter to cformer")
+    if loss.w_response_ce and loss.response_positions != "shifted":
+        raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
+    if not (loss.w_input or loss.w_response or loss.w_response_ce):
+        raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
+    if bool(loss.w_ctc) != bool(model.ctc_classes):
+        raise ConfigError(f"w_ctc is {loss.w_ctc} and model.ctc_classes {model.ctc_classes}: the token counter needs both, "
+                          "or neither")
+
+
 @dataclass
 class DataConfig:
     """Which utterances are used, and how they are batched and augmented."""
@@ -190,6 +205,7 @@ class TrainConfig:
                                   f"{' and '.join(changing)}; switch them off, or the cache")
         if self.training.cache_teacher and not (self.loss.w_input or self.loss.w_response):
             raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")
+        check_loss(self.loss, self.model)
 
 
 @dataclass
@@ -288,15 +304,17 @@ class CompareConfig:
 
     systems: dict[str, int]  # name -> number of seeds, in the order of the table
     reference: str = "blspkd"  # the system that the others are compared with
+    chance: str = "blspkd"  # the system whose first run also hears other utterances; empty: none
     snapshots: list = field(default_factory=list)  # systems whose first run is also measured before its end
     budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
 
     def __post_init__(self):
         if self.reference not in self.systems:
             raise ConfigError(f"reference: '{self.reference}' is not one of systems: {', '.join(self.systems)}")
-        for name in self.snapshots:
-            if name not in self.systems:
-                raise ConfigError(f"snapshots: '{name}' is not one of systems: {', '.join(self.systems)}")
+        for key, names in (("chance", [self.chance] if self.chance else []), ("snapshots", self.snapshots)):
+            for name in names:
+                if name not in self.systems:
+                    raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number of "

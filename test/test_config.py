@@ -34,6 +34,11 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("training: {bf16: 1}", "bf16: expected bool"),
     ("model: {adapter: linear}", "'linear' is not one of cformer, conv"),
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
+    ("model: {adapter: conv}", "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not give"),
+    ("loss: {w_embedding: 1, w_input: 0}\nmodel: {adapter: conv}", "set w_embedding to 0"),
+    ("loss: {w_ctc: 0.3}", "the token counter needs both, or neither"),
+    ("loss: {w_input: 0, w_response: 0}", "there is nothing to learn from"),
+    ("loss: {w_response_ce: 1, response_positions: released}", "w_response_ce: cross-entropy needs"),
     ("- a\n- b", "expected `key: value` lines"),
     ("model: [", "not valid YAML"),
 ])

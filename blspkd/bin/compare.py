@@ -1,20 +1,24 @@
 """Stage 5, the comparison of systems: what is to be done, and what came out.
 
-    python -m blspkd.bin.compare plan  --config conf/compare.yaml --conf_dir conf/compare --budget full --exp_dir exp/compare_full
-    python -m blspkd.bin.compare table ... --decode_config conf/decode.yaml --test_sets "heard unheard"
+    python -m blspkd.bin.compare plan  --config conf/compare.yaml --conf_dir conf/compare --budget full \\
+        --exp_dir exp/compare_full --decode_config conf/decode.yaml
+    python -m blspkd.bin.compare table ... --test_sets "heard unheard"
 
-`plan` prints a line per run, for utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps,
-systems to decode, utterances of each set, steps after which it is measured too; the time that is left goes to the log. `table` writes results.json and comparison.json into exp_dir and prints the tables.
+`plan` reads all configurations, so that a mistake in any of them ends it, and prints a line per run, for
+utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps, systems to decode, utterances of
+each set, steps after which it is measured too; the time that is left goes to the log. `table` writes results.json and
+comparison.json into exp_dir and prints the tables.
 """
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
-from blspkd.config import CompareConfig, DecodeConfig, TrainConfig
+from blspkd.config import CompareConfig, DecodeConfig
 from blspkd.config_file import load_config
-from blspkd.errors import ConfigError, DataError, command
+from blspkd.errors import DataError, command
 from blspkd.evaluation.comparison import (
     Comparison,
     Run,
@@ -23,6 +27,7 @@ from blspkd.evaluation.comparison import (
     measure,
     measure_snapshots,
     plan,
+    strangers,
     write_comparison,
 )
 from blspkd.evaluation.comparison_page import screen
@@ -42,24 +47,27 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--exp_dir", required=True, help="folder of the runs")
     parser.add_argument("--trained_before", help="plan: exp/<tag> of a training, whose speed tells the time to expect")
     parser.add_argument("--num_jobs", type=int, default=1, help="plan: trainings side by side")
-    parser.add_argument("--decode_config", help="table: conf/decode.yaml, tasks and metrics")
+    parser.add_argument("--train_args", default="", help="what overrides every training's configuration: '--bf16 false'")
+    parser.add_argument("--decode_config", help="conf/decode.yaml, tasks and metrics; all its keys are options too")
     parser.add_argument("--test_sets", default="", help="table: names of the test sets")
     args, overrides = parser.parse_known_args(words)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
     logging.getLogger("blspkd").setLevel(logging.INFO)
-    if args.verb == "plan" and overrides:
-        raise ConfigError(f"{overrides[0]}: unknown option")
     config = load_config(CompareConfig, args.config)
-    runs = plan(config, args.budget, args.conf_dir)
+    runs = plan(config, args.budget, args.conf_dir, shlex.split(args.train_args))
+    decoding = load_config(DecodeConfig, args.decode_config, overrides)
     if args.verb == "plan":
+        others = strangers(runs, args.exp_dir)
+        if others:
+            logging.getLogger("blspkd").warning("%s: no run of this plan, and in no table: %s", args.exp_dir,
+                                                ", ".join(others))
         logging.getLogger("blspkd").info(time_left(runs, args.exp_dir, args.trained_before, args.num_jobs))
         for run in runs:
             print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
-                             run.reads or "-", str(run.max_steps), systems_to_decode(run, config.reference),
+                             run.reads or "-", str(run.max_steps), systems_to_decode(run),
                              str(config.budgets[args.budget].max_utterances),
                              ",".join(map(str, run.snapshots)) or "-"]))
         return
-    decoding = load_config(DecodeConfig, args.decode_config, overrides)
     there = finished_runs(runs, args.exp_dir)
     if len(there) < len(runs):
         missing = ", ".join(run.name for run in runs if run not in there)
@@ -78,14 +86,14 @@ def main(words: list[str] | None = None) -> None:
     print(screen(comparison))
 
 
-def systems_to_decode(run: Run, reference: str) -> str:
+def systems_to_decode(run: Run) -> str:
     """As conf/decode.yaml names them: chance is measured once; text only where training could have changed it."""
     if run.reads:
         return f"[{run.decoded_as}]"
     names = ["speech"]
-    if run.system == reference and run.seed == 0:
+    if run.chance:
         names.append("chance")
-    if load_config(TrainConfig, run.config).model.plora_rank:
+    if run.trains_llm:
         names.append("text")
     return f"[{','.join(names)}]"
 

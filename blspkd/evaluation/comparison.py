@@ -16,7 +16,7 @@ from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
 from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
-from blspkd.evaluation.paired_bootstrap import Statistics, of_flags, paired_difference, statistics
+from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scoring import mean_matches
 
@@ -35,6 +35,8 @@ class Run:
     reads: str = ""  # "transcript", a recogniser, or empty: it listens
     max_steps: int = 0
     snapshots: tuple[int, ...] = ()  # steps after which it is measured too
+    chance: bool = False  # it hears other utterances too
+    trains_llm: bool = False  # what it makes of typed text may have changed
 
     @property
     def decoded_as(self) -> str:
@@ -56,6 +58,7 @@ class Measured:
     difference: float | None = None  # mean minus the reference's; None for the reference itself, or where not compared
     difference_ci95: list[float] | None = None
     p: float | None = None
+    p_holm: float | None = None  # corrected for all systems that were compared on this set and metric
 
     @property
     def mean(self) -> float:
@@ -65,6 +68,11 @@ class Measured:
     def significant(self) -> bool:
         """The difference's interval excludes 0."""
         return self.difference_ci95 is not None and not self.difference_ci95[0] <= 0 <= self.difference_ci95[1]
+
+    @property
+    def significant_of_many(self) -> bool:
+        """Also among all systems that were compared."""
+        return self.significant and self.p_holm is not None and self.p_holm < 0.05
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,11 @@ class Comparison:
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
-def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
-    """All runs, the reference system's first. Raises ConfigError for a budget or system that is not there."""
+def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
+    """All runs, the reference system's first; `overrides` are of every training (--key value).
+
+    Raises ConfigError for a budget or system that is not there, and for any system's configuration that would not do.
+    """
     if budget not in config.budgets:
         raise ConfigError(f"compare_budget: there is no '{budget}'; known: {', '.join(config.budgets)}")
     limit = config.budgets[budget]
@@ -103,14 +114,20 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path) -> list[Run]:
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
+            if name == config.chance:
+                raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other utterances")
+            recogniser = Path(reader.reads)
+            if len(recogniser.parts) > 1 and recogniser.parent.is_dir() and not recogniser.is_dir():
+                raise ConfigError(f"{path}: reads: there is no recogniser {recogniser}, though its folder is there")
             runs.append(Run(name, name, path, None, reader.reads))
             continue
-        training = load_config(TrainConfig, path)
+        training = load_config(TrainConfig, path, list(overrides))
         _check_name(path, training.system, name)
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
             runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
-                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else ()))
+                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
+                            chance=name == config.chance and seed == 0, trains_llm=training.model.plora_rank > 0))
     return runs
 
 
@@ -128,16 +145,26 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
     by_system: dict[str, list[Run]] = {}
     for run in runs:
         by_system.setdefault(run.system, []).append(run)
-        for row in read_results(Path(folder) / run.name / "results.json"):
+        for row in _rows(run, folder):
             if row.set in test_sets or row.task == "cost":
-                found.setdefault((_shown_as(row, run), row.set, row.task, row.metric), []).append(row)
+                found.setdefault((row.system, row.set, row.task, row.metric), []).append(row)
     order = list(dict.fromkeys([*by_system, *(system for system, *_ in found)]))
     measured = [Measured(*key, [row.value for row in rows], rows[0].n,
                          [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
                 for key, rows in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
     compared = _Comparison(folder, config, by_system[reference])
-    return [compared.with_difference(one, by_system[one.system])
-            if one.system in by_system and one.system != reference else one for one in measured]
+    return _with_holm([compared.with_difference(one, by_system[one.system])
+                       if one.system in by_system and one.system != reference else one for one in measured])
+
+
+def _with_holm(measured: Sequence[Measured]) -> list[Measured]:
+    """With p corrected over the systems of every set and metric."""
+    columns: dict[tuple[str, str, str], dict[str, float]] = {}
+    for one in measured:
+        if one.p is not None:
+            columns.setdefault((one.set, one.task, one.metric), {})[one.system] = one.p
+    corrected = {column: dict(zip(found, holm(list(found.values())), strict=True)) for column, found in columns.items()}
+    return [replace(one, p_holm=corrected.get((one.set, one.task, one.metric), {}).get(one.system)) for one in measured]
 
 
 def measure_snapshots(runs: Sequence[Run], folder: str | Path, test_sets: Sequence[str]) -> list[Snapshot]:
@@ -150,6 +177,15 @@ def measure_snapshots(runs: Sequence[Run], folder: str | Path, test_sets: Sequen
                       for row in (whole_tasks(read_results(path)) if path.is_file() else ())
                       if row.system == run.system and row.set in test_sets]
     return found
+
+
+def _rows(run: Run, folder: str | Path) -> list[Row]:
+    """Its results.json, by the systems' names in the comparison.
+
+    Chance is that of one run: others may still have rows from when `chance` of the configuration was another system.
+    """
+    return [replace(row, system=_shown_as(row, run)) for row in read_results(Path(folder) / run.name / "results.json")
+            if row.system != "chance" or run.chance]
 
 
 def _shown_as(row: Row, run: Run) -> str:
@@ -173,9 +209,9 @@ class _Comparison:
                        for same in (runs, self.reference))
         if None in own or None in theirs:
             return one
-        difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed)
-        return Measured(**{**asdict(one), "difference": difference.value, "difference_ci95": list(difference.ci95),
-                           "p": difference.p})
+        difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed,
+                                       (not runs[0].reads, not self.reference[0].reads))
+        return replace(one, difference=difference.value, difference_ci95=list(difference.ci95), p=difference.p)
 
     def _statistics(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
         """None for what is no sum over answers (costs, alignment)."""
@@ -235,13 +271,18 @@ def read_comparison(path: str | Path) -> "Comparison":
 
 def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
     """The rows of all runs' results.json, by the systems' names in the comparison."""
-    return [replace(row, system=_shown_as(row, run)) for run in runs
-            for row in read_results(Path(folder) / run.name / "results.json")]
+    return [row for run in runs for row in _rows(run, folder)]
 
 
 def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:
     """Those that have results."""
     return [run for run in runs if (Path(folder) / run.name / "results.json").is_file()]
+
+
+def strangers(runs: Sequence[Run], folder: str | Path) -> list[str]:
+    """Folders beside the runs that are none of them."""
+    known = {"log", *(run.name for run in runs)}
+    return sorted(path.name for path in Path(folder).glob("[!.]*/") if path.name not in known)
 
 
 def _check_name(path: Path, system: str, name: str) -> None:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from blspkd.evaluation import tables
+from blspkd.evaluation import health, tables
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.evaluation.results import TYPE
@@ -12,12 +12,16 @@ from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
           "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that was "
-          "trained once is taken to spread as {reference} does. Unmarked differences may be chance, and of twenty marked "
-          "ones about one is.")
+          "trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, about one "
+          "gets a * by chance; ** stands where the difference is significant also among all systems of its column (Holm's "
+          "correction: of twenty columns without any difference, about one has a ** at all). Unmarked differences may be "
+          "chance.")
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
             "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
-WITH_SNAPSHOTS = (" The first number is over finished models, the second also over what chosen trainings were at earlier steps.")
+WITH_SNAPSHOTS = " The first number is over finished models, a second one also over what chosen trainings were at earlier steps."
+HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
+                                    for metric in health.KNOWN) + "."
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -39,13 +43,21 @@ def markdown(comparison: Comparison) -> str:
         for set_name in _sets(measured, columns):
             blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
                        _table(measured, set_name, columns)]
-    for title, task, metrics in (("Alignment", "alignment", ALIGNMENT), ("Cost", "cost", COST),
-                                 ("What training did to the LLM on text", "text", DRIFT)):
+    first_task = next((one.task for one in measured if one.metric in health.KNOWN), "")
+    for title, legend, task, metrics in (("Alignment", "", "alignment", ALIGNMENT),
+                                         (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
+                                         ("Cost", "", "cost", COST),
+                                         ("What training did to the LLM on text", "", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
-            blocks += [f"### {title}: {tables.escape(set_name)}", _table(measured, set_name, columns)]
-    for set_name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)]):
-        blocks += _predictions(comparison, set_name, _first_of(task_metrics))
+            blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
+                       _table(measured, set_name, columns)]
+            legend = ""  # once, above the first table
+    aligned = _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
+    predictions = [block for set_name in aligned for block in _predictions(comparison, set_name, _first_of(task_metrics))]
+    if predictions:
+        legend = PREDICTS + (WITH_SNAPSHOTS if any(one.task == "alignment" for one in comparison.snapshots) else "")
+        blocks += ["### What alignment predicts", legend, *predictions]
     return "\n\n".join(blocks)
 
 
@@ -100,9 +112,7 @@ def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[C
             strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
                                 if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
     heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
-    legend = PREDICTS + (WITH_SNAPSHOTS if any(task == "alignment" for _, task, _ in before) else "")
-    return [f"### What alignment predicts: {tables.escape(set_name)}", legend, tables.markdown_table(heads, lines),
-            *_extremes(strengths)] if lines else []
+    return [f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines else []
 
 
 def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
@@ -126,7 +136,10 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
-    return list(dict.fromkeys(one.set for one in measured if (one.task, one.metric) in columns))
+    """Those that have any of the columns, in the order of the tasks' sets (what was measured last stands first in files)."""
+    order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
+    found = {one.set for one in measured if (one.task, one.metric) in columns}
+    return [name for name in order if name in found]
 
 
 def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:
@@ -150,7 +163,7 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
 def _head(column: Column, measured: Sequence[Measured]) -> str:
     """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
     task, metric = column
-    if task in ("alignment", "cost", "text"):
+    if metric not in tables.HEADLINES:
         return tables.metric_label(metric)
     size = f" (n={measured[0].n})" if TYPE in task else ""
     return f"{task} {tables.metric_label(metric)}{size}"
@@ -168,7 +181,7 @@ def _cell(one: Measured | None, with_range: bool) -> str:
     if with_range and len(one.values) > 1:
         text += f" [{_number(min(one.values), one.metric)} - {_number(max(one.values), one.metric)}]"
     if one.difference is not None:
-        text += f" ({one.difference:+.1f}{'*' if one.significant else ''})"
+        text += f" ({one.difference:+.1f}{'*' * (one.significant + one.significant_of_many)})"
     return text
 
 

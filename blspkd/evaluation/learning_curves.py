@@ -1,10 +1,29 @@
-"""What training logged: the scalars of `exp/<tag>/tensorboard`, or else of the last checkpoint's trainer_state.json."""
+"""What training logged: the scalars of `exp/<tag>/tensorboard`, or else of the last checkpoint's trainer_state.json.
 
+Divergences are logged, for validation too, as the training computes them: with its temperature, kind and positions.
+Curves of trainings that differ there cannot be compared; top-1 agreement and cross-entropy always can.
+"""
+
+import dataclasses
 import json
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import yaml
+
+from blspkd.config import LossConfig
+
 Curve = list[tuple[int, float]]  # (optimiser step, value), by step
+
+DIVERGENCE = ("divergence", "jsd_beta", "temperature", "temperature_squared")
+COMPUTED_WITH = {  # settings of the loss; all other terms depend on none
+    "input_kl": DIVERGENCE,
+    "response_kl": (*DIVERGENCE, "response_positions"),
+    "response_top1": ("response_positions",),
+    "loss": tuple(field.name for field in dataclasses.fields(LossConfig) if field.name != "chunk_mib"),
+}
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +34,26 @@ def read_curves(exp_dir: str | Path) -> dict[str, Curve]:
     A run that was killed and went on has steps twice: what was logged later counts.
     """
     return _from_tensorboard(Path(exp_dir) / "tensorboard") or _from_checkpoint(Path(exp_dir))
+
+
+def read_loss_settings(exp_dir: str | Path) -> dict:
+    """The section `loss` of the training's config.yaml, with today's defaults for what it does not say."""
+    path = Path(exp_dir) / "config.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = dataclasses.asdict(LossConfig()) | (values.get("loss") or {})
+    return settings if settings["divergence"] == "jsd" else settings | {"jsd_beta": None}
+
+
+def incomparable(settings: Mapping[str, Mapping], name: str) -> dict[str, str]:
+    """Trainings whose term `name` is computed otherwise than that of most (of the first, where none is most).
+
+    settings: training -> read_loss_settings(). Returns training -> what differs, for people.
+    """
+    own = {label: tuple(found.get(key) for key in COMPUTED_WITH.get(name, ())) for label, found in settings.items()}
+    [(usual, _)] = Counter(own.values()).most_common(1) or [((), 0)]
+    return {label: ", ".join(f"{key} {value}" for key, value, other in zip(COMPUTED_WITH[name], values, usual, strict=True)
+                             if value != other)
+            for label, values in own.items() if values != usual}
 
 
 def _from_tensorboard(folder: Path) -> dict[str, Curve]:

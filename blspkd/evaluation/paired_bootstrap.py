@@ -5,6 +5,9 @@ resampled score is a product of draw counts with one small row of statistics per
 the same draws. Other seeds would give other models: the variance of the scores over seeds is added to that over
 utterances, and the interval is Student's t with Welch's degrees of freedom, which are few. A system that was trained
 once is taken to spread like the other one; where both were trained once, only the utterances count.
+
+The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap, so
+that it can be corrected for many comparisons (`holm`).
 """
 
 import math
@@ -57,9 +60,12 @@ def of_flags(flags: Sequence[float]) -> Statistics:
     return Statistics(np.stack([flags, np.ones_like(flags)], axis=1), _ratio)
 
 
-def paired_difference(system: Sequence[Statistics], reference: Sequence[Statistics], num_bootstrap: int,
-                      seed: int) -> Difference:
-    """system - reference; both are one entry per training seed, over the same utterances in the same order."""
+def paired_difference(system: Sequence[Statistics], reference: Sequence[Statistics], num_bootstrap: int, seed: int,
+                      trained: tuple[bool, bool] = (True, True)) -> Difference:
+    """system - reference; both are one entry per training seed, over the same utterances in the same order.
+
+    trained: which of the two another seed would change.
+    """
     n = len(reference[0].table)
     if any(len(run.table) != n for run in (*system, *reference)):
         raise ValueError("paired_difference needs the same utterances in every run")
@@ -67,7 +73,7 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     resampled = np.mean([run.score(draws @ run.table) for run in system], axis=0) - np.mean(
         [run.score(draws @ run.table) for run in reference], axis=0)
     own, theirs = ([float(run.score(run.table.sum(0))) for run in runs] for runs in (system, reference))
-    spread = _seed_variances(own, theirs)
+    spread = _seed_variances(own, theirs, trained)
     error = math.sqrt(float(resampled.var(ddof=1)) + sum(variance for variance, _ in spread))
     value = float(np.mean(own) - np.mean(theirs))
     if error == 0:
@@ -78,22 +84,32 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     return Difference(value, (value - reach, value + reach), 2 * (1 - _t_share_below(abs(value) / error, freedom)))
 
 
-def _seed_variances(own: Sequence[float], theirs: Sequence[float]) -> list[tuple[float, int]]:
-    """Variance of each mean over seeds with its degrees of freedom; nothing where no system has several seeds."""
-    known = {len(scores): (float(np.var(scores, ddof=1)), len(scores) - 1) for scores in (own, theirs) if len(scores) > 1}
-    if not known:
-        return []
-    borrowed = max(known.values(), key=lambda found: found[1])
-    found = []
-    for scores in (own, theirs):
-        variance, freedom = (float(np.var(scores, ddof=1)), len(scores) - 1) if len(scores) > 1 else borrowed
-        found.append((variance / len(scores), freedom))
-    return found
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p, adjusted so that of several comparisons without any true difference hardly one in twenty families has p < 0.05.
+
+    Holm (1979): the smallest is multiplied by their number, the next by one less ...; however they depend on one another.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def _seed_variances(own: Sequence[float], theirs: Sequence[float],
+                    trained: tuple[bool, bool]) -> list[tuple[float, int]]:
+    """Of the difference of their means: one variance for each system with several seeds, with its degrees of freedom.
+
+    It counts for the other system too where that was trained once: still one estimate, with no more freedom than it has.
+    """
+    several = [scores for scores in (own, theirs) if len(scores) > 1]
+    trained_once = sum(varies and len(scores) == 1 for varies, scores in zip(trained, (own, theirs), strict=True))
+    return [(float(np.var(scores, ddof=1)) * (1 / len(scores) + trained_once), len(scores) - 1) for scores in several]
 
 
 def _t_share_below(t: float, freedom: float) -> float:
     """Student's distribution function at t >= 0, by the trapezoidal rule."""
-    x = np.linspace(0, t, 20001)
+    x = np.linspace(0, t, 4001)
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
     density = scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
     return min(1.0, 0.5 + float((density.sum() - (density[0] + density[-1]) / 2) * (x[1] - x[0])))

@@ -6,6 +6,7 @@ first experiment that has one, answers from the decode directories.
 
 import base64
 import io
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from blspkd.data import audio
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.errors import DataError
 from blspkd.evaluation import figures, health
+from blspkd.evaluation.learning_curves import incomparable
 from blspkd.evaluation.metrics import normalize
 from blspkd.evaluation.report_clouds import add_clouds
 from blspkd.evaluation.report_data import (
@@ -48,6 +50,7 @@ RATE = 16000  # Hz, of the audio in the page
 MAX_BYTES = 15 << 20  # of the page; recordings and pictures that would go beyond are left out, and that is said
 MANY_SYSTEMS = 10  # more than these do not all show their answers
 CURVES = ("input_kl", "response_kl", "response_ce", "input_top1", "response_top1", "count_accuracy", "quantity", "loss")
+KINDS = ("train", "eval")  # of curves
 ALIGNMENT = ("input_kl", "top1", "response_kl", "first_kl", "response_top1", "count_accuracy", "count_mae",
              "boundary_median_ms", "boundary_bias_ms", "boundary_within_50", "boundary_within_100")
 
@@ -106,14 +109,24 @@ def _results(page: Document, experiments: Sequence[Experiment]) -> None:
 
 
 def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
-    curves = {experiment.label: experiment.curves for experiment in experiments if experiment.curves}
-    names = [name for name in CURVES if any(f"{kind}/{name}" in found for found in curves.values()
-                                            for kind in ("train", "eval"))]
+    curves = {experiment.label: dict(experiment.curves) for experiment in experiments if experiment.curves}
+    names = [name for name in CURVES if any(f"{kind}/{name}" in found for found in curves.values() for kind in KINDS)]
     if not names:
         return
+    notes = []
+    for name in names:
+        left_out = incomparable({experiment.label: experiment.loss_settings for experiment in experiments
+                                 if any(f"{kind}/{name}" in experiment.curves for kind in KINDS)}, name)
+        for label, kind in itertools.product(left_out, KINDS):
+            curves[label].pop(f"{kind}/{name}", None)
+        differing = {figures.system_of(label): why for label, why in left_out.items()}
+        if differing:
+            notes.append(f" Not comparable and left out of {metric_label(name)}: "
+                         + "; ".join(f"{system} ({why})" for system, why in differing.items()) + ".")
     page.section("curves", "Learning curves", picture(
         figures.data_uri(figures.learning_curves(curves, names)), "learning curves",
-        "Thin: training, at the training's temperature and with its augmentation. Dots: validation."))
+        "Thin: training, with its augmentation. Dots: validation. Both with the training's own divergence and temperature; "
+        "top-1 agreement and cross-entropy depend on neither." + "".join(notes)))
 
 
 def _positions(page: Document, experiments: Sequence[Experiment]) -> None:

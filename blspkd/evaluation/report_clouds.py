@@ -98,5 +98,5 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
 def _title(cloud: Cloud) -> str:
     """rho of all points that are drawn, where there are few sets."""
     points = {name: cloud.finished(name) + cloud.snapshots(name) for name in cloud.sets}
-    texts = [f"{name} {rho_text(pairs)}" for name, pairs in points.items() if spearman(*zip(*pairs, strict=True)) is not None]
-    return "rho: " + ", ".join(texts) if 0 < len(texts) < 3 else ""
+    texts = [f"rho {name} {rho_text(pairs)}" for name, pairs in points.items() if spearman(*zip(*pairs, strict=True)) is not None]
+    return "\n".join(texts) if len(texts) < 3 else ""

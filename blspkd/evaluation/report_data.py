@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blspkd.errors import DataError
 from blspkd.evaluation.decode_dir import SUFFIX, read_rows
-from blspkd.evaluation.learning_curves import Curve, read_curves
+from blspkd.evaluation.learning_curves import Curve, read_curves, read_loss_settings
 from blspkd.evaluation.results import Row, read_results
 from blspkd.evaluation.scoring import Experiment as Trained
 from blspkd.evaluation.scoring import read_experiment
@@ -27,6 +27,7 @@ class Experiment:
     label: str
     rows: list[Row] = field(default_factory=list)  # system: the label, but for REFERENCES
     curves: dict[str, Curve] = field(default_factory=dict)
+    loss_settings: dict = field(default_factory=dict)  # that its curves were computed with
     snapshots: dict[int, list[Row]] = field(default_factory=dict)  # step -> rows of what the training was after it
     summaries: dict[str, dict] = field(default_factory=dict)  # set -> summary.json of its alignment
     decoded: dict[tuple[str, str, str], Path] = field(default_factory=dict)  # system, task, set -> decode directory
@@ -79,7 +80,7 @@ def _read(path: Path, label: str, system: str) -> Experiment:
         return [replace(row, system=named(row.system), seed=None) for row in read_results(results)]
 
     rows = read(path / "results.json")
-    found = Experiment(path, label, rows, read_curves(path))
+    found = Experiment(path, label, rows, read_curves(path), read_loss_settings(path))
     found.snapshots = {int(results.parent.name): read(results) for results in path.glob("snapshots/*/results.json")
                        if results.parent.name.isdigit()}
     for folder in sorted(path.glob("align_*/")):

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blspkd.config import LossConfig
+from blspkd.config import LossConfig, check_loss
 from blspkd.data.batching import Batch, TokenBatch
-from blspkd.errors import ConfigError
 from blspkd.losses.distillation import Distilled, Divergence, distillation_loss
 from blspkd.losses.embedding import embedding_loss
 from blspkd.losses.quantity import quantity_loss
@@ -53,19 +52,7 @@ class KdObjective(nn.Module):
     def __init__(self, speech_llm: SpeechLlm, config: LossConfig):
         super().__init__()
         self.speech_llm, self.loss_config = speech_llm, config
-        if not speech_llm.adapter.matches_text_length and config.w_input:
-            raise ConfigError("w_input: input KL needs as many speech tokens as text tokens, which adapter "
-                              f"'{speech_llm.config.adapter}' does not give; set w_input to 0 or adapter to cformer")
-        if config.w_response_ce and config.response_positions != "shifted":
-            raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
-        if not (config.w_input or config.w_response or config.w_response_ce):
-            raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
-        if config.w_embedding and not speech_llm.adapter.matches_text_length:
-            raise ConfigError("w_embedding: needs as many speech tokens as text tokens, which adapter "
-                              f"'{speech_llm.config.adapter}' does not give; set it to 0")
-        if bool(config.w_ctc) != bool(speech_llm.config.ctc_classes):
-            raise ConfigError(f"w_ctc is {config.w_ctc} and model.ctc_classes {speech_llm.config.ctc_classes}: the token "
-                              "counter needs both, or neither")
+        check_loss(config, speech_llm.config)
 
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""

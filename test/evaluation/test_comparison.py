@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from blspkd.bin import compare
+from blspkd.bin.compare import systems_to_decode
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import comparison_page
@@ -21,6 +23,7 @@ from blspkd.evaluation.comparison import (
     write_comparison,
 )
 from blspkd.evaluation.comparison_time import time_left
+from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
@@ -34,7 +37,7 @@ def conf_dir(tmp_path):
     folder.mkdir()
     (folder / "text.yaml").write_text("system: text\nreads: transcript\n")
     (folder / "blspkd.yaml").write_text("system: blspkd\ntraining: {max_steps: 50}\n")
-    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\n")
+    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\nloss: {w_input: 0}\n")
     return folder
 
 
@@ -70,8 +73,14 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda folder: (folder / "blsp.yaml").unlink(), r"blsp\.yaml: not there"),
     (lambda folder: (folder / "blsp.yaml").write_text("system: other\n"), "system: 'other' is not the file's name"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nlos: {}\n"), r"blsp\.yaml: unknown key 'los'"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nmodel: {adapter: conv}\n"),
+     r"blsp\.yaml: w_input: needs as many speech tokens"),
+    (lambda folder: (folder / "text.yaml").write_text("system: text\nreadz: x\nreads: x\n"), "unknown key 'readz'"),
+    (lambda folder: (folder / "text.yaml").write_text(f"system: text\nreads: {folder}/recogniser\n"),
+     r"text\.yaml: reads: there is no recogniser .*conf/recogniser"),
 ])
-def test_a_system_without_its_configuration_is_named(conf_dir, change, message):
+def test_every_systems_configuration_is_checked_beforehand(conf_dir, change, message):
     change(conf_dir)
     with pytest.raises(ConfigError, match=message):
         plan(CONFIG, "full", conf_dir)
@@ -84,6 +93,55 @@ def test_unknown_budgets_and_references_are_named(conf_dir):
         CompareConfig(systems={"a": 1}, reference="x")
     with pytest.raises(ConfigError, match="'../a: 1' is not a name"):
         CompareConfig(systems={"../a": 1, "blspkd": 1})
+
+
+def plan_command(tmp_path, *words):
+    (tmp_path / "compare.yaml").write_text("systems: {text: 1, blspkd: 1, blsp: 1}\n")
+    (tmp_path / "decode.yaml").write_text("tasks: {repeat: {instruction: Repeat., metrics: [wer]}}\n")
+    compare.main(["plan", "--config", str(tmp_path / "compare.yaml"), "--conf_dir", str(tmp_path / "conf"), "--exp_dir",
+                  str(tmp_path / "exp"), "--decode_config", str(tmp_path / "decode.yaml"), *words])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--train_args", "--w_input 1"], "blsp.yaml: w_input"),
+    (["--train_args", "--learning_rat 1"], "--learning_rat: unknown option; did you mean 'learning_rate'"),
+    (["--num_beam", "2"], "--num_beam: unknown option; did you mean 'num_beams'"),
+])
+def test_options_of_all_runs_are_checked_beforehand(conf_dir, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit):
+        plan_command(tmp_path, *words)
+    found = capsys.readouterr()
+    assert message in found.err and not found.out
+
+
+def test_a_plan_has_a_line_a_run_and_warns_of_other_folders(conf_dir, tmp_path, capsys, caplog):
+    for name in ("blspkd-seed0", "blspkd-seed1", "old+one", "log", ".done"):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+    (tmp_path / "exp" / "plan.tsv").touch()
+    plan_command(tmp_path, "--train_args", "--max_steps 8 --bf16 false", "--num_beams", "2")
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[5], line[6]) for line in lines] == [
+        ("blspkd-seed0", "8", "[speech,chance]"), ("text", "0", "[text]"), ("blsp-seed0", "8", "[speech]")]
+    assert "no run of this plan, and in no table: blspkd-seed1, old+one" in caplog.text
+
+
+def test_chance_is_of_one_run_whatever_is_compared_with_what(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    assert [run.name for run in runs if run.chance] == ["blspkd-seed0"]
+    assert {run.name: systems_to_decode(run) for run in runs if run.system != "text"} == {
+        run.name: systems_to_decode(run) for run in plan(replace(CONFIG, reference="blsp"), "full", conf_dir)
+        if run.system != "text"}
+    assert systems_to_decode(runs[0]) == "[speech,chance]" and systems_to_decode(runs[1]) == "[speech]"
+    for run in runs:  # some have rows from when it was another
+        make_run(tmp_path, run, 30, chance=run.name in ("blspkd-seed0", "blspkd-seed1", "blsp-seed0"))
+    [chance] = [one for one in measure(runs, "blsp", tmp_path, DECODE, ["test"]) if one.system == "chance"]
+    assert len(chance.values) == 1
+    assert [row.seed for row in all_rows(runs, tmp_path) if row.system == "chance"] == [0]
+    assert not any(run.chance for run in plan(replace(CONFIG, chance=""), "full", conf_dir))
+    with pytest.raises(ConfigError, match="chance: 'text' reads"):
+        plan(replace(CONFIG, chance="text"), "full", conf_dir)
+    with pytest.raises(ConfigError, match="chance: 'x' is not one of systems"):
+        replace(CONFIG, chance="x")
 
 
 def test_means_and_differences(conf_dir, tmp_path):
@@ -107,11 +165,26 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert read_comparison(tmp_path / "comparison.json") == comparison
     assert len(all_rows(runs, tmp_path)) == 3 * 3 + 1 + 1 + 2 * 3
     page = comparison_page.markdown(comparison)
-    assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2*) | 26.2 [25.0 - 27.5] (-51.2*) |" in page
+    assert "| BLSP (2 seeds) | 26.2 [25.0 - 27.5] (-51.2**) | 26.2 [25.0 - 27.5] (-51.2**) |" in page
     assert "### Cost: train" in page
     assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_two_stars_are_for_what_is_significant_among_many(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    for run, right in zip(runs, [30, 31, 32, 40, 26, 27], strict=True):
+        make_run(tmp_path, run, right)
+    measured = [one for one in measure(runs, "blspkd", tmp_path, DECODE, ["test"]) if one.task == "repeat"]
+    p = {one.system: one.p for one in measured if one.p is not None}
+    assert p.keys() == {"text", "blsp"}
+    assert {one.system: one.p_holm for one in measured if one.p_holm is not None} == dict(
+        zip(p, holm(list(p.values())), strict=True))
+    base = Measured("blsp", "test", "repeat", "wer", [5.0], 9, [0.0, 9.0], 2.0, [1.0, 3.0], 0.01)
+    shown = [comparison_page.screen(Comparison("blspkd", "full", 9, [replace(base, p_holm=p_holm)]))
+             for p_holm in (0.01, 0.3)]
+    assert "(+2.0**)" in shown[0] and "(+2.0*)" in shown[1] and "Holm" in shown[0]
 
 
 def test_types_of_questions_have_a_table_of_their_own(conf_dir, tmp_path):
@@ -142,6 +215,23 @@ def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_pa
         Snapshot("blsp", step, "test", "repeat", "exact_match", step) for step in (6, 25)]
 
 
+def test_output_health_of_the_first_task_stands_below_alignment():
+    measured = [Measured(system, name, task, metric, [value, value + 2], 9, [0.0, 1.0])
+                for task, metric, value in (("alignment", "input_kl", 0.5), ("mean of tasks", "exact_match", 55.0),
+                                            ("translate", "bleu", 50.0),
+                                            ("translate", "looped", 3.0), ("translate", "empty", 1.0),
+                                            ("qa", "exact_match", 60.0), ("qa", "empty", 7.0), ("cost", "wall_s", 8.0))
+                for name in (("unheard", "heard") if task == "alignment" else ("heard", "unheard"))
+                for system in ("blspkd", "text")]
+    page = comparison_page.markdown(Comparison("blspkd", "full", 9, measured))
+    titles = [line for line in page.splitlines() if line.startswith("### ")]
+    assert titles[2:7] == ["### Alignment: heard", "### Alignment: unheard", "### Output health of translate: heard",
+                           "### Output health of translate: unheard", "### Cost: heard"]
+    assert "| system | empty | looped |" in page and "| BLSP-KD (2 seeds) | 2.0 [1.0 - 3.0] | 4.0 [3.0 - 5.0] |" in page
+    assert page.count("nothing but punctuation") == 1 and "8.0 [7.0" not in page
+    assert "looped" not in comparison_page.screen(Comparison("blspkd", "full", 9, measured))
+
+
 def predictions(num_systems, snapshots=()):
     """A comparison where input KL orders the systems as the task does, backwards, and the count hardly."""
     measured = [Measured(f"s{i}", "test", task, metric, [value], 9, [0.0, 1.0]) for i in range(num_systems)
@@ -154,6 +244,7 @@ def test_correlations_are_over_finished_models_and_over_snapshots_too():
     before = [Snapshot("s1", step, "test", task, metric, value) for step in (2, 4)
               for task, metric, value in (("repeat", "exact_match", 1.0 * step), ("alignment", "input_kl", 30.0 * step))]
     page = predictions(9, before)
+    assert page.count("### What alignment predicts\n") == 1 and "#### test\n\n| measure |" in page
     assert "| input KL | -1.00 (n=9); -0.96 (n=11) |" in page
     assert "also over what chosen trainings were at earlier steps" in page
     alone = predictions(9)

@@ -1,11 +1,22 @@
 """The paired bootstrap against brute force, and its calibration."""
 
+import math
+
 import numpy as np
 import pytest
 
 from blspkd.config import TaskConfig
+from blspkd.evaluation import paired_bootstrap
 from blspkd.evaluation.metrics import compute
-from blspkd.evaluation.paired_bootstrap import _t_quantile, of_flags, paired_difference, statistics
+from blspkd.evaluation.paired_bootstrap import (
+    Statistics,
+    _t_quantile,
+    _t_share_below,
+    holm,
+    of_flags,
+    paired_difference,
+    statistics,
+)
 
 REFERENCES = ["tom sold six bags", "anna sees the old tree", "we met in the park", "ben counts seven cups"]
 HYPOTHESES = ["tom sold six bags", "anna sees an old tree in town", "we met in a dark park", ""]
@@ -73,6 +84,55 @@ def test_equal_systems_of_one_seed_are_seldom_called_different_over_other_uttera
 def test_quantiles_of_students_distribution(freedom, quantile):
     """Against a printed table."""
     assert _t_quantile(0.975, freedom) == pytest.approx(quantile, abs=2e-3)
+
+
+@pytest.mark.parametrize("t", [0.5, 3.0, 4.3, 20.0, 60.0])
+def test_small_p_values_are_exact_enough_to_be_corrected(t):
+    """Against the closed forms for 1 and 2 degrees of freedom; nothing of it depends on the number of draws."""
+    for freedom, p in ((1, 1 - 2 * math.atan(t) / math.pi), (2, 1 - t / math.sqrt(2 + t**2))):
+        assert 2 * (1 - _t_share_below(t, freedom)) == pytest.approx(p, abs=1e-6)
+
+
+@pytest.mark.parametrize(("p_values", "adjusted"), [
+    ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]), ([0.2], [0.2]), ([0.6, 0.5], [1.0, 1.0]), ([], [])])
+def test_holms_correction(p_values, adjusted):
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def trained_alike(random, number):
+    """Seeds of one method whose scores spread normally, on so many utterances that nothing else counts."""
+    return [Statistics(np.array([[random.standard_normal()]]), lambda sums: sums[..., 0]) for _ in range(number)]
+
+
+@pytest.mark.parametrize("seeds", [(1, 3), (3, 3), (3, 1)])
+def test_p_is_as_rare_as_it_says_also_where_it_is_small(seeds, monkeypatch):
+    """One estimate of the spread for two systems has no more degrees of freedom than for one."""
+    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
+    random = np.random.default_rng(0)
+    p_values = np.array([paired_difference(trained_alike(random, seeds[0]), trained_alike(random, seeds[1]), 2, 0).p
+                         for _ in range(3000)])
+    assert np.mean(p_values < 0.05) == pytest.approx(0.045, abs=0.016)
+    assert np.sum(p_values < 0.05 / 19) <= 18  # 8 expected
+
+
+def test_what_was_not_trained_has_no_spread_of_seeds(monkeypatch):
+    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    random = np.random.default_rng(0)
+    fixed = [Statistics(np.array([[0.0]]), lambda sums: sums[..., 0])]
+    p_values = np.array([paired_difference(fixed, trained_alike(random, 3), 2, 0, (False, True)).p for _ in range(2000)])
+    assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+def test_few_families_of_equal_systems_have_one_that_survives_holms_correction(monkeypatch):
+    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    random = np.random.default_rng(0)
+    single = corrected = 0
+    for _ in range(200):
+        reference = trained_alike(random, 3)
+        p_values = [paired_difference(trained_alike(random, number), reference, 2, 0).p for number in [1] * 13 + [3] * 6]
+        single += min(p_values) < 0.05
+        corrected += min(holm(p_values)) < 0.05
+    assert single >= 40 and corrected <= 17  # 10 expected at most
 
 
 def test_other_utterances_are_refused():

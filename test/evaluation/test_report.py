@@ -10,13 +10,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
+import yaml
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from blspkd.bin import report
 from blspkd.data.kaldi_dir import write_table
+from blspkd.evaluation import figures
 from blspkd.evaluation import report as page_module
 from blspkd.evaluation.figures import BANDS, palette, spectrogram
-from blspkd.evaluation.learning_curves import read_curves
+from blspkd.evaluation.learning_curves import incomparable, read_curves, read_loss_settings
 from blspkd.evaluation.report_clouds import clouds
 from blspkd.evaluation.report_data import all_rows, read_answers, read_experiments, worst
 from blspkd.evaluation.report_html import measurements
@@ -264,6 +267,34 @@ def test_curves_come_from_tensorboard_or_else_from_a_checkpoint(tmp_path):
         writer.add_scalar("train/loss", value, 10)
         writer.close()
     assert [step for step, _ in read_curves(tmp_path)["train/loss"]] == [10]
+
+
+def test_curves_that_are_computed_otherwise_are_told_apart(tmp_path):
+    def settings(**loss):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"system": "a", "loss": loss}))
+        return read_loss_settings(tmp_path)
+
+    found = {"a": settings(temperature=1.0), "b": settings(w_input=0.0), "c": settings(chunk_mib=9, jsd_beta=0.1),
+             "d": settings(response_positions="released")}
+    assert incomparable(found, "input_kl") == {"a": "temperature 1.0"}
+    assert incomparable(found, "response_kl") == {"a": "temperature 1.0", "d": "response_positions released"}
+    assert incomparable(found, "response_top1") == {"d": "response_positions released"}
+    assert incomparable(found, "loss").keys() == {"b", "c", "d"}  # all differ: the first one counts
+    assert incomparable(found, "input_top1") == incomparable(found, "response_ce") == incomparable({}, "loss") == {}
+    betas = {"a": settings(divergence="jsd"), "b": settings(divergence="jsd", jsd_beta=0.1)}
+    assert incomparable(betas, "input_kl") == {"b": "jsd_beta 0.1"}
+
+
+def test_curves_that_cannot_be_compared_are_left_out_and_that_is_said(tmp_path, data_dir, monkeypatch):
+    folders = [make_experiment(tmp_path / "exp" / name, data_dir, name) for name in ("blspkd", "blsp", "hot")]
+    (folders[2] / "config.yaml").write_text("{system: hot, training: {seed: 0}, loss: {temperature: 1.0}}")
+    drawn = []
+    monkeypatch.setattr(figures, "learning_curves", lambda *args: drawn.append(args) or Figure())
+    text = write(tmp_path, folders)
+    [(curves, names)] = drawn
+    assert names == ["input_kl"] and {label for label, found in curves.items() if found} == {"BLSP-KD", "BLSP"}
+    assert "left out of input KL: hot (temperature 1.0)." in text
+    assert "left out of" not in write(tmp_path, folders[:2])
 
 
 def test_seeds_share_a_colour_and_systems_do_not():

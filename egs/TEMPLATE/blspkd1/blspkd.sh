@@ -246,9 +246,9 @@ if stage compare; then
         fi
     done
     systems=(--config "${compare_config}" --conf_dir "${compare_config%.yaml}" --budget "${compare_budget}"
-             --exp_dir "${compare}")
+             --exp_dir "${compare}" --train_args="${compare_args}" --decode_config "${inference_config}")
     "${python}" -m blspkd.bin.compare plan "${systems[@]}" --trained_before "${exp}" --num_jobs "${compare_jobs}" \
-        > "${compare}/plan.tsv"
+        "${inference_words[@]}" > "${compare}/plan.tsv"
     gpus=()
     if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
     all_ran=true
@@ -257,8 +257,7 @@ if stage compare; then
         utils/compare_run.sh JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" --num_procs 1 --nj 1 \
         --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
         --inference_args "${inference_args}" || all_ran=false
-    "${python}" -m blspkd.bin.compare table "${systems[@]}" --decode_config "${inference_config}" \
-        --test_sets "${compare_sets}" "${inference_words[@]}"
+    "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
     compared=()
     for name in $(cut -f 1 "${compare}/plan.tsv"); do
         if [ -f "${compare}/${name}/results.json" ]; then compared+=("${compare}/${name}"); fi
