@@ -16,6 +16,8 @@ LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {refe
           "gets a * by chance; ** stands where the difference is significant also among all systems of its column (Holm's "
           "correction: of twenty columns without any difference, about one has a ** at all). Unmarked differences may be "
           "chance.")
+ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there are more "
+        "marks than that.")
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
             "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
             "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
@@ -81,7 +83,8 @@ def screen(comparison: Comparison) -> str:
 
 
 def _legend(comparison: Comparison) -> str:
-    return LEGEND.format(reference=tables.system_label(comparison.reference))
+    once = all(len(one.values) == 1 for one in comparison.measured)
+    return (LEGEND + ONCE * once).format(reference=tables.system_label(comparison.reference))
 
 
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:

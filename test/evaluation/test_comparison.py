@@ -172,6 +172,13 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
 
 
+def test_the_legend_says_that_seeds_count_for_nothing_where_there_is_one():
+    once = Measured("blspkd", "test", "translate", "bleu", [30.0], 9, [20.0, 40.0])
+    pages = [" ".join(comparison_page.screen(Comparison("blspkd", "small", 9, [one])).split())
+             for one in (once, replace(once, values=[30.0, 31.0]))]
+    assert ["every system was trained once" in page for page in pages] == [True, False]
+
+
 def test_two_stars_are_for_what_is_significant_among_many(conf_dir, tmp_path):
     runs = plan(CONFIG, "full", conf_dir)
     for run, right in zip(runs, [30, 31, 32, 40, 26, 27], strict=True):
