@@ -58,9 +58,11 @@ def palette(labels: Iterable[str]) -> dict[str, str]:
 
 
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
-                    names: Sequence[str]) -> Figure:
-    """curves: system -> {"train/<name>": [(step, value)], "eval/<name>": ...}; one panel per name."""
-    colours = palette(list(curves))
+                    names: Sequence[str], colours: Mapping[str, str]) -> Figure:
+    """curves: system -> {"train/<name>": [(step, value)], "eval/<name>": ...}; one panel per name.
+
+    colours: of every system (`palette`), here and in the other figures of a page.
+    """
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(names, 3, 2.5)
         for axes, name in zip(panels, names, strict=True):
@@ -76,13 +78,13 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
                 _log_scale(axes)
             axes.set_title(LABELS.get(name, name))
             axes.set_xlabel("step")
-        _legend(figure, panels[0], colours, [])
+        _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
 
 
-def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: Sequence[str]) -> Figure:
+def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: Sequence[str],
+                   colours: Mapping[str, str]) -> Figure:
     """curves: system -> {key: [{"position", "mean", "n"}]}; positions that few utterances reach are left out."""
-    colours = palette(list(curves))
     titles = {"input_kl": "input: KL at the n-th transcript token", "response_kl": "response: KL of the n-th token"}
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(keys, 2, 2.8)
@@ -96,17 +98,17 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
             axes.set_ylabel("nats")
             axes.set_ylim(bottom=0)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, panels[0], colours, [])
+        _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
 
 
 def scatter(trails: Mapping[tuple[str, str], Sequence[tuple[str, str, Sequence[tuple[float, float]]]]],
-            titles: Mapping[tuple[str, str], str]) -> Figure:
+            titles: Mapping[tuple[str, str], str], colours: Mapping[str, str]) -> Figure:
     """trails: (x name, y name) -> [(system, set, [(x, y)])]; a colour per system, a marker per set.
 
     Of several points of a trail, those before the last are steps on the way to it: small, and joined by a line.
     """
-    colours = palette(list(dict.fromkeys(system for found in trails.values() for system, _, _ in found)))
+    systems = dict.fromkeys(system for found in trails.values() for system, _, _ in found)
     sets = list(dict.fromkeys(name for found in trails.values() for _, name, _ in found))
     columns = len(dict.fromkeys(x for x, _ in trails))
     with matplotlib.rc_context(STYLE):
@@ -119,7 +121,7 @@ def scatter(trails: Mapping[tuple[str, str], Sequence[tuple[str, str, Sequence[t
             axes.set_xlabel(LABELS.get(x_name, x_name))
             axes.set_ylabel(y_name)
             axes.set_title(titles.get((x_name, y_name), ""), fontsize=8, color="#57606a")
-        _legend(figure, panels[0], colours, sets)
+        _legend(figure, panels[0], {system: colours[system] for system in systems}, sets)
     return figure
 
 

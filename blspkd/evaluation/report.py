@@ -21,7 +21,7 @@ from blspkd.errors import DataError
 from blspkd.evaluation import figures, health
 from blspkd.evaluation.learning_curves import incomparable
 from blspkd.evaluation.metrics import normalize
-from blspkd.evaluation.report_clouds import add_clouds
+from blspkd.evaluation.report_clouds import add_clouds, colours_of
 from blspkd.evaluation.report_data import (
     REFERENCES,
     Experiment,
@@ -124,7 +124,7 @@ def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
             notes.append(f" Not comparable and left out of {metric_label(name)}: "
                          + "; ".join(f"{system} ({why})" for system, why in differing.items()) + ".")
     page.section("curves", "Learning curves", picture(
-        figures.data_uri(figures.learning_curves(curves, names)), "learning curves",
+        figures.data_uri(figures.learning_curves(curves, names, colours_of(experiments))), "learning curves",
         "Thin: training, with its augmentation. Dots: validation. Both with the training's own divergence and temperature; "
         "top-1 agreement and cross-entropy depend on neither." + "".join(notes)))
 
@@ -136,8 +136,8 @@ def _positions(page: Document, experiments: Sequence[Experiment]) -> None:
                   if name in experiment.summaries}
         keys = [key for key in ("input_kl", "response_kl") if any(key in found for found in curves.values())]
         if keys:
-            parts += [heading(name), picture(figures.data_uri(figures.kl_by_position(curves, keys)),
-                                             f"KL by position, {name}")]
+            drawn = figures.kl_by_position(curves, keys, colours_of(experiments))
+            parts += [heading(name), picture(figures.data_uri(drawn), f"KL by position, {name}")]
     if parts:
         page.section("positions", "KL by position", paragraph(
             "Means over the utterances that are long enough; positions that less than a tenth reach are left out.",

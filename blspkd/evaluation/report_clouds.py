@@ -62,6 +62,12 @@ def _points(experiment: Experiment, rows: Sequence[Row], measure: str, task: str
             if (own, found) == (task, metric) and ("alignment", measure, name) in values}
 
 
+def colours_of(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """A colour per trained system, the same in every picture of a page."""
+    return figures.palette([experiment.label for experiment in experiments if experiment.curves or experiment.summaries
+                            or any(row.task == "alignment" for row in experiment.rows)])
+
+
 def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
     """The section with its picture and table; nothing where no experiment has both measures."""
     found = clouds(experiments)
@@ -91,7 +97,7 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
         "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
         "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round."
         + with_snapshots + warning),
-        picture(figures.data_uri(figures.scatter(drawn, titles)), "alignment measures against task scores"),
+        picture(figures.data_uri(figures.scatter(drawn, titles, colours_of(experiments))), "alignment measures against task scores"),
         grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
 
 

@@ -291,7 +291,8 @@ def test_curves_that_cannot_be_compared_are_left_out_and_that_is_said(tmp_path, 
     drawn = []
     monkeypatch.setattr(figures, "learning_curves", lambda *args: drawn.append(args) or Figure())
     text = write(tmp_path, folders)
-    [(curves, names)] = drawn
+    [(curves, names, colours)] = drawn
+    assert colours.keys() == curves.keys()  # of every system, drawn here or not: the same in all pictures
     assert names == ["input_kl"] and {label for label, found in curves.items() if found} == {"BLSP-KD", "BLSP"}
     assert "left out of input KL: hot (temperature 1.0)." in text
     assert "left out of" not in write(tmp_path, folders[:2])
