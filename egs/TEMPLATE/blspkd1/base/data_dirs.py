@@ -5,10 +5,12 @@
 
 writes `<output_dir>/<set>/` with wav.scp, text, utt2spk, spk2utt, utt2dur and word_times. What the sentences' rows hold
 besides their text and how to speak it becomes a file of references, text.<task>, or `instruction`. Speakers are voices.
+With --max_seconds, what took longer to say is left out.
 """
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from blspkd.data.kaldi_dir import write_table
 from blspkd.errors import DataError, command
 
 
-def write_data_dir(one: SpokenSet, spoken_dir: Path, wav_dir: Path, output_dir: Path) -> None:
+def write_data_dir(one: SpokenSet, spoken_dir: Path, wav_dir: Path, output_dir: Path, max_seconds: float) -> None:
     """Gather the shards of a set. Paths in wav.scp begin with `wav_dir` as given."""
     tables: dict[str, dict[str, str]] = defaultdict(dict)
     speakers: dict[str, list[str]] = defaultdict(list)
@@ -46,11 +48,15 @@ def write_data_dir(one: SpokenSet, spoken_dir: Path, wav_dir: Path, output_dir: 
         if field not in ("text", "spoken"):
             table = field if field == "instruction" else f"text.{field}"
             tables[table] = {key: row[field] for key, row in zip(order, rows, strict=True)}
-    tables["spk2utt"] = {speaker: " ".join(_sorted(keys)) for speaker, keys in speakers.items()}
+    kept = {key for key, seconds in tables["utt2dur"].items() if float(seconds) <= max_seconds}
+    if len(kept) < len(order):
+        print(f"{one.name}: {len(order) - len(kept)} of {len(order)} utterances left out, longer than {max_seconds:g} s")
     for table, values in tables.items():
-        write_table(output_dir / one.name / table, values)
+        write_table(output_dir / one.name / table, {key: value for key, value in values.items() if key in kept})
+    spoken = {speaker: _sorted(kept.intersection(keys)) for speaker, keys in speakers.items()}
+    write_table(output_dir / one.name / "spk2utt", {speaker: " ".join(keys) for speaker, keys in spoken.items() if keys})
     with atomic_write(output_dir / one.name / "word_times") as file:
-        for key in _sorted(word_times):
+        for key in _sorted(kept.intersection(word_times)):
             file.writelines(line + "\n" for line in word_times[key])
 
 
@@ -69,9 +75,10 @@ def main() -> None:
     parser.add_argument("--spoken_dir", type=Path, required=True)
     parser.add_argument("--wav_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--max_seconds", type=float, default=math.inf)
     args = parser.parse_args()
     for one in parse_sets(args.sets):
-        write_data_dir(one, args.spoken_dir, args.wav_dir, args.output_dir)
+        write_data_dir(one, args.spoken_dir, args.wav_dir, args.output_dir, args.max_seconds)
 
 
 if __name__ == "__main__":
