@@ -219,12 +219,12 @@ def speech(monkeypatch):
     return SpeechSet(frames, words, np.array([0, 40, 70]), ["a b c d", "e f g"], [[], []], 8)
 
 
-def vary(speech, strength: float, seed: int = 0):
+def vary(speech, strength: float, seed: int = 0, max_frames: int = 300):
     from recogniser_augment import make_batch
     from train_recogniser import RecogniserOptions
 
     options = RecogniserOptions(max_stretch=0.5)
-    return make_batch(speech, np.array([0, 1]), options, 300, strength, torch.Generator().manual_seed(seed))
+    return make_batch(speech, np.array([0, 1]), options, max_frames, strength, torch.Generator().manual_seed(seed))
 
 
 def test_augmentation_of_no_strength_changes_nothing(speech):
@@ -248,6 +248,12 @@ def test_word_labels_follow_a_changed_tempo(speech):
         torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.06, rtol=0)
         torch.testing.assert_close(batch.frames_per_second, 25 * batch.lengths / torch.tensor([40.0, 30.0]))
     assert len(lengths) > 1
+
+
+def test_a_batch_is_never_longer_than_a_chunk(speech):
+    for seed in range(5):
+        batch = vary(speech, 1.0, seed, max_frames=42)
+        assert batch.lengths.max() <= batch.features.shape[1] <= 42
 
 
 def test_words_get_the_times_of_the_segments_they_are_in(monkeypatch):
@@ -389,3 +395,10 @@ def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):
     (tmp_path / "lm/train.jsonl").write_text('{"task": "repeat", "instruction": "x", "input": "y"}\n')
     result = command([sys.executable, str(BASE / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
     assert result.returncode == 1 and "train.jsonl:1" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_when_one_training_fails_the_other_stops(corpus, tmp_path):
+    result = base_models(corpus, tmp_path / "base", "--llm_steps", 1_000_000, "--recogniser_args", "--early_percents none")
+    assert result.returncode == 1
+    assert "training the recogniser failed" in result.stderr and "early_percents: 'none'" in result.stderr
+    assert not (tmp_path / "base/llm").exists()

@@ -62,10 +62,11 @@ train_recogniser() {
 # What a progress bar in a log says now: its last redrawing.
 last_words() { tail -c 400 "$1" 2>/dev/null | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | sed 's/|[^|]*|/ /; s/  */ /g'; }
 
-# One line with both bars while any of the processes $@ runs: redrawn on a terminal, else written every 20 s.
+# One line with both bars until one of the trainings has ended: redrawn on a terminal, else written every 20 s.
 show_progress() {
-    local elapsed=0 width
-    while kill -0 "$@" 2>/dev/null; do
+    local elapsed=0 width pid
+    while true; do
+        for pid in "${running[@]}"; do kill -0 "${pid}" 2>/dev/null || break 2; done
         sleep 0.5
         elapsed=$((elapsed + 1))
         if [ -t 2 ]; then
@@ -78,14 +79,26 @@ show_progress() {
     if [ -t 2 ]; then printf '\r\033[K' >&2; fi
 }
 
-# Says what process $2 achieved, whose log is $3 from byte $4 on; or why it failed.
+# Says what the training $1 achieved, which has ended and whose log is $2 from byte $3 on; or why it failed.
 finish() {
-    if ! wait "$2"; then
-        echo "$0: training the $1 failed; the end of $3:" >&2
-        tail -c "+$4" "$3" | tr '\r' '\n' | tail -n 30 >&2
+    if ! wait "${running[$1]}"; then
+        echo "$0: training the $1 failed; the end of $2:" >&2
+        tail -c "+$3" "$2" | tr '\r' '\n' | tail -n 30 >&2
         return 1
     fi
-    tail -c "+$4" "$3" | tr '\r' '\n' | grep -E '^(LLM|recogniser)[:,]'
+    unset "running[$1]"
+    tail -c "+$3" "$2" | tr '\r' '\n' | grep -E '^(LLM|recogniser)[:,]'
+}
+
+# Until all that run have ended, or one has failed: then the script ends, and the other with it, which can go on later.
+wait_for_trainings() {
+    while [ ${#running[@]} -gt 0 ]; do
+        show_progress
+        if ! kill -0 "${running[LLM]:-$$}" 2>/dev/null; then finish LLM "${llm_log}" "${llm_start}" || exit 1; fi
+        if ! kill -0 "${running[recogniser]:-$$}" 2>/dev/null; then
+            finish recogniser "${recogniser_log}" "${recogniser_start}" || exit 1
+        fi
+    done
 }
 
 python "${base_dir}/train_tokenizer.py" --lm_dir "${lm_dir}" --output_dir "${output_dir}/tokenizer" \
@@ -94,15 +107,12 @@ python "${base_dir}/train_tokenizer.py" --lm_dir "${lm_dir}" --output_dir "${out
 touch "${llm_log}" "${recogniser_log}"
 llm_start=$(($(stat -c %s "${llm_log}") + 1))
 recogniser_start=$(($(stat -c %s "${recogniser_log}") + 1))
+declare -A running  # process ids
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 log "LLM and recogniser in ${output_dir} (logs in ${output_dir}/log; ${nj} at a time)"
 train_llm &
-llm_pid=$!
-if [ "${nj}" -lt 2 ]; then show_progress "${llm_pid}"; fi
+running[LLM]=$!
+if [ "${nj}" -lt 2 ]; then wait_for_trainings; fi
 train_recogniser &
-recogniser_pid=$!
-show_progress "${llm_pid}" "${recogniser_pid}"
-failed=0
-finish LLM "${llm_pid}" "${llm_log}" "${llm_start}" || failed=1
-finish recogniser "${recogniser_pid}" "${recogniser_log}" "${recogniser_start}" || failed=1
-exit "${failed}"
+running[recogniser]=$!
+wait_for_trainings

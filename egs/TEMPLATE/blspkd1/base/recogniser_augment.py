@@ -54,7 +54,7 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
         plane[place, : len(piece)] = torch.from_numpy(piece)
         plane[place, len(piece):] = plane[place, len(piece) - 1]
     # Lengths in steps of 16: every new shape costs the CPU back end time and memory.
-    position = torch.arange(-(-int(lengths.max()) // 16) * 16)
+    position = torch.arange(min(-(-int(lengths.max()) // 16) * 16, max_frames))
     time = (position + 0.5) * (original / lengths)[:, None] - 0.5  # [B, F] where in the original
     warp = torch.exp(uniform(-1, 1, size) * math.log(1 + strength * options.max_warp))
     frequency = torch.arange(bins) * warp[:, None]  # [B, M]
