@@ -127,11 +127,15 @@ class RecogniserWithHeads(nn.Module):
         total = functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=-100, reduction="sum")
         return total / (words != -100).sum().clamp(min=1)
 
-    def ctc_loss(self, frames: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
-        """frames [B, T, C] real up to lengths [B]; targets: class numbers from 1 (0 is CTC's blank)."""
-        log_probs = self.ctc_head(frames).float().log_softmax(dim=-1).transpose(0, 1)
-        sizes = torch.tensor([len(target) for target in targets])
-        return functional.ctc_loss(log_probs, torch.cat(targets), lengths, sizes, zero_infinity=True)
+    def ctc_log_probs(self, frames: Tensor) -> Tensor:
+        """frames [B, T, C] -> [B, T, classes]; class 0 is CTC's blank."""
+        return self.ctc_head(frames).float().log_softmax(dim=-1)
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+    """log_probs [B, T, classes] real up to lengths [B]; targets: class numbers from 1."""
+    sizes = torch.tensor([len(target) for target in targets])
+    return functional.ctc_loss(log_probs.transpose(0, 1), torch.cat(targets), lengths, sizes, zero_infinity=True)
 
 
 def attention_loss(attentions: list[Tensor], spans: Tensor) -> Tensor:

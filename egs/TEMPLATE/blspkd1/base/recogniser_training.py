@@ -4,8 +4,9 @@ Two regimes are mixed. Mostly *trimmed*: features and positions cut to the batch
 toolkit runs the encoder. In some steps *padded*: silence up to the chunk's end and nothing masked, as Hugging Face's
 `generate` runs it. Of synthetic speech it is known when each word is spoken: in the first half of the training the frames
 learn to name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than
-CTC and cross-entropy alone; as that guidance fades, the speech is varied more and more. The heads for CTC and words are
-dropped at the end: what is saved is a plain Whisper.
+CTC and cross-entropy alone; as that guidance fades, the speech is varied more and more. A share of it can stay to the end
+(`attention_floor`), for recordings of people too: when their words are spoken is then what CTC says. The heads for CTC and
+words are dropped at the end: what is saved is a plain Whisper.
 """
 
 import math
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from base_output import fingerprint, write_record
+from ctc_alignment import align
 from recogniser_augment import ENCODER_STRIDE, make_batch, pad_to_chunk
 from recogniser_evaluation import evaluate_recogniser
-from recogniser_model import RecogniserWithHeads, attention_loss, build_model, build_processor, transcript_form
+from recogniser_model import RecogniserWithHeads, attention_loss, build_model, build_processor, ctc_loss, transcript_form
 from speech_set import SpeechSet, read_speech_set, word_spans
 from torch import Tensor
 from torch.nn import functional
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from train_recogniser import RecogniserOptions
 
 LABEL_SMOOTHING = 0.05
+EARLIER, LATER = 4, 1  # encoder frames before and behind those that CTC gives to a word, where it may be spoken too
 
 
 def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[int, Path]) -> None:
@@ -95,14 +98,17 @@ class Targets:
 
     transcripts: list[Tensor]  # [U] each: ids of the recogniser's own tokenizer, start and end tokens included
     spans: list[Tensor]  # [U, 2] each: when the word of the token behind each token is spoken
+    words: list[np.ndarray]  # [U] each: number of the word of the token behind each token, -1 where there is none
     ctc: list[Tensor]  # the LLM's tokens, numbered from 1
+    ctc_words: list[np.ndarray]  # number of the word of each of these tokens
     ctc_tokens: list[int]  # the LLM's token of each of these numbers
 
     @classmethod
     def of(cls, speech: SpeechSet, tokenizer: WhisperTokenizer, llm_tokenizer: PreTrainedTokenizerBase) -> "Targets":
         transcripts = [torch.tensor(ids) for ids in tokenizer(transcript_form(speech.texts))["input_ids"]]
-        ctc, ctc_tokens = number_tokens(speech.texts, llm_tokenizer)
-        return cls(transcripts, token_spans(speech, transcripts, tokenizer), ctc, ctc_tokens)
+        ctc, ctc_words, ctc_tokens = number_tokens(speech.texts, llm_tokenizer)
+        words = next_words(transcripts, tokenizer)
+        return cls(transcripts, token_spans(speech, words), words, ctc, ctc_words, ctc_tokens)
 
 
 def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targets, options: "RecogniserOptions",
@@ -127,15 +133,37 @@ def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targ
 
     written = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=-100,
                                        label_smoothing=LABEL_SMOOTHING)
-    spelt = model.ctc_loss(frames, lengths, [targets.ctc[row] for row in rows])
+    log_probs = model.ctc_log_probs(frames)
+    spelt = ctc_loss(log_probs, lengths, [targets.ctc[row] for row in rows])
     # CTC counts less while the frames learn their words: at the start it only pulls towards "blank everywhere".
     loss = options.decoder_weight * written + (1 - 0.7 * guidance) * options.ctc_weight * spelt
     if guidance > 0:
         loss = loss + guidance * options.word_weight * model.word_loss(frames, batch.words)
+    guided = max(guidance, options.attention_floor)
+    if guided > 0:
         seconds = pad_rows([targets.spans[row] for row in rows], math.nan)  # [B, U, 2]
         places = seconds * batch.frames_per_second[:, None, None]
-        loss = loss + guidance * options.attention_weight * attention_loss(attentions, places[:, :-1])
+        if guided > guidance:  # by now CTC has learnt when a word is spoken
+            places = torch.where(places.isnan(), heard_places(log_probs, lengths, targets, rows, places), places)
+        loss = loss + guided * options.attention_weight * attention_loss(attentions, places[:, :-1])
     return loss
+
+
+def heard_places(log_probs: Tensor, lengths: Tensor, targets: Targets, rows: np.ndarray, like: Tensor) -> Tensor:
+    """Where CTC hears the word of the token behind each token: encoder frames [B, U, 2], NaN where there is no word."""
+    spans = align(log_probs.detach().numpy(), lengths.numpy(), [targets.ctc[row].numpy() for row in rows])
+    places = torch.full_like(like, math.nan)
+    for place, row in enumerate(rows):
+        spoken = targets.ctc_words[row]
+        first = np.full(spoken[-1] + 1, np.inf)
+        np.minimum.at(first, spoken, spans[place, : len(spoken), 0] - EARLIER)
+        last = np.full(spoken[-1] + 1, -np.inf)
+        np.maximum.at(last, spoken, spans[place, : len(spoken), 1] + LATER)
+        words = targets.words[row]
+        found = torch.from_numpy(np.stack([first, last], axis=1)[words.clip(0)]).to(like)
+        found[words < 0] = math.nan
+        places[place, : len(words)] = found
+    return places
 
 
 def disturb(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -163,30 +191,42 @@ def pad_rows(rows: list[Tensor], value: float) -> Tensor:
     return padded
 
 
-def number_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[int]]:
-    """The LLM's tokens of each text, numbered from 1 among those that occur; and the token of each number, from 1."""
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    tokens = sorted({token for row in ids for token in row})
+def number_tokens(texts: list[str],
+                  tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[np.ndarray], list[int]]:
+    """The LLM's tokens of each text, numbered from 1 among those that occur; their words; and the token of each number."""
+    words = sorted({word for text in texts for word in text.split()})
+    ids = dict(zip(words, tokenizer(words, add_special_tokens=False)["input_ids"], strict=True))
+    rows = [[(token, place) for place, word in enumerate(text.split()) for token in ids[word]] for text in texts]
+    tokens = sorted({token for row in rows for token, _ in row})
     numbers = {token: number for number, token in enumerate(tokens, start=1)}
-    return [torch.tensor([numbers[token] for token in row]) for row in ids], tokens
+    return ([torch.tensor([numbers[token] for token, _ in row]) for row in rows],
+            [np.array([place for _, place in row]) for row in rows], tokens)
 
 
-def token_spans(speech: SpeechSet, transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[Tensor]:
+def next_words(transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[np.ndarray]:
+    """[U] for each utterance: the number of the word of the token after each token, -1 for special tokens and the end."""
+    special = set(tokenizer.all_special_ids)
+    starts_word = [token.startswith("Ġ") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    found = []
+    for ids in transcripts:
+        number = np.cumsum([starts_word[token] for token in ids.tolist()]) - 1
+        number[[token in special for token in ids.tolist()]] = -1
+        found.append(np.append(number[1:], -1))
+    return found
+
+
+def token_spans(speech: SpeechSet, words: list[np.ndarray]) -> list[Tensor]:
     """[U, 2] for each utterance: when (start, end in seconds) the word of the token after each token is spoken.
 
     The end token's "word" is the silence behind the last one. NaN where unknown.
     """
-    special = set(tokenizer.all_special_ids)
-    starts_word = [token.startswith("Ġ") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
-    spans = []
-    for text, segments, ids in zip(speech.texts, speech.segments, transcripts, strict=True):
-        words = word_spans(text, segments)
-        rows = []
-        number = -1
-        for token in ids[1:].tolist():
-            number += starts_word[token]
-            rows.append((math.nan, math.nan) if token in special or not words else words[number])
-        if words:
-            rows[-1] = (words[-1][1], words[-1][1] + 0.1)
-        spans.append(torch.tensor([*rows, (math.nan, math.nan)]))
-    return spans
+    found = []
+    for text, segments, numbers in zip(speech.texts, speech.segments, words, strict=True):
+        spans = word_spans(text, segments)
+        if spans:
+            rows = [spans[number] if number >= 0 else (math.nan, math.nan) for number in numbers]
+            rows[-2] = (spans[-1][1], spans[-1][1] + 0.1)  # what follows the last but one token is the end
+        else:
+            rows = [(math.nan, math.nan)] * len(numbers)
+        found.append(torch.tensor(rows))
+    return found

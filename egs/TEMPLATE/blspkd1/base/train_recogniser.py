@@ -38,6 +38,7 @@ class RecogniserOptions:
     batch_size: int = 16
     word_weight: float = 3.0  # of the frame-wise word cross-entropy at the start; 0 from half the steps on
     attention_weight: float = 0.5  # of guiding the decoder's attention to the word; 0 from half the steps on
+    attention_floor: float = 0.0  # share of that which stays to the end, for recordings too, whose words CTC aligns
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
     token_noise: float = 0.0  # share of the decoder's past tokens that are replaced, so that it listens more and guesses less

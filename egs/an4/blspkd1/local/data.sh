@@ -7,7 +7,7 @@ set -euo pipefail
 an4=                   # AN4's folder, which holds etc/ and wav/; empty: AN4 in db.sh
 num_valid_speakers=8   # training speakers that are held out for validation
 num_spoken=6000        # sentences for the synthesiser
-num_lm=150000          # instruction examples for the LLM
+num_lm=200000          # instruction examples for the LLM
 copies=8               # how often data/train holds a recording, each time with a continuation of its own
 recogniser_repeats=12  # how often the recogniser sees a recording while it sees a synthetic utterance once
 seed=0                 # of all that is drawn
@@ -62,6 +62,6 @@ if ${base_models}; then
     log "Train the base models: tokenizer, LLM and speech recogniser"
     base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${datadir}/people" \
         --repeats "1 ${recogniser_repeats}" --dev_dirs "${datadir}/valid" --pieces 400 --seed "${seed}" --nj "${nj}" \
-        --llm_args "--llm_steps 12000 ${llm_args}" --recogniser_args "--chunk_seconds 10 --text_pieces 150 \
+        --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" --recogniser_args "--chunk_seconds 10 --text_pieces 150 \
 --recogniser_steps 14000 --max_stretch 0.2 --max_warp 0.1 --max_tilt 0.1 --dropout 0.1 --token_noise 0.2 ${recogniser_args}"
 fi
