@@ -23,7 +23,7 @@ TRAIN = {"fash": ["YES", "ENTER SEVENTY EIGHT", "K L M U FIVE"], "mjwl": ["J A N
          "fkai": ["JUNE THIRD", "ONE OH SIX"]}
 TEST = {"ffmm": ["YES", "J A N E", "THREE SIX", "ENTER NINE"]}
 SMALL = ["--local_data_opts", "--num_valid_speakers 1 --num_spoken 30 --num_lm 300 --copies 2 "
-         "--llm_args '--llm_steps 10 --eval_rows 20' --recogniser_args '--recogniser_steps 6 --eval_utterances 4'",
+         "--llm_args '--llm_steps 20 --learning_rate 3e-3 --eval_rows 20' --recogniser_args '--recogniser_steps 6 --eval_utterances 4'",
          "--train_args", "--max_steps 4 --save_steps 2 --warmup_steps 2 --batch_utterances 8",
          "--continuation_args", "--max_new_tokens 8", "--inference_args", "--max_new_tokens 8 --num_bootstrap 20"]
 
@@ -154,10 +154,12 @@ def test_the_official_layout_becomes_data_directories(finished):
         "valid": len(read_table(data / "valid/text")), "test": 4, "synthetic": 30}
     assert read_table(data / "test/text")["ffmm-an8-b"] == "yes"
     assert all(validate(data / name) == [] for name in ("people", "valid", "test"))
-    assert all(validate(data / name, check_files=False) == [] for name in ("train", "synthetic"))  # relative to the recipe
+    assert all(validate(data / name, check_files=False) == [] for name in ("train", "synthetic", "spliced"))  # relative to the recipe
     speakers = {name: set(read_table(data / name / "spk2utt")) for name in ("people", "valid", "test")}
     assert not speakers["people"] & speakers["valid"] and not speakers["test"] & (speakers["people"] | speakers["valid"])
-    assert len(read_table(data / "train/text")) == 2 * len(read_table(data / "people/text")) + 30
+    spliced = read_table(data / "spliced/text")
+    assert spliced and not set(spliced.values()) & set(read_table(data / "people/text").values())
+    assert len(read_table(data / "train/text")) == 2 * len(read_table(data / "people/text")) + len(spliced) + 30
 
 
 def left_out(recipe: Path) -> int:
@@ -170,7 +172,7 @@ def test_no_test_sentence_of_several_words_is_in_what_the_models_learn_from(fini
     tested = {text for text in read_table(data / "test/text").values() if " " in text}
     rows = [json.loads(line) for line in (data / "local/lm/train.jsonl").read_text().splitlines()]
     assert len(rows) == 300 and not tested & {row[side] for row in rows for side in ("input", "output")}
-    for name in ("people", "synthetic", "train"):
+    for name in ("people", "synthetic", "spliced", "train"):
         assert not tested & set(read_table(data / name / "text").values())
     continuations = read_table(data / "train/continuation").values()
     assert not tested & {json.loads(one) for one in continuations}

@@ -22,7 +22,8 @@ from transformers import (
 
 from blspkd.config import PromptConfig
 from blspkd.data.prompts import Prompt, load_tokenizer
-from blspkd.data.word_times import Word
+from blspkd.data.tables import read_table
+from blspkd.data.word_times import Word, read_word_times
 from blspkd.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -317,6 +318,54 @@ def test_ctc_says_which_frames_a_token_of_the_decoder_may_look_at(monkeypatch):
                       [np.array([0, 0, 1])], [])
     places = heard_places(log_probs, torch.tensor([20]), targets, np.array([0]), torch.zeros(1, 8, 2))
     assert places[0, :2].tolist() == [[6 - 4, 7 + 1], [15 - 4, 16 + 1]] and places[0, 2:].isnan().all()
+
+
+def test_words_are_cut_where_speech_is_weakest(monkeypatch):
+    monkeypatch.syspath_prepend(str(BASE))
+    from align_words import boundaries
+
+    loudness = np.ones(100)
+    loudness[40:43] = 0.0  # between the two words
+    times = boundaries(np.array([[20.0, 32.0], [60.0, 62.0]]), loudness, frame_seconds=0.02)
+    np.testing.assert_allclose(times[0], [0.0, 41 * 0.02])
+    np.testing.assert_allclose(times[1], [41 * 0.02, (62 + 12.5) * 0.02])  # 0.25 s behind what was heard, at most
+    times = boundaries(np.array([[80.0, 80.0], [81.0, 81.0]]), loudness, frame_seconds=0.02)
+    np.testing.assert_allclose(times, [[60 * 0.02, 81 * 0.02], [81 * 0.02, 93.5 * 0.02]])
+
+
+def test_aligned_recordings_are_spliced_into_new_sentences(corpus, made, tmp_path):
+    people = tmp_path / "people"
+    shutil.copytree(corpus / "train", people)
+    (people / "word_times").unlink()
+    result = command([sys.executable, str(BASE / "align_words.py")], "--recogniser", made / "recogniser",
+                     "--tokenizer_dir", made / "tokenizer", "--data_dirs", people)
+    assert result.returncode == 0, result.stderr
+    aligned = read_word_times(people / "word_times")
+    texts = read_table(people / "text")
+    assert len(aligned) + int(result.stdout.split("aligned, ")[1].split()[0]) == len(texts)
+
+    shutil.copy(corpus / "train/word_times", people / "word_times")  # so that it is known what is to come out
+    words = [word for text in texts.values() for word in text.split()]
+    forbidden = "anna sold the car"
+    (tmp_path / "forbidden").write_text(f"x {forbidden}\n")
+    spliced = tmp_path / "spliced"
+    options = ["--data_dir", people, "--count", 40, "--forbidden", tmp_path / "forbidden", "--output_dir", spliced,
+               "--wav_dir", tmp_path / "wav", "--max_words", 5]
+    result = command([sys.executable, str(BASE / "splice.py")], *options)
+    assert result.returncode == 0, result.stderr
+    new = read_table(spliced / "text")
+    assert len(new) == len(set(new.values())) == 40
+    assert not set(new.values()) & {forbidden, *texts.values()}
+    for key, spoken in read_word_times(spliced / "word_times").items():
+        assert [word.text for word in spoken] == new[key].split() and len(spoken) <= 5 and set(new[key].split()) <= set(words)
+        samples, _ = soundfile.read(tmp_path / f"wav/{key}.wav")
+        for word in spoken:  # words of different lengths have different pitches, see `corpus`
+            middle = samples[round((word.start + word.end) * 8000) - 1000:][:2000]
+            pitch = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 16)).argmax() / (1 << 16) * 2 * np.pi
+            assert abs(pitch - (0.1 + 0.02 * len(word.text))) < 0.005
+    before = (spliced / "text").read_text(), (tmp_path / f"wav/{key}.wav").read_bytes()
+    assert command([sys.executable, str(BASE / "splice.py")], *options).returncode == 0
+    assert before == ((spliced / "text").read_text(), (tmp_path / f"wav/{key}.wav").read_bytes())
 
 
 def test_some_past_tokens_are_disturbed_and_the_first_never(monkeypatch):

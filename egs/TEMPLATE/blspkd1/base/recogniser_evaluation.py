@@ -6,9 +6,16 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import torch
+from recogniser_augment import ENCODER_STRIDE
 from recogniser_model import RecogniserWithHeads
 from speech_set import log_mel
-from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration, WhisperProcessor
+from torch import Tensor
+from transformers import (
+    PreTrainedTokenizerBase,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 
 from blspkd.data.audio import load
 from blspkd.data.kaldi_dir import KaldiDir, Utterance
@@ -52,11 +59,19 @@ def transcribe(model: WhisperForConditionalGeneration, processor: WhisperProcess
 @torch.no_grad()
 def ctc_classes(model: RecogniserWithHeads, processor: WhisperProcessor, audio: list[np.ndarray]) -> list[list[int]]:
     """The best path of CTC: repetitions joined, blanks (0) left out."""
-    features = [torch.from_numpy(log_mel(waveform, processor.feature_extractor)) for waveform in audio]
-    lengths = torch.tensor([len(frames) for frames in features])
-    frames = model.encode(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+    _, frames, lengths = encode(model, processor.feature_extractor, audio)
     best = model.ctc_head(frames).argmax(dim=-1)
     paths = []
-    for path, length in zip(best, (lengths + 1) // 2, strict=True):
+    for path, length in zip(best, lengths, strict=True):
         paths.append([number for number in torch.unique_consecutive(path[:length]).tolist() if number != 0])
     return paths
+
+
+@torch.no_grad()
+def encode(model: RecogniserWithHeads, extractor: WhisperFeatureExtractor,
+           audio: list[np.ndarray]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Waveforms [samples] -> log-mel features [F, M] of each, encoder frames [B, T, C] and how many are real [B]."""
+    features = [torch.from_numpy(log_mel(waveform, extractor)) for waveform in audio]
+    lengths = torch.tensor([len(mel) for mel in features])
+    frames = model.encode(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+    return features, frames, (lengths - 1) // ENCODER_STRIDE + 1

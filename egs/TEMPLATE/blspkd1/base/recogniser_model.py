@@ -1,9 +1,12 @@
 """The recogniser: a small WhisperForConditionalGeneration, its processor, and the heads of the warm-up."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +29,7 @@ START = "<|startoftranscript|>"
 NO_TIMES = "<|notimestamps|>"
 SPECIAL = [END, START, "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
            NO_TIMES]  # Whisper's, in its order
+CTC_HEAD = "ctc_head.safetensors"  # beside the model, for align_words.py; nobody else needs it
 MAX_TARGET = 64  # longest transcript in tokens
 SAMPLING_RATE = 16000
 
@@ -130,6 +134,22 @@ class RecogniserWithHeads(nn.Module):
     def ctc_log_probs(self, frames: Tensor) -> Tensor:
         """frames [B, T, C] -> [B, T, classes]; class 0 is CTC's blank."""
         return self.ctc_head(frames).float().log_softmax(dim=-1)
+
+
+def save_ctc_head(model: RecogniserWithHeads, tokens: list[int], folder: Path) -> None:
+    """tokens: the LLM's token that each class from 1 on stands for."""
+    head = {name: value.detach() for name, value in model.ctc_head.state_dict().items()}
+    save_file(head, folder / CTC_HEAD, metadata={"tokens": json.dumps(tokens)})
+
+
+def load_with_ctc_head(folder: Path) -> tuple[RecogniserWithHeads, list[int]]:
+    """A recogniser as `train_recogniser.py` leaves it; and what `save_ctc_head` was given."""
+    model = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
+    with safe_open(folder / CTC_HEAD, framework="pt") as file:
+        tokens = json.loads(file.metadata()["tokens"])
+        model = RecogniserWithHeads(model, 1 + len(tokens), 1)
+        model.ctc_head.load_state_dict({name: file.get_tensor(name) for name in ("weight", "bias")})
+    return model.eval(), tokens
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:

@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from base_output import fingerprint, write_record
-from ctc_alignment import align
+from ctc_alignment import align, word_frames, word_tokens
 from recogniser_augment import ENCODER_STRIDE, make_batch, pad_to_chunk
 from recogniser_evaluation import evaluate_recogniser
-from recogniser_model import RecogniserWithHeads, attention_loss, build_model, build_processor, ctc_loss, transcript_form
+from recogniser_model import (
+    RecogniserWithHeads,
+    attention_loss,
+    build_model,
+    build_processor,
+    ctc_loss,
+    save_ctc_head,
+    transcript_form,
+)
 from speech_set import SpeechSet, read_speech_set, word_spans
 from torch import Tensor
 from torch.nn import functional
@@ -81,6 +89,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
         with atomic_path(into) as temporary:
             model.model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
+            save_ctc_head(model, targets.ctc_tokens, temporary)
             write_record(temporary, made_from, {**results, "seconds": round(time.monotonic() - begin, 1)})
 
     after = {max(1, options.recogniser_steps * percent // 100): partial(evaluate_and_save, into)
@@ -155,12 +164,9 @@ def heard_places(log_probs: Tensor, lengths: Tensor, targets: Targets, rows: np.
     places = torch.full_like(like, math.nan)
     for place, row in enumerate(rows):
         spoken = targets.ctc_words[row]
-        first = np.full(spoken[-1] + 1, np.inf)
-        np.minimum.at(first, spoken, spans[place, : len(spoken), 0] - EARLIER)
-        last = np.full(spoken[-1] + 1, -np.inf)
-        np.maximum.at(last, spoken, spans[place, : len(spoken), 1] + LATER)
+        heard = word_frames(spans[place, : len(spoken)], spoken) + np.array([-EARLIER, LATER])
         words = targets.words[row]
-        found = torch.from_numpy(np.stack([first, last], axis=1)[words.clip(0)]).to(like)
+        found = torch.from_numpy(heard[words.clip(0)]).to(like)
         found[words < 0] = math.nan
         places[place, : len(words)] = found
     return places
@@ -194,13 +200,10 @@ def pad_rows(rows: list[Tensor], value: float) -> Tensor:
 def number_tokens(texts: list[str],
                   tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[np.ndarray], list[int]]:
     """The LLM's tokens of each text, numbered from 1 among those that occur; their words; and the token of each number."""
-    words = sorted({word for text in texts for word in text.split()})
-    ids = dict(zip(words, tokenizer(words, add_special_tokens=False)["input_ids"], strict=True))
-    rows = [[(token, place) for place, word in enumerate(text.split()) for token in ids[word]] for text in texts]
-    tokens = sorted({token for row in rows for token, _ in row})
+    rows, words = word_tokens(texts, tokenizer)
+    tokens = sorted({token for row in rows for token in row})
     numbers = {token: number for number, token in enumerate(tokens, start=1)}
-    return ([torch.tensor([numbers[token] for token, _ in row]) for row in rows],
-            [np.array([place for _, place in row]) for row in rows], tokens)
+    return [torch.tensor([numbers[token] for token in row]) for row in rows], words, tokens
 
 
 def next_words(transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[np.ndarray]:

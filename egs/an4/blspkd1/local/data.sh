@@ -8,8 +8,9 @@ an4=                   # AN4's folder, which holds etc/ and wav/; empty: AN4 in 
 num_valid_speakers=8   # training speakers that are held out for validation
 num_spoken=6000        # sentences for the synthesiser
 num_lm=200000          # instruction examples for the LLM
-copies=8               # how often data/train holds a recording, each time with a continuation of its own
-recogniser_repeats=12  # how often the recogniser sees a recording while it sees a synthetic utterance once
+copies=4               # how often data/train holds a recording, each time with a continuation of its own
+num_spliced=3000       # utterances that are put together of two recordings
+repeats="1 10 2"       # how often the recogniser sees what is synthetic, recorded and spliced in an epoch
 seed=0                 # of all that is drawn
 nj=2                   # processes
 datadir=data           # folder for the data directories
@@ -26,6 +27,9 @@ an4=${an4:-${AN4:-}}
 [ -d "${an4}/etc" ] || die "AN4: '${an4}' holds no folder etc; name AN4's folder: AN4 in db.sh, or --local_data_opts \
 \"--an4 DIR\""
 work=${datadir}/local
+pieces=400  # of the LLM's tokenizer
+recogniser="--chunk_seconds 10 --text_pieces 150 --max_stretch 0.2 --max_warp 0.12 --max_tilt 0.1 --dropout 0.1 \
+--token_noise 0.1"
 sets=synthetic=synthetic/training  # name=sentences/voices
 
 log "Make ${datadir}/{people,valid,test} of ${an4}"
@@ -48,20 +52,35 @@ python base/synthesise.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_d
 python base/data_dirs.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --output_dir "${datadir}" \
     --max_seconds 10  # the longest that the recogniser is made for
 
-log "Join ${datadir}/train: ${copies} times people, and synthetic"
-joined=()
+if ${base_models}; then
+    log "Train a first recogniser, which tells when each word of ${datadir}/people is spoken"
+    python base/train_tokenizer.py --lm_dir "${work}/lm" --output_dir exp/base/tokenizer --pieces "${pieces}"
+    # shellcheck disable=SC2086  # options are words
+    python base/train_recogniser.py --train_dirs "${datadir}/synthetic ${datadir}/people" --repeats "1 12" \
+        --dev_dirs "${datadir}/valid" --output_dir exp/base/aligner --seed "${seed}" ${recogniser} \
+        --recogniser_steps 5000 --early_percents "" ${recogniser_args}
+    utils/copy_data_dir.sh "${datadir}/people" "${work}/aligned"
+    python base/align_words.py --recogniser exp/base/aligner --tokenizer_dir exp/base/tokenizer --data_dirs "${work}/aligned"
+    log "Splice recordings into ${datadir}/spliced"
+    python base/splice.py --data_dir "${work}/aligned" --count "${num_spliced}" \
+        --forbidden "${datadir}/test/text" --output_dir "${datadir}/spliced" --wav_dir "${work}/spliced" --seed "${seed}"
+fi
+
+log "Join ${datadir}/train: ${copies} times people, spliced, and synthetic"
+joined=("${datadir}/synthetic")
+if [ -f "${datadir}/spliced/text" ]; then joined+=("${datadir}/spliced"); fi
 for copy in $(seq "${copies}"); do
     utils/copy_data_dir.sh --utt-prefix "copy${copy}_" --spk-prefix "copy${copy}_" "${datadir}/people" "${work}/copy${copy}"
     joined+=("${work}/copy${copy}")
 done
-utils/combine_data.sh "${work}/train" "${joined[@]}" "${datadir}/synthetic"
+utils/combine_data.sh "${work}/train" "${joined[@]}"
 mkdir -p "${datadir}/train"
 cp "${work}/train"/{wav.scp,text,utt2spk,spk2utt} "${datadir}/train"  # continuations that are there stay
 
 if ${base_models}; then
     log "Train the base models: tokenizer, LLM and speech recogniser"
-    base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${datadir}/people" \
-        --repeats "1 ${recogniser_repeats}" --dev_dirs "${datadir}/valid" --pieces 400 --seed "${seed}" --nj "${nj}" \
-        --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" --recogniser_args "--chunk_seconds 10 --text_pieces 150 \
---recogniser_steps 14000 --max_stretch 0.2 --max_warp 0.1 --max_tilt 0.1 --dropout 0.1 --token_noise 0.2 ${recogniser_args}"
+    base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${work}/aligned ${datadir}/spliced" \
+        --repeats "${repeats}" --dev_dirs "${datadir}/valid" --pieces "${pieces}" --seed "${seed}" --nj "${nj}" \
+        --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" \
+        --recogniser_args "${recogniser} --recogniser_steps 9000 --attention_floor 0.5 ${recogniser_args}"
 fi
