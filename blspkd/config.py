@@ -1,4 +1,5 @@
-"""What can be configured: flat dataclasses, a section of a YAML file each (`model:`, `loss:` ...; see config_file.py)."""
+"""What can be configured: flat dataclasses, a section of a YAML file each (`model:`, `loss:` ...; see config_file.py).
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -112,15 +113,15 @@ def check_loss(loss: LossConfig, model: ModelConfig) -> None:
     """Raises ConfigError for a loss that this model cannot be trained with."""
     for name in ("w_input", "w_embedding"):
         if getattr(loss, name) and model.adapter != "cformer":
-            raise ConfigError(f"{name}: needs as many speech tokens as text tokens, which adapter '{model.adapter}' does "
-                              f"not give; set {name} to 0 or adapter to cformer")
+            raise ConfigError(f"{name}: needs as many speech tokens as text tokens, which adapter '{model.adapter}' "
+                              f"does not give; set {name} to 0 or adapter to cformer")
     if loss.w_response_ce and loss.response_positions != "shifted":
         raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
     if not (loss.w_input or loss.w_response or loss.w_response_ce):
         raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
     if bool(loss.w_ctc) != bool(model.ctc_classes):
-        raise ConfigError(f"w_ctc is {loss.w_ctc} and model.ctc_classes {model.ctc_classes}: the token counter needs both, "
-                          "or neither")
+        raise ConfigError(f"w_ctc is {loss.w_ctc} and model.ctc_classes {model.ctc_classes}: the token counter needs "
+                          "both, or neither")
 
 
 @dataclass
@@ -197,9 +198,9 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.training.cache_encoder_frames:
-            changing = [key for key, on in {"model.train_encoder": self.model.train_encoder,
-                                            **{f"data.{name}": getattr(self.data, name) for name in AUGMENTATIONS}}.items()
-                        if on]
+            changing = [key for key, on in {
+                "model.train_encoder": self.model.train_encoder,
+                **{f"data.{name}": getattr(self.data, name) for name in AUGMENTATIONS}}.items() if on]
             if changing:
                 raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
                                   f"{' and '.join(changing)}; switch them off, or the cache")
@@ -216,7 +217,8 @@ class TaskConfig:
     metrics: list = field(default_factory=list)  # of bleu, chrf, exact_match, wer, cer
     normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
     bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
-    by_first_word: bool = False  # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
+    # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
+    by_first_word: bool = False
 
     def __post_init__(self):
         for metric in self.metrics:
@@ -254,7 +256,8 @@ class DecodeConfig:
             wrong = [task for task in tasks if "exact_match" not in getattr(self.tasks.get(task), "metrics", ())]
             if wrong or not tasks or name in self.tasks:
                 raise ConfigError(f"means: '{name}' is a task itself" if name in self.tasks else
-                                  f"means: {name}: '{'' if not tasks else wrong[0]}' is no task with the metric exact_match")
+                                  f"means: {name}: '{'' if not tasks else wrong[0]}' is no task with the metric "
+                                  "exact_match")
         for system in self.systems:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:
@@ -317,8 +320,8 @@ class CompareConfig:
                     raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
-                raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number of "
-                                  "seeds, at least 1")
+                raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number "
+                                  "of seeds, at least 1")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """YAML files and command-line overrides -> configuration dataclasses (see config.py), and back.
 
-An unknown key is an error that names the nearest known one, a value of the wrong type is an error that names the key, and
-overrides (`--learning_rate 1e-3`, or `--training.learning_rate 1e-3`) go through the same checks as the file.
+An unknown key is an error that names the nearest known one, a value of the wrong type is an error that names the key,
+and overrides (`--learning_rate 1e-3`, or `--training.learning_rate 1e-3`) go through the same checks as the file.
 """
 
 import dataclasses

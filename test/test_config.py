@@ -13,8 +13,8 @@ def write(tmp_path, text):
 
 def test_yaml_and_overrides_fill_the_dataclasses(tmp_path):
     path = write(tmp_path, "model: {llm: some/llm, plora_rank: 8}\ntraining: {learning_rate: 1e-3}\n")
-    config = load_config(TrainConfig, path, ["--max_steps", "5", "--model.plora_rank=4", "--speed_factors", "[0.9, 1.1]",
-                                             "--train_encoder", "true"])
+    config = load_config(TrainConfig, path, ["--max_steps", "5", "--model.plora_rank=4",
+                                             "--speed_factors", "[0.9, 1.1]", "--train_encoder", "true"])
     assert (config.model.llm, config.model.plora_rank, config.training.learning_rate) == ("some/llm", 4, 1e-3)
     assert config.training.max_steps == 5 and config.data.speed_factors == [0.9, 1.1] and config.model.train_encoder
 
@@ -34,7 +34,8 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("training: {bf16: 1}", "bf16: expected bool"),
     ("model: {adapter: linear}", "'linear' is not one of cformer, conv"),
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
-    ("model: {adapter: conv}", "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not give"),
+    ("model: {adapter: conv}",
+     "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not give"),
     ("loss: {w_embedding: 1, w_input: 0}\nmodel: {adapter: conv}", "set w_embedding to 0"),
     ("loss: {w_ctc: 0.3}", "the token counter needs both, or neither"),
     ("loss: {w_input: 0, w_response: 0}", "there is nothing to learn from"),
@@ -72,7 +73,8 @@ def test_a_missing_file_is_named():
         load_config(PromptConfig, "nowhere.yaml")
 
 def test_a_file_holds_what_differs_from_its_base(tmp_path):
-    (tmp_path / "a.yaml").write_text("system: a\nloss: {w_input: 0.5, w_response: 0.25}\ndata: {speed_factors: [0.9, 1.1]}\n")
+    (tmp_path / "a.yaml").write_text("system: a\nloss: {w_input: 0.5, w_response: 0.25}\n"
+                                     "data: {speed_factors: [0.9, 1.1]}\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/b.yaml").write_text("base: ../a.yaml\nsystem: b\nloss: {w_input: 0}\n")
     (tmp_path / "sub/c.yaml").write_text("base: b.yaml\ndata: {speed_factors: []}\n")

@@ -51,7 +51,8 @@ def main(words: list[str] | None = None) -> None:
     if (Path(args.data_dir) / "continuation").exists() and trains_llm(args.model_dir):
         listener = Listener.from_pretrained(args.model_dir, device)
         for row in update_drift_results(Path(args.exp_dir) / "results.json",
-                                        measure_text_drift(listener, args.data_dir, config), experiment, set_name, config):
+                                        measure_text_drift(listener, args.data_dir, config), experiment, set_name,
+                                        config):
             print(f"{set_name}  text: {row.metric:14} {row.value:9.5f}  n={row.n}")
 
 

@@ -47,7 +47,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--exp_dir", required=True, help="folder of the runs")
     parser.add_argument("--trained_before", help="plan: exp/<tag> of a training, whose speed tells the time to expect")
     parser.add_argument("--num_jobs", type=int, default=1, help="plan: trainings side by side")
-    parser.add_argument("--train_args", default="", help="what overrides every training's configuration: '--bf16 false'")
+    parser.add_argument("--train_args", default="",
+                        help="what overrides every training's configuration: '--bf16 false'")
     parser.add_argument("--decode_config", help="conf/decode.yaml, tasks and metrics; all its keys are options too")
     parser.add_argument("--test_sets", default="", help="table: names of the test sets")
     args, overrides = parser.parse_known_args(words)

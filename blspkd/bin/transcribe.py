@@ -22,7 +22,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--recogniser", required=True, help="Hugging Face id or folder: Whisper and other sequence-to-"
                                                             "sequence models, or a CTC model")
     parser.add_argument("--data_dir", required=True, nargs="+", help="data directories; their own text is not read")
-    parser.add_argument("--output_dir", required=True, help="folder for the transcripts; {set} stands for the set's name")
+    parser.add_argument("--output_dir", required=True,
+                        help="folder for the transcripts; {set} stands for the set's name")
     parser.add_argument("--job", type=int, default=1, help="transcribe every num_jobs-th of them, from this one on")
     parser.add_argument("--num_jobs", type=int, default=1)
     args, overrides = parser.parse_known_args(words)

@@ -1,8 +1,8 @@
 """Which examples share a batch, and how they are laid out in tensors.
 
 Sequences are concatenated first and padded once, at the end; batches are filled with sequences of similar total length
-up to a budget, so that hardly any LLM position is padding. Among those of similar length, utterances of similar duration
-come together, so that little of the audio is padding either.
+up to a budget, so that hardly any LLM position is padding. Among those of similar length, utterances of similar
+duration come together, so that little of the audio is padding either.
 """
 
 import math
@@ -115,11 +115,11 @@ def _spans(spans: list[tuple[int, int]], size: int) -> Tensor:
 class BatchPlan:
     """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
 
-    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length, then
-    stretch by stretch by duration, and cut under the budgets of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits
-    long for another; the steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the
-    batches before it (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one
-    rank sees with twice the accumulation.
+    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length,
+    then stretch by stretch by duration, and cut under the budgets of `config`. Batches that neighbour in length make up
+    one optimiser step, so that no rank waits long for another; the steps are shuffled. The plan depends on nothing
+    else: a run that goes on from step k skips the batches before it (which loads nothing) and sees the very ones that
+    it would have seen, and two ranks see what one rank sees with twice the accumulation.
     """
 
     def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
@@ -151,7 +151,8 @@ class BatchPlan:
         for first in range(0, len(order), pool):
             batches += self._cut(self._sort(order[first:first + pool]))
         size = self.batches_per_step
-        while len(batches) % size and max(map(len, batches)) > 1:  # the epoch ends with a whole step: cut a batch in two
+        # the epoch ends with a whole step: cut a batch in two
+        while len(batches) % size and max(map(len, batches)) > 1:
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
             half = len(batches[largest]) // 2
             batches[largest:largest + 1] = [batches[largest][:half], batches[largest][half:]]

@@ -1,7 +1,7 @@
 """Waveform -> what the speech encoder reads, by the encoder's own Hugging Face feature extractor.
 
-Whisper-type encoders read log-mel frames, wav2vec 2.0-type encoders the waveform itself. Audio longer than the encoder's
-window (Whisper: 30 s) is cut into windows that are encoded one by one and joined again behind the encoder.
+Whisper-type encoders read log-mel frames, wav2vec 2.0-type encoders the waveform itself. Audio longer than the
+encoder's window (Whisper: 30 s) is cut into windows that are encoded one by one and joined again behind the encoder.
 Augmentation lives here too; it is drawn from a generator that the caller seeds per utterance and epoch.
 """
 

@@ -1,9 +1,9 @@
 """Which files of a data directory follow which ids: what subset, split, combine and fix have to carry along.
 
-By name: `text`, `text.<task>`, `segments`, `utt2*`, `instruction` and `continuation` have a line per utterance, `wav.scp`
-and `reco2*` per recording (which is the utterance where there is no `segments`), `spk2*` per
-speaker. Any other table is recognised by its first line's first field. What is none of these belongs to the directory
-as a whole (a README, say). Hidden files and folders (`.backup`, `split4`) are no part of the data.
+By name: `text`, `text.<task>`, `segments`, `utt2*`, `instruction` and `continuation` have a line per utterance,
+`wav.scp` and `reco2*` per recording (which is the utterance where there is no `segments`), `spk2*` per speaker. Any
+other table is recognised by its first line's first field. What is none of these belongs to the directory as a whole (a
+README, say). Hidden files and folders (`.backup`, `split4`) are no part of the data.
 """
 
 from enum import Enum

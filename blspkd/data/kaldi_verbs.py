@@ -55,7 +55,8 @@ def copy(source: str | os.PathLike, destination: str | os.PathLike, utt_id: Call
         for name, kind in _kinds(source).items():
             if name == INFO:
                 info = _without_fingerprint(_read_info(source / name))
-                info["filtered"] = {reason: list(map(utt_id, ids)) for reason, ids in (info.get("filtered") or {}).items()}
+                info["filtered"] = {reason: list(map(utt_id, ids))
+                                    for reason, ids in (info.get("filtered") or {}).items()}
                 _write_info(temporary / name, info)
             elif kind is Follows.NOTHING:
                 shutil.copyfile(source / name, temporary / name)

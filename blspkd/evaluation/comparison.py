@@ -1,8 +1,8 @@
 """Stage 5: which systems are compared, and what came out of it.
 
-A system is a file conf/compare/<name>.yaml. A training configuration makes a system that listens; it is trained once per
-seed, in exp/compare_<budget>/<name>-seed<k>. A file with the key `reads` makes a system that reads: `reads: transcript` is the
-upper bound, `reads: <recogniser>` a cascade; both live in exp/compare_<budget>/<name>.
+A system is a file conf/compare/<name>.yaml. A training configuration makes a system that listens; it is trained once
+per seed, in exp/compare_<budget>/<name>-seed<k>. A file with the key `reads` makes a system that reads:
+`reads: transcript` is the upper bound, `reads: <recogniser>` a cascade; both live in exp/compare_<budget>/<name>.
 """
 
 import json
@@ -115,7 +115,8 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
             if name == config.chance:
-                raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other utterances")
+                raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
+                                  "utterances")
             recogniser = Path(reader.reads)
             if len(recogniser.parts) > 1 and recogniser.parent.is_dir() and not recogniser.is_dir():
                 raise ConfigError(f"{path}: reads: there is no recogniser {recogniser}, though its folder is there")
@@ -225,7 +226,8 @@ class _Comparison:
             first = next(iter(self.config.tasks))
             if run.reads or not decode_dir_path(Path(self.folder) / run.name, first, set_name, run.decoded_as).exists():
                 return None
-            return of_flags([row["n_tokens"] == row["n_tokens_reference"] for row in self._answers(run, set_name, first)])
+            return of_flags([row["n_tokens"] == row["n_tokens_reference"]
+                             for row in self._answers(run, set_name, first)])
         if metric == "exact_match" and task in self.config.means:
             answers = {one: self._answers(run, set_name, one) for one in self.config.means[task]}
             return of_flags(mean_matches(answers, self.config))

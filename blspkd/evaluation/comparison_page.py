@@ -11,17 +11,19 @@ from blspkd.evaluation.results import TYPE
 from blspkd.evaluation.results_page import duration
 
 LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
-          "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that was "
-          "trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, about one "
-          "gets a * by chance; ** stands where the difference is significant also among all systems of its column (Holm's "
-          "correction: of twenty columns without any difference, about one has a ** at all). Unmarked differences may be "
-          "chance.")
-ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there are more "
-        "marks than that.")
-PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are points that "
-            "resemble one another): near +1 or -1, the measure puts them in the order (or the reverse order) of the task's "
-            "scores; near 0 it says nothing about the task. A measure that only some systems have is judged on those.")
-WITH_SNAPSHOTS = " The first number is over finished models, a second one also over what chosen trainings were at earlier steps."
+          "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that "
+          "was trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, "
+          "about one gets a * by chance; ** stands where the difference is significant also among all systems of its "
+          "column (Holm's correction: of twenty columns without any difference, about one has a ** at all). Unmarked "
+          "differences may be chance.")
+ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there "
+        "are more marks than that.")
+PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are "
+            "points that resemble one another): near +1 or -1, the measure puts them in the order (or the reverse "
+            "order) of the task's scores; near 0 it says nothing about the task. A measure that only some systems have "
+            "is judged on those.")
+WITH_SNAPSHOTS = (" The first number is over finished models, a second one also over what chosen trainings were at "
+                  "earlier steps.")
 HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
                                     for metric in health.KNOWN) + "."
 COUNT = ("alignment", "count_accuracy")
@@ -35,7 +37,8 @@ Column = tuple[str, str]  # task, metric
 def markdown(comparison: Comparison) -> str:
     """All tables, set by set, as Markdown."""
     measured, task_metrics = comparison.measured, _task_metrics(comparison.measured)
-    steps = f"{comparison.max_steps:,} training steps of every system" if comparison.max_steps else "steps as configured"
+    steps = (f"{comparison.max_steps:,} training steps of every system" if comparison.max_steps
+             else "steps as configured")
     blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
     for set_name in _sets(measured, task_metrics):
         blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
@@ -46,17 +49,19 @@ def markdown(comparison: Comparison) -> str:
             blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
                        _table(measured, set_name, columns)]
     first_task = next((one.task for one in measured if one.metric in health.KNOWN), "")
-    for title, legend, task, metrics in (("Alignment", "", "alignment", ALIGNMENT),
-                                         (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
-                                         ("Cost", "", "cost", COST),
-                                         ("What training did to the LLM on text", "", "text", DRIFT)):
+    for title, legend, task, metrics in (
+            ("Alignment", "", "alignment", ALIGNMENT),
+            (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
+            ("Cost", "", "cost", COST),
+            ("What training did to the LLM on text", "", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
         for set_name in _sets(measured, columns):
             blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
                        _table(measured, set_name, columns)]
             legend = ""  # once, above the first table
     aligned = _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
-    predictions = [block for set_name in aligned for block in _predictions(comparison, set_name, _first_of(task_metrics))]
+    predictions = [block for set_name in aligned
+                   for block in _predictions(comparison, set_name, _first_of(task_metrics))]
     if predictions:
         legend = PREDICTS + (WITH_SNAPSHOTS if any(one.task == "alignment" for one in comparison.snapshots) else "")
         blocks += ["### What alignment predicts", legend, *predictions]
@@ -115,7 +120,8 @@ def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[C
             strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
                                 if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
     heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
-    return [f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines else []
+    return ([f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines
+            else [])
 
 
 def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
@@ -139,7 +145,9 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
-    """Those that have any of the columns, in the order of the tasks' sets (what was measured last stands first in files)."""
+    """Those that have any of the columns, in the order of the tasks' sets
+    (what was measured last stands first in files).
+    """
     order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
     found = {one.set for one in measured if (one.task, one.metric) in columns}
     return [name for name in order if name in found]

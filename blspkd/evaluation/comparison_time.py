@@ -27,7 +27,8 @@ def time_left(runs: Sequence[Run], folder: str | Path, trained_before: str | Pat
     before = _markers(Path(trained_before)) if trained_before else {}
     made = _steps(Path(trained_before)) if before.get("train") else 0
     if made:
-        return f"{line}: about {duration(before['train'] / made * steps)} for the training, by the speed of {trained_before}"
+        return (f"{line}: about {duration(before['train'] / made * steps)} for the training, by the speed of "
+                f"{trained_before}")
     return f"{line}; the first run will tell the time"
 
 

@@ -51,7 +51,8 @@ def incomparable(settings: Mapping[str, Mapping], name: str) -> dict[str, str]:
     """
     own = {label: tuple(found.get(key) for key in COMPUTED_WITH.get(name, ())) for label, found in settings.items()}
     [(usual, _)] = Counter(own.values()).most_common(1) or [((), 0)]
-    return {label: ", ".join(f"{key} {value}" for key, value, other in zip(COMPUTED_WITH[name], values, usual, strict=True)
+    return {label: ", ".join(f"{key} {value}"
+                             for key, value, other in zip(COMPUTED_WITH[name], values, usual, strict=True)
                              if value != other)
             for label, values in own.items() if values != usual}
 

@@ -81,7 +81,8 @@ def compute(metric: str, utt_ids: Sequence[str], hypotheses: Sequence[str], refe
                              text_signature(task))]
     if metric in ("wer", "cer"):
         edits = count_edits(hypotheses, references, characters=metric == "cer")
-        signature = f"{text_signature(task)}|bs:{num_bootstrap}|seed:{seed}|version:jiwer-{importlib.metadata.version('jiwer')}"
+        signature = (f"{text_signature(task)}|bs:{num_bootstrap}|seed:{seed}"
+                     f"|version:jiwer-{importlib.metadata.version('jiwer')}")
         parts = {"": edits.errors, "_sub": edits.substitutions, "_del": edits.deletions, "_ins": edits.insertions}
         scores = [_ratio(metric + part, errors, edits.reference, num_bootstrap, seed, signature)
                   for part, errors in parts.items()]
@@ -112,8 +113,8 @@ def percent_of(metric: str, found: Sequence[float], totals: Sequence[float], num
                signature: str) -> Score:
     """100 * sum(found) / sum(totals), one entry per utterance each; no total is 0."""
     signature = f"{signature}|bs:{num_bootstrap}|seed:{seed}"
-    return _ratio(metric, np.asarray(found, dtype=np.float64), np.asarray(totals, dtype=np.float64), num_bootstrap, seed,
-                  signature)
+    return _ratio(metric, np.asarray(found, dtype=np.float64), np.asarray(totals, dtype=np.float64), num_bootstrap,
+                  seed, signature)
 
 
 def count_edits(hypotheses: Sequence[str], references: Sequence[str], characters: bool = False) -> Edits:
@@ -168,7 +169,8 @@ def _sacrebleu(metric: str, hypotheses: list[str], references: list[str], tokeni
     return Score(metric, float(score.score), (float(low), float(high)), len(hypotheses), str(scorer.get_signature()))
 
 
-def _resampled_interval(scorer, hypotheses: list[str], references: list[str], num_bootstrap: int) -> tuple[float, float]:
+def _resampled_interval(scorer, hypotheses: list[str], references: list[str],
+                        num_bootstrap: int) -> tuple[float, float]:
     """95% percentile interval of a sacreBLEU score over sentences drawn with replacement."""
     generator = np.random.default_rng(12345)  # sacreBLEU's own seed
     scores = []

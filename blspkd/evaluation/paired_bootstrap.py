@@ -6,8 +6,8 @@ the same draws. Other seeds would give other models: the variance of the scores 
 utterances, and the interval is Student's t with Welch's degrees of freedom, which are few. A system that was trained
 once is taken to spread like the other one; where both were trained once, only the utterances count.
 
-The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap, so
-that it can be corrected for many comparisons (`holm`).
+The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap,
+so that it can be corrected for many comparisons (`holm`).
 """
 
 import math
@@ -85,9 +85,11 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p, adjusted so that of several comparisons without any true difference hardly one in twenty families has p < 0.05.
+    """p, adjusted so that of several comparisons without any true difference hardly one in twenty families has
+    p < 0.05.
 
-    Holm (1979): the smallest is multiplied by their number, the next by one less ...; however they depend on one another.
+    Holm (1979): the smallest is multiplied by their number, the next by one less ...; however they depend on one
+    another.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
@@ -100,7 +102,8 @@ def _seed_variances(own: Sequence[float], theirs: Sequence[float],
                     trained: tuple[bool, bool]) -> list[tuple[float, int]]:
     """Of the difference of their means: one variance for each system with several seeds, with its degrees of freedom.
 
-    It counts for the other system too where that was trained once: still one estimate, with no more freedom than it has.
+    It counts for the other system too where that was trained once: still one estimate, with no more freedom than it
+    has.
     """
     several = [scores for scores in (own, theirs) if len(scores) > 1]
     trained_once = sum(varies and len(scores) == 1 for varies, scores in zip(trained, (own, theirs), strict=True))

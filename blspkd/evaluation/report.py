@@ -125,8 +125,8 @@ def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
                          + "; ".join(f"{system} ({why})" for system, why in differing.items()) + ".")
     page.section("curves", "Learning curves", picture(
         figures.data_uri(figures.learning_curves(curves, names, colours_of(experiments))), "learning curves",
-        "Thin: training, with its augmentation. Dots: validation. Both with the training's own divergence and temperature; "
-        "top-1 agreement and cross-entropy depend on neither." + "".join(notes)))
+        "Thin: training, with its augmentation. Dots: validation. Both with the training's own divergence and "
+        "temperature; top-1 agreement and cross-entropy depend on neither." + "".join(notes)))
 
 
 def _positions(page: Document, experiments: Sequence[Experiment]) -> None:

@@ -46,7 +46,8 @@ def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
             trails = []
             for experiment in experiments:
                 finished = _points(experiment, experiment.rows, measure, task, metric)
-                before = [_points(experiment, rows, measure, task, metric) for _, rows in sorted(experiment.snapshots.items())]
+                before = [_points(experiment, rows, measure, task, metric)
+                          for _, rows in sorted(experiment.snapshots.items())]
                 trails += [(experiment.label, name, [*(points[name] for points in before if name in points), end])
                            for name, end in finished.items()]
             if trails:
@@ -81,9 +82,9 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
         warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
                    "chance. Give more systems and checkpoints.")
     if any(cloud.snapshots(name) for cloud in found for name in cloud.sets):
-        with_snapshots = (" Small points are snapshots of trainings, joined by a line that ends at the finished model; the "
-                          "table's first rho is over finished models alone, the second over all points. Those of one "
-                          "training resemble one another, so that n says too much.")
+        with_snapshots = (" Small points are snapshots of trainings, joined by a line that ends at the finished model; "
+                          "the table's first rho is over finished models alone, the second over all points. Those of "
+                          "one training resemble one another, so that n says too much.")
     by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
     measures = list(dict.fromkeys(cloud.measure for cloud in found))
     lines = []
@@ -97,12 +98,14 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
         "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
         "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round."
         + with_snapshots + warning),
-        picture(figures.data_uri(figures.scatter(drawn, titles, colours_of(experiments))), "alignment measures against task scores"),
+        picture(figures.data_uri(figures.scatter(drawn, titles, colours_of(experiments))),
+                "alignment measures against task scores"),
         grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
 
 
 def _title(cloud: Cloud) -> str:
     """rho of all points that are drawn, where there are few sets."""
     points = {name: cloud.finished(name) + cloud.snapshots(name) for name in cloud.sets}
-    texts = [f"rho {name} {rho_text(pairs)}" for name, pairs in points.items() if spearman(*zip(*pairs, strict=True)) is not None]
+    texts = [f"rho {name} {rho_text(pairs)}" for name, pairs in points.items()
+             if spearman(*zip(*pairs, strict=True)) is not None]
     return "\n".join(texts) if len(texts) < 3 else ""

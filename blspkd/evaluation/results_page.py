@@ -13,8 +13,8 @@ from blspkd.evaluation import tables
 from blspkd.evaluation.results import Row, whole_tasks
 
 INTERVALS = ("Values are percentages unless their name says otherwise (KL is in nats); in brackets the 95% bootstrap "
-             "interval over utterances. The system *text* has the transcript typed in (the upper bound), *chance* hears "
-             "another utterance of the set while the reference stays.")
+             "interval over utterances. The system *text* has the transcript typed in (the upper bound), *chance* "
+             "hears another utterance of the set while the reference stays.")
 
 
 @dataclass(frozen=True)

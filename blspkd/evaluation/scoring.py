@@ -69,8 +69,8 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
                 rows += [_row(score, system, set_name, task + TYPE + word, experiment)
                          for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     for name, tasks in config.means.items():
-        rows += [_row(mean_score({task: decoded[task, set_name, system] for task in tasks}, config), system, set_name, name,
-                      experiment) for set_name in test_sets for system in config.systems]
+        rows += [_row(mean_score({task: decoded[task, set_name, system] for task in tasks}, config), system, set_name,
+                      name, experiment) for set_name in test_sets for system in config.systems]
     if "speech" in config.systems and experiment.counts_tokens:
         first = next(iter(config.tasks))
         for set_name in test_sets:
@@ -117,7 +117,8 @@ def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> lis
 def mean_score(answers: dict[str, list[dict]], config: DecodeConfig) -> metrics.Score:
     """Mean exact match over tasks, utterance by utterance. Raises DataError where their utterances differ."""
     signature = f"mean of {', '.join(answers)}|{metrics.text_signature(config.tasks[next(iter(answers))])}"
-    return metrics.percent_true("exact_match", mean_matches(answers, config), config.num_bootstrap, config.seed, signature)
+    return metrics.percent_true("exact_match", mean_matches(answers, config), config.num_bootstrap, config.seed,
+                                signature)
 
 
 def mean_matches(answers: dict[str, list[dict]], config: DecodeConfig) -> np.ndarray:

@@ -42,7 +42,8 @@ class CFormer(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         """frames: [B, T, C]; lengths: [B] and n_tokens: [B], both on the CPU.
 
-        n_tokens is the transcripts' token counts in training, None at inference (then alpha, or the token counter, says).
+        n_tokens is the transcripts' token counts in training, None at inference (then alpha, or the token counter,
+        says).
         """
         for layer in self.pre_cif_layers:
             frames = layer(frames, attention_mask=attention_mask(lengths, frames))

@@ -45,8 +45,8 @@ class SpeechEncoder(nn.Module):
         if config.model_type == "whisper":
             return cls(model.get_encoder(), pad_to_30s)
         if not hasattr(model, "_get_feat_extract_output_lengths"):
-            raise ModelError(f"{name}: model type '{config.model_type}' is not a speech encoder that this toolkit knows "
-                             "(Whisper, wav2vec 2.0, HuBERT, WavLM)")
+            raise ModelError(f"{name}: model type '{config.model_type}' is not a speech encoder that this toolkit "
+                             "knows (Whisper, wav2vec 2.0, HuBERT, WavLM)")
         return cls(model, pad_to_30s)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Shape legend, used everywhere: B utterances, F feature frames, T encoder frames, C encoder width, N speech tokens
 (= transcript tokens in training), D LLM width, L LLM positions, V vocabulary, W encoder windows, M mel bins.
 
-Teacher and student are one LLM in memory. The teacher reads text, with PLoRA off and without gradient; the student reads
-speech tokens in the place of the transcript's tokens, with PLoRA on at those positions only.
+Teacher and student are one LLM in memory. The teacher reads text, with PLoRA off and without gradient; the student
+reads speech tokens in the place of the transcript's tokens, with PLoRA on at those positions only.
 """
 
 from contextlib import nullcontext
@@ -158,7 +158,8 @@ class SpeechLlm(nn.Module):
 
     @torch.no_grad()
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
-        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off; zeros on a prefix that rows share."""
+        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off; zeros on a prefix that rows share.
+        """
         with self.llm.disable_adapter() if self._plain_lora else nullcontext():
             return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
 
@@ -235,8 +236,8 @@ def _check_head(llm: nn.Module, name: str) -> None:
     expected = llm(input_ids=ids, use_cache=False).logits.float()
     found = head(llm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
     if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
-        raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or scaled "
-                         "logits are not supported)")
+        raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or "
+                         "scaled logits are not supported)")
 
 
 def _unfreeze(encoder: nn.Module, num_layers: int) -> None:

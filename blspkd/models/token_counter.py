@@ -1,8 +1,8 @@
 """A second opinion on the number of tokens: CTC labels instead of the rounded sum of alpha.
 
-The sum of alpha adds up the errors of all frames, and half a token too much is a whole token too many. A CTC head on the
-same frames decides token by token and needs no alignment. It only has to tell neighbouring tokens apart, so it does with
-few classes: token id modulo their number (two equal neighbours are kept apart by CTC's blank).
+The sum of alpha adds up the errors of all frames, and half a token too much is a whole token too many. A CTC head on
+the same frames decides token by token and needs no alignment. It only has to tell neighbouring tokens apart, so it does
+with few classes: token id modulo their number (two equal neighbours are kept apart by CTC's blank).
 """
 
 import torch

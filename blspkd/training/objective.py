@@ -24,7 +24,8 @@ TERMS = {"input_kl": "input", "input_top1": "input", "response_kl": "response", 
 class Denominators:
     """Numbers of input positions, response positions and utterances that the losses are means over.
 
-    They are counted over all accumulated micro-batches and all ranks, so that any split gives the loss of one big batch.
+    They are counted over all accumulated micro-batches and all ranks, so that any split gives the loss of one big
+    batch.
     """
 
     input: float

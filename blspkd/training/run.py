@@ -28,8 +28,8 @@ def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
     except (ValueError, KeyError) as error:
         raise DataError(f"{path}: damaged ({error}); remove it and run stage 2 again") from None
     if info.get("model") != llm:
-        raise ConfigError(f"{path}: these continuations were written by {info.get('model')}, and the LLM to train with is "
-                          f"{llm}; distillation needs the LLM's own continuations: run stage 2 with --llm {llm}")
+        raise ConfigError(f"{path}: these continuations were written by {info.get('model')}, and the LLM to train with "
+                          f"is {llm}; distillation needs the LLM's own continuations: run stage 2 with --llm {llm}")
     return prompt
 
 

@@ -95,7 +95,8 @@ def test_a_copy_has_other_names_in_every_file(make_rich_dir, tmp_path):
     assert read_table(tmp_path / "copy" / "spk2gender") == {
         f"b_{speaker}": gender for speaker, gender in read_table(source / "spk2gender").items()}
     assert read_table(tmp_path / "copy" / "wav.scp") == read_table(source / "wav.scp")  # there are segments
-    assert read_table(tmp_path / "copy" / "text") == {f"a_{key}": text for key, text in read_table(source / "text").items()}
+    assert read_table(tmp_path / "copy" / "text") == {
+        f"a_{key}": text for key, text in read_table(source / "text").items()}
     assert (tmp_path / "copy" / "README").read_text() == "made by hand\n"
     copy(tmp_path / "copy", tmp_path / "back", lambda name: name[2:], lambda name: name[2:])
     assert contents(tmp_path / "back") == contents(source)

@@ -8,7 +8,8 @@ from blspkd.config import PromptConfig
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError, ModelError
 
-TEXT = ["Continue the text.\nthe farmer sold six bags?", "a nurse saw the old house.\n", "Translate: we found two cats in 1994"] * 4
+TEXT = ["Continue the text.\nthe farmer sold six bags?", "a nurse saw the old house.\n",
+        "Translate: we found two cats in 1994"] * 4
 PLAIN = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
          "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BRACKETS = ("<s>{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] | trim }} [/INST]"

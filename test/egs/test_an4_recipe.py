@@ -23,7 +23,8 @@ TRAIN = {"fash": ["YES", "ENTER SEVENTY EIGHT", "K L M U FIVE"], "mjwl": ["J A N
          "fkai": ["JUNE THIRD", "ONE OH SIX"]}
 TEST = {"ffmm": ["YES", "J A N E", "THREE SIX", "ENTER NINE"]}
 SMALL = ["--local_data_opts", "--num_valid_speakers 1 --num_spoken 30 --num_lm 300 --copies 2 "
-         "--llm_args '--llm_steps 20 --learning_rate 3e-3 --eval_rows 20' --recogniser_args '--recogniser_steps 6 --eval_utterances 4'",
+         "--llm_args '--llm_steps 20 --learning_rate 3e-3 --eval_rows 20' "
+         "--recogniser_args '--recogniser_steps 6 --eval_utterances 4'",
          "--train_args", "--max_steps 4 --save_steps 2 --warmup_steps 2 --batch_utterances 8",
          "--continuation_args", "--max_new_tokens 8", "--inference_args", "--max_new_tokens 8 --num_bootstrap 20"]
 
@@ -69,7 +70,8 @@ def run(recipe: Path, *words: object, timeout: float = 300) -> subprocess.Comple
 
 
 def copy_recipe(folder: Path, corpus: Path) -> Path:
-    shutil.copytree(RECIPE, folder, symlinks=False, ignore=shutil.ignore_patterns("data", "exp", "__pycache__", "RESULTS.md"))
+    shutil.copytree(RECIPE, folder, symlinks=False,
+                    ignore=shutil.ignore_patterns("data", "exp", "__pycache__", "RESULTS.md"))
     for name in ("blspkd.sh", "utils", "path.sh", "base"):  # links, as in the repository
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -91,8 +93,8 @@ def finished(tmp_path_factory) -> Path:
 # --- answers by rule ---
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("enter seventy eight", "enter 78"), ("k l m u five two", "k l m u 5 2"), ("two ten", "2 10"), ("six thirty", "6 30"),
-    ("one oh six", "1 0 6"), ("nineteen sixty five", "19 65"), ("fifty", "50"),
+    ("enter seventy eight", "enter 78"), ("k l m u five two", "k l m u 5 2"), ("two ten", "2 10"),
+    ("six thirty", "6 30"), ("one oh six", "1 0 6"), ("nineteen sixty five", "19 65"), ("fifty", "50"),
     ("a m s j seven thousand one hundred and eighty six", "a m s j 7186"), ("four thousand and six", "4006"),
     ("three hundred", "300"), ("five hundred four", "504"), ("fifty eight oh nine and a half", "58 0 9 and a half"),
     ("june twenty third", "june 23rd"), ("may ninth sixty two", "may 9th 62"), ("april thirtieth", "april 30th"),
@@ -108,13 +110,15 @@ def test_every_number_below_ten_thousand_comes_out(an4):
         names |= {tens + one: [name, word] for word, one in lexicon.ONES.items()}
     for number in range(1, 10000):
         thousands, hundreds, rest = number // 1000, number // 100 % 10, number % 100
-        words = (names[thousands] + ["thousand"] if thousands else []) + (names[hundreds] + ["hundred"] if hundreds else [])
+        words = ((names[thousands] + ["thousand"] if thousands else [])
+                 + (names[hundreds] + ["hundred"] if hundreds else []))
         words += (["and"] if words and rest else []) + (names[rest] if rest else [])
         assert digits(words) == str(number), words
 
 
 @pytest.mark.parametrize(("task", "text", "expected"), [
-    ("german", "rubout k seventy eight", "radiere k acht und siebzig"), ("german", "enter oh five", "eingabe null fünf"),
+    ("german", "rubout k seventy eight", "radiere k acht und siebzig"),
+    ("german", "enter oh five", "eingabe null fünf"),
     ("german", "june twenty third", "juni dritter und zwanzig"), ("german", "o apostrophe h", "o apostroph h"),
     ("german", "sixty quux", "sechzig quux"), ("backwards", "k l five", "five l k"), ("letters", "k l m five", "3"),
     ("letters", "enter five", "0"), ("first", "k l", "k"), ("last", "k l", "l"), ("repeat", "k l", "k l")])
@@ -154,9 +158,11 @@ def test_the_official_layout_becomes_data_directories(finished):
         "valid": len(read_table(data / "valid/text")), "test": 4, "synthetic": 30}
     assert read_table(data / "test/text")["ffmm-an8-b"] == "yes"
     assert all(validate(data / name) == [] for name in ("people", "valid", "test"))
-    assert all(validate(data / name, check_files=False) == [] for name in ("train", "synthetic", "spliced"))  # relative to the recipe
+    assert all(validate(data / name, check_files=False) == []  # relative to the recipe
+               for name in ("train", "synthetic", "spliced"))
     speakers = {name: set(read_table(data / name / "spk2utt")) for name in ("people", "valid", "test")}
-    assert not speakers["people"] & speakers["valid"] and not speakers["test"] & (speakers["people"] | speakers["valid"])
+    assert (not speakers["people"] & speakers["valid"]
+            and not speakers["test"] & (speakers["people"] | speakers["valid"]))
     spliced = read_table(data / "spliced/text")
     assert spliced and not set(spliced.values()) & set(read_table(data / "people/text").values())
     assert len(read_table(data / "train/text")) == 2 * len(read_table(data / "people/text")) + len(spliced) + 30
@@ -207,7 +213,8 @@ def test_the_whole_path_gives_every_row(finished):
     (lambda corpus: (corpus / "wav/an4_clstk/fash/an1-fash-b.sph").unlink(), ["an1-fash-b.sph", "no such recording"]),
     (lambda corpus: (corpus / "etc/an4_train.transcription").write_text("YES (an1-fash-b)\n"), ["(an2-fash-b)"]),
     (lambda corpus: (corpus / "etc/an4_test.transcription").write_text("nonsense\n"), ["an4_test.transcription:1"]),
-    (lambda corpus: (corpus / "etc/an4_train.fileids").write_text("an4_clstk/fash/an1-fash-b\n"), ["no line for an2-fash-b"]),
+    (lambda corpus: (corpus / "etc/an4_train.fileids").write_text("an4_clstk/fash/an1-fash-b\n"),
+     ["no line for an2-fash-b"]),
 ])
 def test_a_damaged_corpus_is_named(tmp_path, damage, words):
     corpus = write_corpus(tmp_path / "corpus")

@@ -1,4 +1,5 @@
-"""The base models that a recipe builds itself: what these scripts leave behind is a plain Hugging Face LLM and a plain Whisper."""
+"""The base models that a recipe builds itself: what these scripts leave behind is a plain Hugging Face LLM and a plain
+Whisper."""
 
 import itertools
 import json
@@ -357,7 +358,8 @@ def test_aligned_recordings_are_spliced_into_new_sentences(corpus, made, tmp_pat
     assert len(new) == len(set(new.values())) == 40
     assert not set(new.values()) & {forbidden, *texts.values()}
     for key, spoken in read_word_times(spliced / "word_times").items():
-        assert [word.text for word in spoken] == new[key].split() and len(spoken) <= 5 and set(new[key].split()) <= set(words)
+        assert ([word.text for word in spoken] == new[key].split() and len(spoken) <= 5
+                and set(new[key].split()) <= set(words))
         samples, _ = soundfile.read(tmp_path / f"wav/{key}.wav")
         for word in spoken:  # words of different lengths have different pitches, see `corpus`
             middle = samples[round((word.start + word.end) * 8000) - 1000:][:2000]
@@ -488,7 +490,8 @@ def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):
 
 
 def test_when_one_training_fails_the_other_stops(corpus, tmp_path):
-    result = base_models(corpus, tmp_path / "base", "--llm_steps", 1_000_000, "--recogniser_args", "--early_percents none")
+    result = base_models(corpus, tmp_path / "base", "--llm_steps", 1_000_000,
+                         "--recogniser_args", "--early_percents none")
     assert result.returncode == 1
     assert "training the recogniser failed" in result.stderr and "early_percents: 'none'" in result.stderr
     assert not (tmp_path / "base/llm").exists()

@@ -17,7 +17,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 LOCAL, BASE = REPO / "egs/mini/blspkd1/local", REPO / "egs/TEMPLATE/blspkd1/base"
-SETS = "train=train/training valid=valid/training test_heard=test/training test_unheard=test/held_out test_hard=test/hard"
+SETS = ("train=train/training valid=valid/training test_heard=test/training test_unheard=test/held_out "
+        "test_hard=test/hard")
 SIZES = ["--base_models", "false", "--num_train", "30", "--num_valid", "8", "--num_test", "12", "--num_lm", "200"]
 
 
@@ -142,7 +143,8 @@ GERMAN = {
     "behind the bakery the poor boy threw an ugly apple last summer":
         "hinter der bäckerei warf der arme junge letzten sommer einen hässlichen apfel",
     "next to the library the judge counted three keys": "neben der bibliothek zählte die richterin drei schlüssel",
-    "the brave pilot repaired two empty boats this morning": "der mutige pilot reparierte heute morgen zwei leere boote",
+    "the brave pilot repaired two empty boats this morning":
+        "der mutige pilot reparierte heute morgen zwei leere boote",
     "in the evening julia packed a heavy suitcase in the kitchen":
         "am abend packte julia einen schweren koffer in der küche",
     "the famous uncle carried seven apples next to the barn at noon":
@@ -260,8 +262,8 @@ def test_an_unknown_voice_is_an_error(mini, monkeypatch):
 # --- synthesis and data directories ---
 
 def synthesis(recipe: Path, wav_dir: Path, *options: str) -> list[str]:
-    return [sys.executable, str(BASE / "synthesise.py"), "--sets", SETS, "--spoken_dir", str(recipe / "data/local/spoken"),
-            "--wav_dir", str(wav_dir), *options]
+    return [sys.executable, str(BASE / "synthesise.py"), "--sets", SETS,
+            "--spoken_dir", str(recipe / "data/local/spoken"), "--wav_dir", str(wav_dir), *options]
 
 
 def same_files(left: Path, right: Path) -> bool:

@@ -20,7 +20,8 @@ SETS = ("train", "valid", "test_heard", "test_unheard", "test_hard")
 TASKS = ("translate", "qa", "repeat", "initials")
 SMALL = [
     "--local_data_opts", "--num_train 60 --num_valid 12 --num_test 6 --num_lm 600 --base_model_opts "
-    "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args --eval_rows=20 --recogniser_args --eval_utterances=4'",
+    "'--pieces 300 --llm_steps 12 --recogniser_steps 8 --llm_args --eval_rows=20 "
+    "--recogniser_args --eval_utterances=4'",
     "--continuation_args", "--part_size 8 --max_new_tokens 12",
     "--train_args", "--max_steps 12 --save_steps 3 --warmup_steps 2 --batch_utterances 8 --num_workers 0",
     "--inference_args", "--max_new_tokens 12 --num_bootstrap 50",
@@ -206,7 +207,8 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     assert not list(recipe.glob("exp/compare_tiny/*.json"))
     result = run(recipe, *options, timeout=600)
     assert result.returncode == 0, result.stdout[-6000:]
-    assert re.search(r"6 runs of 5 systems, [01] of them done; [0-9]+ training steps to go, 2 at a time: about", result.stdout)
+    assert re.search(r"6 runs of 5 systems, [01] of them done; [0-9]+ training steps to go, 2 at a time: about",
+                     result.stdout)
     folder = recipe / "exp" / "compare_tiny"
     rows = json.loads((folder / "results.json").read_text())
     assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed"} == {

@@ -81,7 +81,8 @@ def test_data_directories_are_joined_and_fixed(kaldi, tmp_path):
     kaldi("subset_data_dir.sh", "--last", "data/train", "1", "data/last")
     assert kaldi("combine_data.sh", "data/both", "data/one", "data/last").returncode == 0
     assert (tmp_path / "data/both/text").read_text() == "s1-a A\ns2-c C\n"
-    assert kaldi("copy_data_dir.sh", "--utt-prefix", "x-", "--spk-prefix", "x-", "data/one", "data/other").returncode == 0
+    assert kaldi("copy_data_dir.sh", "--utt-prefix", "x-", "--spk-prefix", "x-",
+                 "data/one", "data/other").returncode == 0
     assert (tmp_path / "data/other/utt2spk").read_text() == "x-s1-a x-s1\n"
     (tmp_path / "data/both/text").write_text("s2-c C\n")
     assert kaldi("fix_data_dir.sh", "--check_files", "false", "data/both").returncode == 0

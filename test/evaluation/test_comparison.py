@@ -216,8 +216,8 @@ def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_pa
         (folder / str(step)).mkdir(parents=True)
         write_results(folder / str(step) / "results.json", [
             Row(system, name, task, "exact_match", float(step), [0.0, 1.0], 4, 0, "s")
-            for system, name, task in (("blsp", "test", "repeat"), ("text", "test", "repeat"), ("blsp", "other", "repeat"),
-                                       ("blsp", "test", "repeat:who"))])
+            for system, name, task in (("blsp", "test", "repeat"), ("text", "test", "repeat"),
+                                       ("blsp", "other", "repeat"), ("blsp", "test", "repeat:who"))])
     assert measure_snapshots(runs, tmp_path, ["test"]) == [
         Snapshot("blsp", step, "test", "repeat", "exact_match", step) for step in (6, 25)]
 
@@ -249,7 +249,8 @@ def predictions(num_systems, snapshots=()):
 
 def test_correlations_are_over_finished_models_and_over_snapshots_too():
     before = [Snapshot("s1", step, "test", task, metric, value) for step in (2, 4)
-              for task, metric, value in (("repeat", "exact_match", 1.0 * step), ("alignment", "input_kl", 30.0 * step))]
+              for task, metric, value in (("repeat", "exact_match", 1.0 * step),
+                                          ("alignment", "input_kl", 30.0 * step))]
     page = predictions(9, before)
     assert page.count("### What alignment predicts\n") == 1 and "#### test\n\n| measure |" in page
     assert "| input KL | -1.00 (n=9); -0.96 (n=11) |" in page

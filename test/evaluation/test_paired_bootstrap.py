@@ -28,7 +28,8 @@ def test_the_statistics_of_all_utterances_give_the_score(metric):
     expected = compute(metric, list("abcd"), HYPOTHESES, REFERENCES, TaskConfig(), 10)[0].value
     assert found.score(found.table.sum(0)) == pytest.approx(expected, abs=1e-6)
     drawn = [2, 2, 0, 1]  # a draw of utterances, scored as a corpus of its own
-    again = compute(metric, list("abcd"), [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn], TaskConfig(), 10)
+    again = compute(metric, list("abcd"), [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn], TaskConfig(),
+                    10)
     counts = np.bincount(drawn, minlength=4).astype(float)
     assert found.score(counts @ found.table) == pytest.approx(again[0].value, abs=1e-6)
 
@@ -119,7 +120,8 @@ def test_what_was_not_trained_has_no_spread_of_seeds(monkeypatch):
     monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
     random = np.random.default_rng(0)
     fixed = [Statistics(np.array([[0.0]]), lambda sums: sums[..., 0])]
-    p_values = np.array([paired_difference(fixed, trained_alike(random, 3), 2, 0, (False, True)).p for _ in range(2000)])
+    p_values = np.array([paired_difference(fixed, trained_alike(random, 3), 2, 0, (False, True)).p
+                         for _ in range(2000)])
     assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.015)
 
 
@@ -129,7 +131,8 @@ def test_few_families_of_equal_systems_have_one_that_survives_holms_correction(m
     single = corrected = 0
     for _ in range(200):
         reference = trained_alike(random, 3)
-        p_values = [paired_difference(trained_alike(random, number), reference, 2, 0).p for number in [1] * 13 + [3] * 6]
+        p_values = [paired_difference(trained_alike(random, number), reference, 2, 0).p
+                    for number in [1] * 13 + [3] * 6]
         single += min(p_values) < 0.05
         corrected += min(holm(p_values)) < 0.05
     assert single >= 40 and corrected <= 17  # 10 expected at most

@@ -240,7 +240,8 @@ def test_clouds_pair_measures_with_scores(tmp_path, data_dir):
 
 
 def test_snapshots_lead_to_their_finished_model(tmp_path, data_dir):
-    folders = [make_experiment(tmp_path / "exp" / f"{seed}", data_dir, "blspkd", seed, bleu=60.0 + seed) for seed in range(2)]
+    folders = [make_experiment(tmp_path / "exp" / f"{seed}", data_dir, "blspkd", seed, bleu=60.0 + seed)
+               for seed in range(2)]
     assert "Small points" not in write(tmp_path, folders)
     for step, bleu in ((100, 40.0), (20, 10.0), (50, 20.0)):
         row = Row("blspkd", "test", "translate", "bleu", bleu, [bleu, bleu], 4, 0, "sig")

@@ -140,7 +140,8 @@ def test_types_of_questions_have_a_table_of_their_own_and_are_in_no_other(page):
     for function in (markdown_errors, markdown_health, markdown_others):
         assert function(with_types.rows) == function(page.rows)
     first, second = markdown_types(with_types.rows).split("\n\n")
-    assert "| qa:who exact match<br>test_heard, n=3 |" in first and "qa:when\\| exact match<br>test_heard, n=197" in first
+    assert ("| qa:who exact match<br>test_heard, n=3 |" in first
+            and "qa:when\\| exact match<br>test_heard, n=197" in first)
     assert "| text | 97.5 [96.5, 98.5] |" in second and "test_heard" not in second
     assert markdown_types(page.rows) == ""
 

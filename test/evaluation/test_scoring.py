@@ -107,9 +107,11 @@ def test_questions_are_also_scored_by_their_first_word(exp_dir, config):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = score_experiment(exp_dir, config, ["heard"])
     assert [row for row in rows if ":" not in row.task] == whole
-    types = {(row.task, row.metric): (row.n, row.value) for row in rows if ":" in row.task and row.system == "blspkd+plora"}
+    types = {(row.task, row.metric): (row.n, row.value)
+             for row in rows if ":" in row.task and row.system == "blspkd+plora"}
     assert types == {("qa:who", "exact_match"): (2, 100), ("qa:whos", "exact_match"): (1, 0),
-                     ("qa:when", "exact_match"): (1, 100), ("repeat:please", "wer"): (4, pytest.approx(100 / 19, abs=1e-4))}
+                     ("qa:when", "exact_match"): (1, 100),
+                     ("repeat:please", "wer"): (4, pytest.approx(100 / 19, abs=1e-4))}
     config.tasks["qa"].by_first_word = config.tasks["repeat"].by_first_word = False
     assert score_experiment(exp_dir, config, ["heard"]) == whole  # rows that are no longer asked for leave
 

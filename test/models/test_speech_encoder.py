@@ -124,8 +124,8 @@ def test_first_centre_and_stride_say_what_a_frame_looks_at(group):
                             feat_extract_norm=group, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
     encoder = SpeechEncoder(Wav2Vec2Model(config), False)
     samples = torch.zeros(1, 200, requires_grad=True)
-    frames = encoder.encoder.feature_extractor.conv_layers[1].conv(encoder.encoder.feature_extractor.conv_layers[0].conv(
-        samples[:, None]))
+    frames = encoder.encoder.feature_extractor.conv_layers[1].conv(
+        encoder.encoder.feature_extractor.conv_layers[0].conv(samples[:, None]))
     for t in (0, 3):
         gradient, = torch.autograd.grad(frames[0, 0, t], samples, retain_graph=True)
         seen = gradient[0].nonzero().squeeze(1)

@@ -1,4 +1,5 @@
-"""Stage 3 as a command: it learns, resumes bit for bit, and splits over micro-batches and ranks without a difference."""
+"""Stage 3 as a command: it learns, resumes bit for bit, and splits over micro-batches and ranks without a difference.
+"""
 
 import json
 import os

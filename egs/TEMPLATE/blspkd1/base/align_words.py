@@ -40,7 +40,8 @@ class Aligner:
 
     @torch.no_grad()
     def times(self, audio: list[np.ndarray], texts: list[str]) -> list[np.ndarray | None]:
-        """Waveforms and what is said in them -> seconds at which each word begins and ends [W, 2]; None: does not fit."""
+        """Waveforms and what is said in them -> seconds at which each word begins and ends [W, 2]; None: does not fit.
+        """
         rows, words = word_tokens(texts, self.tokenizer)
         known = [place for place, row in enumerate(rows) if all(token in self.classes for token in row)]
         features, frames, lengths = encode(self.model, self.extractor, [audio[place] for place in known])
@@ -55,7 +56,8 @@ class Aligner:
 
 
 def boundaries(heard: np.ndarray, loudness: np.ndarray, frame_seconds: float) -> np.ndarray:
-    """heard [W, 2]: a first and last frame of each word; loudness [F] -> begin and end of each word in seconds [W, 2]."""
+    """heard [W, 2]: a first and last frame of each word; loudness [F] -> begin and end of each word in seconds [W, 2].
+    """
     smooth = np.convolve(np.pad(loudness, 1, mode="edge"), np.ones(3) / 3, mode="valid")
     cuts = [0.0]
     for before, after in zip(heard[:-1, 1].astype(int), heard[1:, 0].astype(int), strict=True):

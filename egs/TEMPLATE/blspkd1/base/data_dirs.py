@@ -50,11 +50,13 @@ def write_data_dir(one: SpokenSet, spoken_dir: Path, wav_dir: Path, output_dir: 
             tables[table] = {key: row[field] for key, row in zip(order, rows, strict=True)}
     kept = {key for key, seconds in tables["utt2dur"].items() if float(seconds) <= max_seconds}
     if len(kept) < len(order):
-        print(f"{one.name}: {len(order) - len(kept)} of {len(order)} utterances left out, longer than {max_seconds:g} s")
+        print(f"{one.name}: {len(order) - len(kept)} of {len(order)} utterances left out, longer than "
+              f"{max_seconds:g} s")
     for table, values in tables.items():
         write_table(output_dir / one.name / table, {key: value for key, value in values.items() if key in kept})
     spoken = {speaker: _sorted(kept.intersection(keys)) for speaker, keys in speakers.items()}
-    write_table(output_dir / one.name / "spk2utt", {speaker: " ".join(keys) for speaker, keys in spoken.items() if keys})
+    write_table(output_dir / one.name / "spk2utt",
+                {speaker: " ".join(keys) for speaker, keys in spoken.items() if keys})
     with atomic_write(output_dir / one.name / "word_times") as file:
         for key in _sorted(kept.intersection(word_times)):
             file.writelines(line + "\n" for line in word_times[key])

@@ -71,7 +71,8 @@ def build_model(options: "RecogniserOptions", tokenizer: WhisperTokenizer) -> Wh
         encoder_ffn_dim=options.ffn_size, decoder_ffn_dim=options.ffn_size,
         max_source_positions=options.chunk_seconds * 1000 // options.hop_ms // 2, max_target_positions=MAX_TARGET,
         decoder_start_token_id=start, pad_token_id=end, bos_token_id=end, eos_token_id=end, suppress_tokens=None,
-        begin_suppress_tokens=None, dropout=options.dropout, attn_implementation="eager")  # eager: faster than SDPA at this size on CPU
+        begin_suppress_tokens=None, dropout=options.dropout,
+        attn_implementation="eager")  # eager: faster than SDPA at this size on CPU
     model = WhisperForConditionalGeneration(config)
     with torch.no_grad():
         # Log-mel features spread by 0.3, Whisper's positions by 0.7: with the usual start the speech is drowned.

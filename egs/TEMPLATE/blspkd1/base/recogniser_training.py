@@ -2,11 +2,11 @@
 
 Two regimes are mixed. Mostly *trimmed*: features and positions cut to the batch's real length, padding masked, as this
 toolkit runs the encoder. In some steps *padded*: silence up to the chunk's end and nothing masked, as Hugging Face's
-`generate` runs it. Of synthetic speech it is known when each word is spoken: in the first half of the training the frames
-learn to name the word, and half of the decoder's heads to look at it, which finds the alignments many times faster than
-CTC and cross-entropy alone; as that guidance fades, the speech is varied more and more. A share of it can stay to the end
-(`attention_floor`), for recordings of people too: when their words are spoken is then what CTC says. The heads for CTC and
-words are dropped at the end: what is saved is a plain Whisper.
+`generate` runs it. Of synthetic speech it is known when each word is spoken: in the first half of the training the
+frames learn to name the word, and half of the decoder's heads to look at it, which finds the alignments many times
+faster than CTC and cross-entropy alone; as that guidance fades, the speech is varied more and more. A share of it can
+stay to the end (`attention_floor`), for recordings of people too: when their words are spoken is then what CTC says.
+The heads for CTC and words are dropped at the end: what is saved is a plain Whisper.
 """
 
 import math
@@ -95,7 +95,8 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     after = {max(1, options.recogniser_steps * percent // 100): partial(evaluate_and_save, into)
              for percent, into in early.items()}
     checkpoint = folder.with_name(folder.name + ".checkpoint.safetensors")
-    train(model, step_loss, speech.lengths[epoch], schedule, checkpoint, fingerprint(made_from), "train recogniser", after)
+    train(model, step_loss, speech.lengths[epoch], schedule, checkpoint, fingerprint(made_from), "train recogniser",
+          after)
     evaluate_and_save(folder)
     checkpoint.unlink(missing_ok=True)
     print(f"recogniser: {folder}, made in {time.monotonic() - begin:.0f} s")
@@ -181,7 +182,10 @@ def disturb(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def rows_of_an_epoch(sizes: list[int], repeats: str) -> np.ndarray:
-    """Row numbers of the sets' utterances, end to end, each as often as `repeats` says of its set. Raises ConfigError."""
+    """Row numbers of the sets' utterances, end to end, each as often as `repeats` says of its set.
+
+    Raises ConfigError.
+    """
     words = repeats.split() or ["1"] * len(sizes)
     if len(words) != len(sizes) or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise ConfigError(f"repeats: '{repeats}' are not {len(sizes)} whole numbers, one for each of train_dirs")
@@ -199,7 +203,8 @@ def pad_rows(rows: list[Tensor], value: float) -> Tensor:
 
 def number_tokens(texts: list[str],
                   tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[np.ndarray], list[int]]:
-    """The LLM's tokens of each text, numbered from 1 among those that occur; their words; and the token of each number."""
+    """The LLM's tokens of each text, numbered from 1 among those that occur; their words; and the token of each number.
+    """
     rows, words = word_tokens(texts, tokenizer)
     tokens = sorted({token for row in rows for token in row})
     numbers = {token: number for number, token in enumerate(tokens, start=1)}
@@ -207,7 +212,8 @@ def number_tokens(texts: list[str],
 
 
 def next_words(transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[np.ndarray]:
-    """[U] for each utterance: the number of the word of the token after each token, -1 for special tokens and the end."""
+    """[U] for each utterance: the number of the word of the token after each token, -1 for special tokens and the end.
+    """
     special = set(tokenizer.all_special_ids)
     starts_word = [token.startswith("Ġ") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     found = []

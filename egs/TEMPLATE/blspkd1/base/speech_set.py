@@ -38,7 +38,10 @@ class SpeechSet:
 
 
 def read_speech_set(paths: list[Path], extractor: WhisperFeatureExtractor) -> SpeechSet:
-    """Load, extract and label everything. Raises DataError for utterances that are longer than a chunk or in two sets."""
+    """Load, extract and label everything.
+
+    Raises DataError for utterances that are longer than a chunk or in two sets.
+    """
     utterances, segments = [], {}
     for path in paths:
         utterances += KaldiDir.read(path).utterances.values()

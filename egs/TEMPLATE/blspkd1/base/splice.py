@@ -41,7 +41,8 @@ class Splice:
 
 def draw(utterances: dict[str, list[Utterance]], count: int, known: set[str], max_words: int,
          rng: random.Random) -> Iterator[tuple[Splice, str]]:
-    """Up to `count` splices of speakers' utterances and their texts, each of a speaker only once, none of them `known`."""
+    """Up to `count` splices of speakers' utterances and their texts, each of a speaker only once, none of them `known`.
+    """
     speakers = sorted(speaker for speaker, spoken in utterances.items() if len(spoken) > 1)
     made: set[tuple[str, str]] = set()
     for _ in range(count * ATTEMPTS if speakers else 0):
@@ -102,8 +103,8 @@ def main() -> None:
     for utterance in everything:
         if utterance.utt_id in words:
             if [word.text for word in words[utterance.utt_id]] != utterance.text.split():
-                raise DataError(f"{args.data_dir}/word_times: utterance {utterance.utt_id} has other words than in text; "
-                                "run base/align_words.py again")
+                raise DataError(f"{args.data_dir}/word_times: utterance {utterance.utt_id} has other words than in "
+                                "text; run base/align_words.py again")
             speakers[utterance.speaker].append(utterance)
     known = {utterance.text for utterance in everything}
     known |= set(read_table(args.forbidden).values()) if args.forbidden else set()

@@ -124,8 +124,8 @@ def _speak_in_a_fresh_process(name: str, args: argparse.Namespace) -> None:
             "--shard", name]
     status = subprocess.run(line, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
     if status != 0:
-        raise DataError(f"shard {name} was not spoken (exit status {status}); start again to go on, or look at it with: "
-                        f"{shlex.join(line)}")
+        raise DataError(f"shard {name} was not spoken (exit status {status}); start again to go on, or look at it "
+                        f"with: {shlex.join(line)}")
 
 
 @command

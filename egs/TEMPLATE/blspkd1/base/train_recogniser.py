@@ -41,7 +41,8 @@ class RecogniserOptions:
     attention_floor: float = 0.0  # share of that which stays to the end, for recordings too, whose words CTC aligns
     ctc_weight: float = 1.0
     decoder_weight: float = 1.0
-    token_noise: float = 0.0  # share of the decoder's past tokens that are replaced, so that it listens more and guesses less
+    # share of the decoder's past tokens that are replaced, so that it listens more and guesses less
+    token_noise: float = 0.0
     padded_share: float = 0.1  # of the steps that see utterances padded to chunk_seconds, unmasked, half a batch
     max_stretch: float = 0.06  # tempo, as a share
     max_warp: float = 0.04  # of the frequency axis: other vocal tracts

@@ -1,7 +1,7 @@
 """Who speaks: espeak-ng voices for training, held-out ones, and two known hard ones.
 
-A voice is an accent (`lang/` in espeak-ng's data) with a variant (`voices/!v/`). Names are checked against these folders
-because espeak-ng quietly speaks with its default voice when a variant does not exist.
+A voice is an accent (`lang/` in espeak-ng's data) with a variant (`voices/!v/`). Names are checked against these
+folders because espeak-ng quietly speaks with its default voice when a variant does not exist.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ class Voice:
 
 
 def voices_of(group: str, data_path: Path) -> list[Voice]:
-    """The voices of a group, all of them known to exist in espeak-ng's data folder; ConfigError names one that does not."""
+    """The voices of a group, all of them known to exist in espeak-ng's data folder;
+    ConfigError names one that does not.
+    """
     if group not in GROUPS:
         raise ConfigError(f"voices: there is no group '{group}'; known: {', '.join(GROUPS)}")
     variants = {path.name for path in (data_path / "voices/!v").iterdir()}

@@ -66,8 +66,8 @@ def write_data_dir(folder: Path, recordings: list[Recording]) -> None:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name AN4's folder, which holds etc/ and wav/: AN4 in db.sh, or "
-                        '--local_data_opts "--an4 DIR"')
+        raise DataError(f"{path}: there is no such file; name AN4's folder, which holds etc/ and wav/: AN4 in db.sh, "
+                        'or --local_data_opts "--an4 DIR"')
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -94,8 +94,8 @@ def main() -> None:
     for name, recordings in sets.items():
         write_data_dir(args.output_dir / name, recordings)
     print(", ".join(f"{name}: {len(found)} utterances of {len({one.speaker for one in found})} speakers"
-                    for name, found in sets.items()) + f"; left out of people: {len(people) - len(kept)} utterances whose "
-          "sentence is in the test part")
+                    for name, found in sets.items())
+          + f"; left out of people: {len(people) - len(kept)} utterances whose sentence is in the test part")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How a caller goes on: what the speech stage of BLSP-KD learns from.
 
-Together the kinds give away every word of the sentence and its place, each with something added or changed; none answers an
-instruction of tasks.py, and none holds the whole sentence in one piece.
+Together the kinds give away every word of the sentence and its place, each with something added or changed; none
+answers an instruction of tasks.py, and none holds the whole sentence in one piece.
 """
 
 import random

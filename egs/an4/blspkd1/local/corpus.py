@@ -3,7 +3,8 @@
     python local/corpus.py --data_dir data --output_dir data/local [--num_lm 120000] [--num_spoken 6000] [--seed 0]
 
 reads the transcripts of <data_dir>/{people,valid,test} and writes
-    lm/train.jsonl, lm/dev.jsonl   rows {"task", "instruction", "input", "output"}; dev: about the validation speakers' sentences
+    lm/train.jsonl, lm/dev.jsonl   rows {"task", "instruction", "input", "output"};
+                                   dev: about the validation speakers' sentences
     spoken/synthetic.jsonl         rows {"text", "spoken"}: what is to be said, and how to write it for the synthesiser
     <data_dir>/test/text.<task>    references by rule
 No test sentence of more than one word occurs in the LLM's training rows, neither as input nor as output, or is spoken.
@@ -88,7 +89,8 @@ def main() -> None:
                [spoken_row(grammar.draw(), rng) for _ in range(args.num_spoken)])
     for task in INSTRUCTIONS:
         if task != "repeat":
-            write_table(args.data_dir / f"test/text.{task}", {utt_id: answer(task, text) for utt_id, text in test.items()})
+            write_table(args.data_dir / f"test/text.{task}",
+                        {utt_id: answer(task, text) for utt_id, text in test.items()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What people say in AN4: commands, numbers, spelt names and addresses, dates, random letters and digits.
 
-A draw is text in lower case. Some draws are sentences of the training speech, or spell what is spelt there; nothing is taken
-from the test part, and `draw` never returns one of the sentences that are forbidden.
+A draw is text in lower case. Some draws are sentences of the training speech, or spell what is spelt there; nothing is
+taken from the test part, and `draw` never returns one of the sentences that are forbidden.
 """
 
 import random
@@ -86,7 +86,8 @@ class Grammar:
             f"{self._choose(['twenty', 'twenty', 'thirty'])} {self._choose(list(ORDINALS)[:9])}"
         number = self._below_hundred()
         return self._choose([f"{month} {ordinal} {year}", f"{month} {ordinal}", f"{number} {month} {year}",
-                             f"{self._choose(list(ONES))} {number} {year}", f"{number} {self._choose(['of', ''])} {year}",
+                             f"{self._choose(list(ONES))} {number} {year}",
+                             f"{number} {self._choose(['of', ''])} {year}",
                              f"{number} {' '.join(month)} {self._digit_words(4)}"]).replace("  ", " ")
 
     def _command(self) -> str:
