@@ -32,7 +32,7 @@ GERMAN = {
     "code": "kode", "apostrophe": "apostroph"}
 
 SPELT_NAMES = """
-james john michael david william richard thomas charles daniel 
+james john michael david william richard thomas charles daniel
 paul mark george kenneth edward brian ronald anthony kevin
 jason jeffrey gary timothy larry frank scott eric andrew raymond gregory joshua jerry dennis walter peter harold douglas
 henry carl arthur ryan albert jack ralph lawrence nicholas bruce adam harry fred wayne billy louis jeremy aaron philip
@@ -41,7 +41,7 @@ michelle laura sarah kimberly deborah jessica shirley cynthia angela melissa bre
 pamela martha amanda stephanie carolyn christine marie janet catherine diane alice julie heather teresa doris gloria
 evelyn jean cheryl mildred katherine joan ashley judith rose janice kelly nicole judy kathy theresa beverly denise tammy
 smith johnson williams brown jones miller davis wilson anderson moore jackson white harris martin thompson garcia lewis
-lee walker hall allen young king wright hill lopez green 
+lee walker hall allen young king wright hill lopez green
 adams baker nelson carter mitchell turner parker collins edwards
 stewart morris rogers reed cook morgan bell murphy bailey cooper cox howard ward peterson gray watson brooks sanders
 price bennett wood barnes ross henderson jenkins perry powell long foster bryant simmons graham sullivan wallace west
