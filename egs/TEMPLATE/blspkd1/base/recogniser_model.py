@@ -143,9 +143,9 @@ def save_ctc_head(model: RecogniserWithHeads, tokens: list[int], folder: Path) -
     save_file(head, folder / CTC_HEAD, metadata={"tokens": json.dumps(tokens)})
 
 
-def load_with_ctc_head(folder: Path) -> tuple[RecogniserWithHeads, list[int]]:
-    """A recogniser as `train_recogniser.py` leaves it; and what `save_ctc_head` was given."""
-    model = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
+def load_with_ctc_head(folder: Path, dropout: float = 0.0) -> tuple[RecogniserWithHeads, list[int]]:
+    """A recogniser as `train_recogniser.py` leaves it, its head for words untaught; and what `save_ctc_head` got."""
+    model = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dropout=dropout)
     with safe_open(folder / CTC_HEAD, framework="pt") as file:
         tokens = json.loads(file.metadata()["tokens"])
         model = RecogniserWithHeads(model, 1 + len(tokens), 1)

@@ -28,6 +28,7 @@ from recogniser_model import (
     build_model,
     build_processor,
     ctc_loss,
+    load_with_ctc_head,
     save_ctc_head,
     transcript_form,
 )
@@ -35,7 +36,7 @@ from speech_set import SpeechSet, read_speech_set, word_spans
 from torch import Tensor
 from torch.nn import functional
 from training_loop import Schedule, prepare_cpu, train
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperProcessor, WhisperTokenizer
 
 from blspkd.atomic import atomic_path
 from blspkd.data.kaldi_dir import KaldiDir
@@ -60,12 +61,17 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     sizes = [len(KaldiDir.read(train_dir).utterances) for train_dir in train_dirs]
     epoch = rows_of_an_epoch(sizes, options.repeats)
     texts = [utterance.text for train_dir in train_dirs for utterance in KaldiDir.read(train_dir).utterances.values()]
-    processor = build_processor(texts, options)
+    old = options.init_dir
+    processor = WhisperProcessor.from_pretrained(old) if old else build_processor(texts, options)
     speech = read_speech_set(train_dirs, processor.feature_extractor)
     llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
-    targets = Targets.of(speech, processor.tokenizer, llm_tokenizer)
-    model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(targets.ctc_tokens),
-                                speech.num_words)
+    if old:
+        model, ctc_tokens = load_with_ctc_head(Path(old), options.dropout)
+        targets = Targets.of(speech, processor.tokenizer, llm_tokenizer, ctc_tokens)
+    else:
+        targets = Targets.of(speech, processor.tokenizer, llm_tokenizer)
+        model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(targets.ctc_tokens),
+                                    speech.num_words)
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     encoder = sum(parameter.numel() for parameter in model.model.get_encoder().parameters())
     print(f"recogniser: {parameters:,} parameters, {encoder:,} of them the encoder's; {len(texts):,} utterances, "
@@ -114,9 +120,11 @@ class Targets:
     ctc_tokens: list[int]  # the LLM's token of each of these numbers
 
     @classmethod
-    def of(cls, speech: SpeechSet, tokenizer: WhisperTokenizer, llm_tokenizer: PreTrainedTokenizerBase) -> "Targets":
+    def of(cls, speech: SpeechSet, tokenizer: WhisperTokenizer, llm_tokenizer: PreTrainedTokenizerBase,
+           ctc_tokens: list[int] | None = None) -> "Targets":
+        """ctc_tokens: the numbering of a recogniser that exists. Raises ConfigError where it lacks one."""
         transcripts = [torch.tensor(ids) for ids in tokenizer(transcript_form(speech.texts))["input_ids"]]
-        ctc, ctc_words, ctc_tokens = number_tokens(speech.texts, llm_tokenizer)
+        ctc, ctc_words, ctc_tokens = number_tokens(speech.texts, llm_tokenizer, ctc_tokens)
         words = next_words(transcripts, tokenizer)
         return cls(transcripts, token_spans(speech, words), words, ctc, ctc_words, ctc_tokens)
 
@@ -125,7 +133,7 @@ def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targ
                     step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
     """The weighted sum of the losses of step `step` on the utterances `rows` [B]."""
     # 1 at the start, 0 from half the steps on: the weight of the word times' guidance, and of plain speech.
-    guidance = max(0.0, 1 - 2 * step / options.recogniser_steps)
+    guidance = 0.0 if options.init_dir else max(0.0, 1 - 2 * step / options.recogniser_steps)
     max_frames = options.chunk_seconds * 1000 // options.hop_ms
     padded = float(torch.rand(1, generator=generator)) < options.padded_share
     if padded:
@@ -201,12 +209,18 @@ def pad_rows(rows: list[Tensor], value: float) -> Tensor:
     return padded
 
 
-def number_tokens(texts: list[str],
-                  tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tensor], list[np.ndarray], list[int]]:
-    """The LLM's tokens of each text, numbered from 1 among those that occur; their words; and the token of each number.
+def number_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase,
+                  known: list[int] | None = None) -> tuple[list[Tensor], list[np.ndarray], list[int]]:
+    """The LLM's tokens of each text, numbered from 1; the words that they are part of; and the token of each number.
+
+    Numbered are those that occur, or as in `known`. Raises ConfigError for one that is not in `known`.
     """
     rows, words = word_tokens(texts, tokenizer)
-    tokens = sorted({token for row in rows for token in row})
+    occurring = sorted({token for row in rows for token in row})
+    tokens = occurring if known is None else known
+    strange = set(occurring) - set(tokens)
+    if strange:
+        raise ConfigError(f"init_dir: that recogniser was never taught '{tokenizer.decode(sorted(strange)[:1])}'")
     numbers = {token: number for number, token in enumerate(tokens, start=1)}
     return [torch.tensor([numbers[token] for token in row]) for row in rows], words, tokens
 

@@ -20,6 +20,7 @@ class RecogniserOptions:
     repeats: str = ""  # how often an epoch sees the utterances of each of train_dirs, e.g. "1 5"; empty: once
     dev_dirs: str = "data/valid"  # evaluated at the end; several separated by spaces
     tokenizer_dir: str = "exp/base/tokenizer"  # the LLM's: its tokens are the CTC warm-up's targets
+    init_dir: str = ""  # a recogniser to go on from, whatever its size; then speech is varied fully from the start
     output_dir: str = "exp/base/recogniser"
     mel_bins: int = 80
     hop_ms: int = 20  # of the log-mel frames; an encoder frame is two of them
@@ -68,7 +69,9 @@ def main() -> None:
     inputs = [Path(train_dir) / "text" for train_dir in options.train_dirs.split()]
     inputs += [path.with_name("word_times") for path in inputs if path.with_name("word_times").is_file()]
     inputs.append(Path(options.tokenizer_dir) / "tokenizer.json")
-    outside = ("train_dirs", "dev_dirs", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
+    if options.init_dir:
+        inputs.append(Path(options.init_dir) / "model.safetensors")
+    outside = ("train_dirs", "dev_dirs", "init_dir", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
     made_from = describe(options, outside, inputs)
     early = early_folders(folder, options.early_percents)
     if all(is_made(one, made_from, "recogniser") for one in [folder, *early.values()]):

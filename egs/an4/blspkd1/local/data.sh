@@ -29,7 +29,7 @@ an4=${an4:-${AN4:-}}
 work=${datadir}/local
 pieces=400  # of the LLM's tokenizer
 recogniser="--chunk_seconds 10 --text_pieces 150 --max_stretch 0.2 --max_warp 0.12 --max_tilt 0.1 --dropout 0.1 \
---token_noise 0.1"
+--token_noise 0.1 --attention_floor 0.3 --learning_rate 1e-3"
 sets=synthetic=synthetic/training  # name=sentences/voices
 
 log "Make ${datadir}/{people,valid,test} of ${an4}"
@@ -82,5 +82,5 @@ if ${base_models}; then
     base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${work}/aligned ${datadir}/spliced" \
         --repeats "${repeats}" --dev_dirs "${datadir}/valid" --pieces "${pieces}" --seed "${seed}" --nj "${nj}" \
         --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" \
-        --recogniser_args "${recogniser} --recogniser_steps 9000 --attention_floor 0.5 ${recogniser_args}"
+        --recogniser_args "--init_dir exp/base/aligner ${recogniser} --recogniser_steps 9000 ${recogniser_args}"
 fi
