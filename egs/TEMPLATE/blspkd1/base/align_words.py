@@ -40,10 +40,11 @@ class Aligner:
 
     @torch.no_grad()
     def times(self, audio: list[np.ndarray], texts: list[str]) -> list[np.ndarray | None]:
-        """Waveforms and what is said in them -> seconds at which each word begins and ends [W, 2]; None: does not fit.
-        """
+        """Waveforms and what is said in them -> seconds at which each word begins and ends [W, 2]; None: unknown."""
         rows, words = word_tokens(texts, self.tokenizer)
-        known = [place for place, row in enumerate(rows) if all(token in self.classes for token in row)]
+        known = [place for place, row in enumerate(rows) if row and all(token in self.classes for token in row)]
+        if not known:
+            return [None] * len(audio)
         features, frames, lengths = encode(self.model, self.extractor, [audio[place] for place in known])
         targets = [np.array([self.classes[token] for token in rows[place]]) for place in known]
         spans = align(self.model.ctc_log_probs(frames).numpy(), lengths.numpy(), targets)

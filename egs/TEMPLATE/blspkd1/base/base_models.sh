@@ -9,6 +9,7 @@ train_dirs=data/train        # speech; with the synthesiser's word_times where i
 repeats=                     # how often an epoch sees each of train_dirs, e.g. "1 5" (empty: once)
 dev_dirs=data/valid          # the recogniser's word error rate is measured here; several separated by spaces
 output_dir=exp/base          # makes tokenizer, llm, recogniser and recogniser_early<percent> in it
+recogniser_name=recogniser   # the recogniser's folder in it
 pieces=                      # tokenizer pieces         (empty: the default in train_tokenizer.py)
 llm_steps=                   # optimiser steps          (empty: the default in train_llm.py)
 recogniser_steps=            # optimiser steps          (empty: the default in train_recogniser.py)
@@ -17,7 +18,7 @@ recogniser_args=             # more options for train_recogniser.py
 seed=0
 nj=2                         # 2: both trainings side by side, one thread each; 1: one after the other
 
-known=(lm_dir train_dirs repeats dev_dirs output_dir pieces llm_steps recogniser_steps llm_args recogniser_args seed nj)
+known=(lm_dir train_dirs repeats dev_dirs output_dir recogniser_name pieces llm_steps recogniser_steps llm_args recogniser_args seed nj)
 
 log() { echo "$(date '+%Y-%m-%dT%H:%M:%S') (base_models.sh) $*"; }
 
@@ -43,7 +44,7 @@ export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_D
 
 mkdir -p "${output_dir}/log"
 llm_log="${output_dir}/log/llm.log"
-recogniser_log="${output_dir}/log/recogniser.log"
+recogniser_log="${output_dir}/log/${recogniser_name}.log"
 
 # shellcheck disable=SC2086  # *_args are words
 train_llm() {
@@ -55,8 +56,9 @@ train_llm() {
 # shellcheck disable=SC2086
 train_recogniser() {
     exec python "${base_dir}/train_recogniser.py" --train_dirs "${train_dirs}" --dev_dirs "${dev_dirs}" \
-        --tokenizer_dir "${output_dir}/tokenizer" --output_dir "${output_dir}/recogniser" --seed "${seed}" \
-        ${repeats:+--repeats "${repeats}"} ${recogniser_steps:+--recogniser_steps "${recogniser_steps}"} ${recogniser_args} >> "${recogniser_log}" 2>&1
+        --tokenizer_dir "${output_dir}/tokenizer" --output_dir "${output_dir}/${recogniser_name}" --seed "${seed}" \
+        ${repeats:+--repeats "${repeats}"} ${recogniser_steps:+--recogniser_steps "${recogniser_steps}"} \
+        ${recogniser_args} >> "${recogniser_log}" 2>&1
 }
 
 # What a progress bar in a log says now: its last redrawing.

@@ -69,7 +69,7 @@ def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions"
     features = add_power(features, noise)
     features = torch.maximum(features, features.amax(dim=(1, 2), keepdim=True) - RANGE).clamp(min=LOWEST)
 
-    features = mask(features, lengths, strength, generator)
+    features = mask(features, lengths, strength, generator, options.max_mask_bins)
     features = features.masked_fill((position >= lengths[:, None])[..., None], 0.0)
     words = label_encoder_frames(speech, rows, time, lengths)
     frames_per_second = 1000 / options.hop_ms / ENCODER_STRIDE * lengths / original
@@ -99,7 +99,7 @@ def add_power(first: Tensor, second: Tensor) -> Tensor:
     return torch.logaddexp(first * scale, second * scale) / scale
 
 
-def mask(features: Tensor, lengths: Tensor, strength: float, generator: torch.Generator, max_bins: int = 12,
+def mask(features: Tensor, lengths: Tensor, strength: float, generator: torch.Generator, max_bins: int,
          max_frames: int = 8) -> Tensor:
     """SpecAugment (arXiv 1904.08779): two bands and two stretches become the utterance's mean."""
     size, frames, bins = features.shape

@@ -55,7 +55,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     So is each folder of `early`, by the percent of the steps after which the model is kept.
     """
     begin = time.monotonic()
-    prepare_cpu()
+    prepare_cpu(options.threads)
     folder = Path(options.output_dir)
     train_dirs = [Path(train_dir) for train_dir in options.train_dirs.split()]
     sizes = [len(KaldiDir.read(train_dir).utterances) for train_dir in train_dirs]
@@ -72,6 +72,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
         targets = Targets.of(speech, processor.tokenizer, llm_tokenizer)
         model = RecogniserWithHeads(build_model(options, processor.tokenizer), 1 + len(targets.ctc_tokens),
                                     speech.num_words)
+    model.model.generation_config.num_beams = options.num_beams
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     encoder = sum(parameter.numel() for parameter in model.model.get_encoder().parameters())
     print(f"recogniser: {parameters:,} parameters, {encoder:,} of them the encoder's; {len(texts):,} utterances, "

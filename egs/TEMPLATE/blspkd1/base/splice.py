@@ -121,6 +121,9 @@ def main() -> None:
         tables["text"][key] = text
         tables["utt2spk"][key] = splice.first.speaker
         spoken_by[splice.first.speaker].append(key)
+    if not new_words:
+        raise DataError(f"{args.data_dir}: nothing can be spliced; that takes --count 1 or more, and speakers with two "
+                        "recordings or more whose words are known (word_times)")
     tables["spk2utt"] = {speaker: " ".join(keys) for speaker, keys in spoken_by.items()}
     for table, values in tables.items():
         write_table(args.output_dir / table, values)

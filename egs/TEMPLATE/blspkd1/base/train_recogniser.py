@@ -48,8 +48,11 @@ class RecogniserOptions:
     max_stretch: float = 0.06  # tempo, as a share
     max_warp: float = 0.04  # of the frequency axis: other vocal tracts
     max_tilt: float = 0.05  # standard deviation of a random smooth equaliser's terms, log10 of power
+    max_mask_bins: int = 12  # width of each of the two bands that are masked, of 80 bins
     noise_share: float = 0.2  # of the utterances that get noise on top
+    num_beams: int = 1  # of the finished model's `generate`, kept in its generation_config.json
     bf16: bool = True
+    threads: int = 1  # of the training; what is left of the cores is for another one beside it
     seed: int = 0
     save_steps: int = 500
     eval_utterances: int = 300  # of each dev directory
@@ -71,7 +74,8 @@ def main() -> None:
     inputs.append(Path(options.tokenizer_dir) / "tokenizer.json")
     if options.init_dir:
         inputs.append(Path(options.init_dir) / "model.safetensors")
-    outside = ("train_dirs", "dev_dirs", "init_dir", "tokenizer_dir", "output_dir", "save_steps", "eval_utterances")
+    outside = ("train_dirs", "dev_dirs", "init_dir", "tokenizer_dir", "output_dir", "threads", "save_steps",
+               "eval_utterances")
     made_from = describe(options, outside, inputs)
     early = early_folders(folder, options.early_percents)
     if all(is_made(one, made_from, "recogniser") for one in [folder, *early.values()]):

@@ -52,7 +52,6 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
     source of randomness it may use. `lengths` [examples]: examples of like length are batched together. `after`: what
     to do once so many steps are done; it is done before that step's checkpoint, so that no kill can leave it out.
     """
-    prepare_cpu()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=schedule.weight_decay, fused=True)
@@ -85,9 +84,9 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
     module.eval()
 
 
-def prepare_cpu() -> None:
-    """One thread per job (two jobs run side by side), and no time lost on denormal numbers."""
-    torch.set_num_threads(1)
+def prepare_cpu(threads: int = 1) -> None:
+    """One thread per job where two jobs run side by side, and no time lost on denormal numbers."""
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
 
 

@@ -29,7 +29,7 @@ an4=${an4:-${AN4:-}}
 work=${datadir}/local
 pieces=400  # of the LLM's tokenizer
 recogniser="--chunk_seconds 10 --text_pieces 150 --max_stretch 0.2 --max_warp 0.12 --max_tilt 0.1 --dropout 0.1 \
---token_noise 0.1 --attention_floor 0.3 --learning_rate 1e-3"
+--token_noise 0.1 --attention_floor 0.3 --learning_rate 1e-3 --num_beams 5"
 sets=synthetic=synthetic/training  # name=sentences/voices
 
 log "Make ${datadir}/{people,valid,test} of ${an4}"
@@ -52,18 +52,24 @@ python base/synthesise.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_d
 python base/data_dirs.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --output_dir "${datadir}" \
     --max_seconds 10  # the longest that the recogniser is made for
 
+make_base_models() {  # what both calls have in common; a training with nothing to do is left out
+    base/base_models.sh --lm_dir "${work}/lm" --dev_dirs "${datadir}/valid" --pieces "${pieces}" --seed "${seed}" \
+        --nj "${nj}" --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" "$@"
+}
+
 if ${base_models}; then
-    log "Train a first recogniser, which tells when each word of ${datadir}/people is spoken"
-    python base/train_tokenizer.py --lm_dir "${work}/lm" --output_dir exp/base/tokenizer --pieces "${pieces}"
-    # shellcheck disable=SC2086  # options are words
-    python base/train_recogniser.py --train_dirs "${datadir}/synthetic ${datadir}/people" --repeats "1 12" \
-        --dev_dirs "${datadir}/valid" --output_dir exp/base/aligner --seed "${seed}" ${recogniser} \
-        --recogniser_steps 5000 --early_percents "" ${recogniser_args}
+    log "Train the LLM, and a first recogniser, which tells when each word of ${datadir}/people is spoken"
+    make_base_models --recogniser_name aligner --train_dirs "${datadir}/synthetic ${datadir}/people" --repeats "1 12" \
+        --recogniser_args "${recogniser} --recogniser_steps 5000 --early_percents= ${recogniser_args}"
     utils/copy_data_dir.sh "${datadir}/people" "${work}/aligned"
     python base/align_words.py --recogniser exp/base/aligner --tokenizer_dir exp/base/tokenizer --data_dirs "${work}/aligned"
     log "Splice recordings into ${datadir}/spliced"
     python base/splice.py --data_dir "${work}/aligned" --count "${num_spliced}" \
         --forbidden "${datadir}/test/text" --output_dir "${datadir}/spliced" --wav_dir "${work}/spliced" --seed "${seed}"
+    log "Train the recogniser"
+    make_base_models --train_dirs "${datadir}/synthetic ${work}/aligned ${datadir}/spliced" --repeats "${repeats}" \
+        --recogniser_args "--init_dir exp/base/aligner ${recogniser} --recogniser_steps 11000 --max_mask_bins 20 \
+--threads ${nj} ${recogniser_args}"
 fi
 
 log "Join ${datadir}/train: ${copies} times people, spliced, and synthetic"
@@ -76,11 +82,3 @@ done
 utils/combine_data.sh "${work}/train" "${joined[@]}"
 mkdir -p "${datadir}/train"
 cp "${work}/train"/{wav.scp,text,utt2spk,spk2utt} "${datadir}/train"  # continuations that are there stay
-
-if ${base_models}; then
-    log "Train the base models: tokenizer, LLM and speech recogniser"
-    base/base_models.sh --lm_dir "${work}/lm" --train_dirs "${datadir}/synthetic ${work}/aligned ${datadir}/spliced" \
-        --repeats "${repeats}" --dev_dirs "${datadir}/valid" --pieces "${pieces}" --seed "${seed}" --nj "${nj}" \
-        --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" \
-        --recogniser_args "--init_dir exp/base/aligner ${recogniser} --recogniser_steps 9000 ${recogniser_args}"
-fi
