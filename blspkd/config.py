@@ -1,5 +1,4 @@
-"""What can be configured: flat dataclasses, a section of a YAML file each (`model:`, `loss:` ...; see config_file.py).
-"""
+"""What can be configured: flat dataclasses, a section of a YAML file each (`model:` ...; see config_file.py)."""
 
 import re
 from dataclasses import dataclass, field

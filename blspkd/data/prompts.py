@@ -80,8 +80,7 @@ class Prompt:
         return PromptIds(prefix=ids[:first], input=ids[first:last], suffix=ids[last:])
 
     def spans(self, transcript: str, instruction: str | None = None) -> list[tuple[int, int]]:
-        """Which characters of `transcript` each token of `split(transcript, instruction).input` covers: [start, end).
-        """
+        """The characters [start, end) of `transcript` that each token of `split(...).input` covers."""
         _, spans = self._tokenise(transcript, instruction)
         return [(max(left, 0), min(right, len(transcript))) for left, right in spans
                 if left < len(transcript) and right > 0]

@@ -99,8 +99,9 @@ class Comparison:
 
 
 def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
-    """All runs, the reference system's first; `overrides` are of every training (--key value).
+    """All runs, seed by seed, the reference system's first; `overrides` are of every training (--key value).
 
+    A comparison that is stopped early has then run the first seed of every system.
     Raises ConfigError for a budget or system that is not there, and for any system's configuration that would not do.
     """
     if budget not in config.budgets:
@@ -129,7 +130,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
             runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
                             snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
                             chance=name == config.chance and seed == 0, trains_llm=training.model.plora_rank > 0))
-    return runs
+    return sorted(runs, key=lambda run: run.seed or 0)
 
 
 def _snapshots(steps: int) -> tuple[int, ...]:

@@ -145,9 +145,7 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
-    """Those that have any of the columns, in the order of the tasks' sets
-    (what was measured last stands first in files).
-    """
+    """Those that have any of the columns, in the order of the tasks' sets (files begin with what came last)."""
     order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
     found = {one.set for one in measured if (one.task, one.metric) in columns}
     return [name for name in order if name in found]

@@ -110,8 +110,7 @@ def markdown_errors(rows: Sequence[Row]) -> str:
 
 
 def markdown_health(rows: Sequence[Row]) -> str:
-    """Answers that are no answers: percent empty, looped, copied, words of no reference, and words per reference word.
-    """
+    """Bad answers: percent empty, looped, copied, words of no reference, and words per reference word."""
     by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
     table = arrange(rows, health.KNOWN)
     lines = []

@@ -158,8 +158,7 @@ class SpeechLlm(nn.Module):
 
     @torch.no_grad()
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
-        """The LLM reads text: last hidden states [B, L, D], no gradient, PLoRA off; zeros on a prefix that rows share.
-        """
+        """The LLM reads text, without gradient or PLoRA: last hidden states [B, L, D], 0 on a shared prefix."""
         with self.llm.disable_adapter() if self._plain_lora else nullcontext():
             return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
 

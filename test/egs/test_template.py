@@ -204,6 +204,15 @@ def test_tag_comes_from_the_option_or_the_configuration_and_from_nothing_else(re
     assert not (recipe.folder / "exp/train").exists()
 
 
+@pytest.mark.parametrize("reads, system", [("transcript", "text"), ("openai/whisper-small", "cascade")])
+def test_what_reads_is_decoded_as_such(recipe, reads, system):
+    # It ends early: the stand-in for decode writes a listener's output.
+    recipe.run("--stage", "4", "--stop_stage", "4", "--tag", "reader", "--reads", reads)
+    calls = {line.split()[0]: line for line in recipe.calls()}
+    assert f"--systems [{system}] --transcripts exp/reader/asr_{{set}}" in calls["decode"]
+    assert ("transcribe" in calls) == (system == "cascade")
+
+
 @pytest.mark.parametrize("words, shown", [
     (["--stage", "data", "--stop_stage", "1"], ["stage 1: data"]),
     (["--stage", "1", "--stop_stage", "continuations"], ["stage 1: data", "stage 2: continuations"]),

@@ -62,9 +62,9 @@ def make_run(folder, run, right, n=40, chance=False):
 
 def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
     runs = plan(CONFIG, "full", conf_dir)
-    assert [run.name for run in runs] == ["blspkd-seed0", "blspkd-seed1", "blspkd-seed2", "text", "blsp-seed0",
-                                          "blsp-seed1"]
-    assert [run.max_steps for run in runs] == [50, 50, 50, 0, 50, 50]
+    assert [run.name for run in runs] == ["blspkd-seed0", "text", "blsp-seed0", "blspkd-seed1", "blsp-seed1",
+                                          "blspkd-seed2"]
+    assert [run.max_steps for run in runs] == [50, 0, 50, 50, 50, 50]
     assert {run.name: run.decoded_as for run in runs}["text"] == "text"
     assert [(run.name, run.max_steps) for run in plan(CONFIG, "small", conf_dir)] == [
         ("blspkd-seed0", 7), ("text", 0), ("blsp-seed0", 7)]

@@ -1,5 +1,4 @@
-"""Stage 3 as a command: it learns, resumes bit for bit, and splits over micro-batches and ranks without a difference.
-"""
+"""Stage 3 as a command: it learns, resumes bit for bit, and splits over micro-batches and ranks alike."""
 
 import json
 import os

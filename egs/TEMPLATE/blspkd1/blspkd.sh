@@ -162,7 +162,9 @@ if stage evaluate; then
                           --output "${exp}/decode_*_%s")
     else
         decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
-        inference_words+=(--transcripts "${exp}/asr_{set}")
+        read_as=cascade
+        if [ "${reads}" = transcript ]; then read_as=text; fi
+        inference_words=(--systems "[${read_as}]" "${inference_words[@]}" --transcripts "${exp}/asr_{set}")
         decoder_identity=(--model llm "${llm}" --model reads "${reads}" --value "transcribe_args=${transcribe_args}"
                           --output "${exp}/decode_*_%s.*" --data "${datadir}/${train_set}" continuation.info.json)
         align_sets=

@@ -57,8 +57,7 @@ class Aligner:
 
 
 def boundaries(heard: np.ndarray, loudness: np.ndarray, frame_seconds: float) -> np.ndarray:
-    """heard [W, 2]: a first and last frame of each word; loudness [F] -> begin and end of each word in seconds [W, 2].
-    """
+    """First and last frame of each word [W, 2], loudness [F] -> begin and end in seconds [W, 2]."""
     smooth = np.convolve(np.pad(loudness, 1, mode="edge"), np.ones(3) / 3, mode="valid")
     cuts = [0.0]
     for before, after in zip(heard[:-1, 1].astype(int), heard[1:, 0].astype(int), strict=True):

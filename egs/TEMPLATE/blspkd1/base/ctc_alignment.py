@@ -63,8 +63,7 @@ def word_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[l
 
 
 def word_frames(spans: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """spans [U, 2] of tokens that belong to words [U] -> first and last frame of each word [W, 2]; NaN where unknown.
-    """
+    """spans [U, 2] of tokens of words [U] -> first and last frame of each word [W, 2]; NaN: unknown."""
     found = np.empty((words[-1] + 1, 2), dtype=np.float32)
     found[:, 0], found[:, 1] = np.inf, -np.inf
     np.minimum.at(found[:, 0], words, spans[:, 0])

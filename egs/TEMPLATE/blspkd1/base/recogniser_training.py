@@ -85,6 +85,7 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
                         min(options.warmup_steps, options.recogniser_steps // 2), options.batch_size, options.seed,
                         options.save_steps)
+
     def evaluate_and_save(into: Path) -> None:
         model.eval()
         results = {}
@@ -227,8 +228,7 @@ def number_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase,
 
 
 def next_words(transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[np.ndarray]:
-    """[U] for each utterance: the number of the word of the token after each token, -1 for special tokens and the end.
-    """
+    """[U] of each utterance: number of the word of the token after each token, -1 for a special one and the end."""
     special = set(tokenizer.all_special_ids)
     starts_word = [token.startswith("Ġ") for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     found = []

@@ -41,8 +41,7 @@ class Splice:
 
 def draw(utterances: dict[str, list[Utterance]], count: int, known: set[str], max_words: int,
          rng: random.Random) -> Iterator[tuple[Splice, str]]:
-    """Up to `count` splices of speakers' utterances and their texts, each of a speaker only once, none of them `known`.
-    """
+    """Up to `count` splices and their texts: each once a speaker, none of them `known`."""
     speakers = sorted(speaker for speaker, spoken in utterances.items() if len(spoken) > 1)
     made: set[tuple[str, str]] = set()
     for _ in range(count * ATTEMPTS if speakers else 0):
