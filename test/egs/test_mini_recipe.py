@@ -203,11 +203,11 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
         "budgets: {tiny: {max_steps: 4, max_utterances: 4}}\n")
     options = ["--stage", "compare", "--stop_stage", "compare", "--compare_budget", "tiny", "--test_sets", "test_heard",
                "--align_sets", "test_heard", "--noise_snr_db", "10", "--compare_args", "--save_steps 2"]
-    kill_when(recipe, options, "exp/compare_tiny/blspkd-seed1/checkpoint-2")
+    kill_when(recipe, options, "exp/compare_tiny/blsp-seed0/checkpoint-2")
     assert not list(recipe.glob("exp/compare_tiny/*.json"))
     result = run(recipe, *options, timeout=600)
     assert result.returncode == 0, result.stdout[-6000:]
-    assert re.search(r"6 runs of 5 systems, [01] of them done; [0-9]+ training steps to go, 2 at a time: about",
+    assert re.search(r"6 runs of 5 systems, [0-4] of them done; [0-9]+ training steps to go, 2 at a time: about",
                      result.stdout)
     folder = recipe / "exp" / "compare_tiny"
     rows = json.loads((folder / "results.json").read_text())
