@@ -13,7 +13,8 @@ from collections.abc import Callable
 SYSTEM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise the limit (ulimit -f)",
           errno.EROFS: "write to another place", errno.EACCES: "mend the permissions",
           errno.EPERM: "mend the permissions", errno.EIO: "the disk may be damaged", errno.ELOOP: "mend the links",
-          errno.EMFILE: "raise the limit (ulimit -n)"}
+          errno.EMFILE: "raise the limit (ulimit -n)", errno.ENAMETOOLONG: "give a shorter name",
+          errno.ENOTDIR: "name another place", errno.EISDIR: "name another place", errno.EEXIST: "name another place"}
 
 
 class BlspkdError(Exception):

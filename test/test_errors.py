@@ -21,6 +21,8 @@ def raising(error: BaseException):
      "error: a.txt: No space left on device; free some space and start the same command again\n"),
     (PermissionError(errno.EACCES, "Permission denied", "b"), 1,
      "error: b: Permission denied; mend the permissions and start the same command again\n"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "c/d"), 1,
+     "error: c/d: Not a directory; name another place and start the same command again\n"),
     (KeyboardInterrupt(), 130, "interrupted; start the same command again to go on from here\n"),
 ])
 def test_what_a_user_can_mend_is_one_message(capsys, error, status, said):

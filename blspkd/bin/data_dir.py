@@ -150,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     option(splitting, "--per-utt", action="store_true", help="speakers need not stay together: DIR/splitNUMBERutt")
     joining = verb(combine, "join directories of different utterances", "DEST")
     joining.add_argument("sources", nargs="+", metavar="SRC_DIR")
+    option(joining, "--extra-files", metavar="FILES", help="Kaldi's option; here every file is joined")
+    option(joining, "--skip-fix", metavar="true|false", help="Kaldi's option; here nothing needs to be fixed")
     verb(stats, "print figures", "DIR")
     measuring = verb(durations, "open every recording and write utt2dur; lists the audio that cannot be used", "DIR")
     verb(choose_channel, "use one channel of every recording: writes reco2channel", "DIR").add_argument(

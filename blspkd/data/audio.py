@@ -24,11 +24,15 @@ import numpy as np
 import soundfile
 import soxr
 
+from blspkd.data.kaldi_archive import open_entry
+from blspkd.data.mp3 import count_samples
 from blspkd.errors import AudioError
 
+USUAL_RATE = 16000  # Hz, of what speech encoders read
 MAX_OVERSHOOT = 0.5  # seconds a segment may reach past the end of its recording: as Kaldi's extract-segments
 MAX_PEAK = 8.0  # float samples above 1 are clipped; far above they are on another scale, e.g. that of 16 bit integers
 MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its header announces: three frames
+MP3_EXTRA = 5 * 1152  # samples that its frames may hold beyond that: the encoder's delay and padding, its first frame
 MP3_LEAD = 2.0  # seconds decoded before an mp3 segment: its first frames need bits from the frames before them
 STREAMED = 0x7FFF0000  # a wav header with at least this many bytes was written to a pipe: the length is the file's
 UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the header has none
@@ -36,7 +40,10 @@ UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the he
 _BLOCK = 1 << 20  # samples
 _WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 _ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
-_CHUNK_CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# What libsndfile's log says of a file that was cut short: wav and aiff, Wave64, Sun AU; RF64.
+_CUT_SHORT = (
+    re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (?P<told>\d+) \(should be (?P<found>\d+)\)", re.MULTILINE),
+    re.compile(r"frame count (?P<found>\d+) does not match value from 'ds64' chunk of (?P<told>\d+)"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class AudioSource:
     channel: int | None = None
 
 
-def load(source: AudioSource | str, sampling_rate: int = 16000) -> np.ndarray:
+def load(source: AudioSource | str, sampling_rate: int = USUAL_RATE) -> np.ndarray:
     """Samples of `source`: float32 [samples] in [-1, 1] at `sampling_rate` Hz; raises AudioError."""
     source = _as_source(source)
     with _open(source.path) as file:
@@ -66,7 +73,7 @@ def load(source: AudioSource | str, sampling_rate: int = 16000) -> np.ndarray:
 
 
 def duration(source: AudioSource | str) -> float:
-    """Seconds of `source`, from the header; raises AudioError wherever `load` would.
+    """Seconds of `source`, from the header; raises AudioError wherever `load` at the usual rate would.
 
     Samples are read only to make sure that the last one is there and, in float formats, that all are finite.
     """
@@ -130,6 +137,8 @@ def file_of(path: str) -> str:
 
 def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
     first, count = _frames(file, source)
+    if round(count * USUAL_RATE / file.samplerate) < 1:
+        raise AudioError(f"{_name(source)}: too short to be resampled to {USUAL_RATE} Hz; leave it out")
     if file.subtype in ("FLOAT", "DOUBLE"):
         _read(file, source)
     else:
@@ -203,7 +212,7 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
         if not status.st_size:
             raise AudioError(f"{path}: is an empty file; get it again or leave it out")
         with open(place, "rb") as raw:
-            window = raw if place == path else _entry(raw, int(path.rpartition(":")[2]), path)
+            window = raw if place == path else open_entry(raw, int(path.rpartition(":")[2]), path)
             with soundfile.SoundFile(window) as file:
                 _check_complete(file, window, path)
                 yield file
@@ -228,9 +237,11 @@ def _compression(place: str) -> str:
 def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> None:
     log = file.extra_info
     expected, found = file.frames, file.frames
-    cut = _CHUNK_CUT_SHORT.search(log)
-    if cut and int(cut[1]) < STREAMED:
-        expected, found = int(cut[1]), int(cut[2])
+    for pattern in _CUT_SHORT:
+        cut = pattern.search(log)
+        if cut and int(cut["told"]) < STREAMED:
+            expected, found = int(cut["told"]), int(cut["found"])
+            break
     if file.format == "NIST":
         position = raw.tell()
         raw.seek(0)
@@ -241,54 +252,12 @@ def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> 
         raise AudioError(f"{path}: the file is truncated; get it again or leave it out")
     if not file.frames:
         raise AudioError(f"{path}: holds no samples; leave it out")
+    if file.format == "MP3" and (real := count_samples(raw)) > file.frames + MP3_EXTRA:
+        found, told = real / file.samplerate, file.frames / file.samplerate
+        raise AudioError(f"{path}: only {told:.2f} of its {found:.2f} s would be read (variable bit rate without a "
+                         "Xing header, or several files joined?); convert it to flac")
     if file.frames >= UNKNOWN_LENGTH:
         raise AudioError(f"{path}: does not say how long it is (written to a pipe?); convert it to wav")
-
-
-class _Window(io.RawIOBase):
-    """`length` bytes of an open file from `start` on, as a file of its own."""
-
-    def __init__(self, file: io.BufferedIOBase, start: int, length: int):
-        self.file, self.start, self.length, self.position = file, start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def readinto(self, buffer) -> int:
-        wanted = min(len(buffer), max(0, self.length - self.position))
-        self.file.seek(self.start + self.position)
-        data = self.file.read(wanted)
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-
-def _entry(file: io.BufferedIOBase, offset: int, path: str) -> _Window:
-    """The audio file inside a Kaldi archive at `offset`."""
-    file.seek(offset)
-    head = file.read(16)
-    if head[:4] == b"RIFF":
-        start, length = offset, 8 + int.from_bytes(head[4:8], "little")
-    elif head[:5] == b"AUDIO":  # kaldiio: width of the length, length, an encoded file
-        width = head[5] if len(head) > 5 else 0
-        start, length = offset + 6 + width, int.from_bytes(head[6 : 6 + width], "little")
-    else:
-        raise AudioError(f"{path}: there is no audio at this offset of the archive (matrices have no sampling rate); "
-                         "write the archive with Kaldi's wav-copy, and mend wav.scp")
-    if start + length > os.fstat(file.fileno()).st_size:
-        raise AudioError(f"{path}: the archive is truncated, or this entry's length is unknown; write it again")
-    return _Window(file, start, length)
 
 
 def _as_source(source: AudioSource | str) -> AudioSource:

@@ -5,6 +5,7 @@ lists every id. Texts are compared as words: letters and digits, without case, p
 """
 
 import json
+import math
 import os
 import re
 import unicodedata
@@ -22,7 +23,7 @@ from blspkd.data.kaldi_audio import map_tasks
 from blspkd.data.kaldi_dir import check_same_ids, read_sources
 from blspkd.data.kaldi_verbs import subset
 from blspkd.data.tables import read_table
-from blspkd.errors import AudioError, DataError
+from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.progress import progress_bar
 
 REPORT = "filter.json"
@@ -61,6 +62,14 @@ class Limits:
     duplicate_words: int = _limit(1, "test sentences of fewer words may occur in the training text")
     max_bad_ratio: float = _limit(0.1, "share of utterances with undecodable audio from which on the mistake is "
                                        "elsewhere: nothing is written")
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if math.isnan(value):
+                raise ConfigError(f"{name}: is not a number")
+        for name in ("max_clipping", "max_bad_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: is a share, from 0 to 1, and not {getattr(self, name):g}")
 
 
 @dataclass

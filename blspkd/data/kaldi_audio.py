@@ -22,6 +22,7 @@ from blspkd.errors import AudioError, DataError
 from blspkd.progress import progress, progress_bar
 
 BAD_AUDIO = ".bad_audio"  # `<utt-id> <what is wrong>`, written by `write_durations` if any are bad
+SHORTEST = 1e-4  # seconds in utt2dur, which has four decimals
 _SHOWN = 50
 _TASK_FILES = 32  # recordings in one task of a process
 _FILES_PER_PROCESS = 500  # starting a process takes as long as opening about as many headers
@@ -63,7 +64,7 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
             f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
             *listed, *more, "mend them, or leave them out:",
             f"  python -m blspkd.bin.data_dir fix {path} --remove {path / BAD_AUDIO}"]))
-    write_table(path / "utt2dur", {utt_id: f"{seconds:.4f}" for utt_id, seconds in found.items()})
+    write_table(path / "utt2dur", {utt_id: f"{max(seconds, SHORTEST):.4f}" for utt_id, seconds in found.items()})
     (path / BAD_AUDIO).unlink(missing_ok=True)
     return True
 

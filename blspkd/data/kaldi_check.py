@@ -12,8 +12,8 @@ from pathlib import Path
 
 from blspkd.data.audio import file_of, is_command
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, parse_segment
-from blspkd.data.kaldi_files import Follows, data_files, known_file
-from blspkd.data.tables import parse_json_string, scan_lines
+from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
+from blspkd.data.tables import key_problem, parse_json_string, scan_lines
 from blspkd.errors import DataError
 from blspkd.progress import progress_bar
 
@@ -90,6 +90,9 @@ class _Checker:
         lines = sum(_count_lines(file) for name, file in files.items()
                     if known_file(name) not in (None, Follows.NOTHING, Follows.SPEAKERS))
         self.bar = progress_bar(f"validate {self.path}", total=lines, unit="line") if lines > _BAR_FROM_LINES else None
+        for entry in self.path.iterdir():
+            if entry.name not in files and known_file(entry.name) not in (None, Follows.NOTHING):
+                self.add(entry.name, "not a file", f"{entry} is a folder, a broken link or a special file")
         needed = ["utt2spk", "spk2utt"] + ["text"] * need_text + ["wav.scp"] * need_audio
         for name in needed:
             if name not in files:
@@ -133,8 +136,8 @@ class _Checker:
             if key in self.ids:
                 self.add("utt2spk", "duplicate id", f"utt2spk:{number}: {key} stands here a second time")
                 continue
-            if value.strip() and len(value.split()) > 1:
-                self.add("utt2spk", "bad value", f"utt2spk:{number}: {key}: speaker {value!r} holds a blank")
+            if value and value not in interned and (problem := key_problem(value)):
+                self.add("utt2spk", "bad value", f"utt2spk:{number}: {key}: speaker: {problem}")
             self.ids[key] = len(self.speakers)
             self.speakers.append(interned.setdefault(value, value))
         if not self.ids:
@@ -166,10 +169,14 @@ class _Checker:
         archives: dict = {}
 
         def check(number: int, key: str, value: str) -> None:
-            if self.check_files and value and not is_command(value):
+            problem = None
+            if is_command(value):
+                if not (value.endswith("|") and value[:-1].strip()):
+                    problem = ("bad value", f"{value!r} is neither a file nor a command that writes audio")
+            elif self.check_files and value:
                 problem = audio_file_problem(value, archives)
-                if problem:
-                    self.add("wav.scp", problem[0], f"wav.scp:{number}: {key}: {problem[1]}")
+            if problem:
+                self.add("wav.scp", problem[0], f"wav.scp:{number}: {key}: {problem[1]}")
 
         if not with_segments:
             self.check_ids("wav.scp", "no audio: not in wav.scp", check)
@@ -201,7 +208,7 @@ class _Checker:
         unknown: set[str] = set()
         for number, key, value in self.rows(name):
             index = self.ids.get(key)
-            if key in unknown or (index is not None and seen[index]):
+            if name not in SEVERAL_LINES and (key in unknown or (index is not None and seen[index])):
                 self.add(name, "duplicate id", f"{name}:{number}: {key} stands here a second time")
             if index is None:
                 unknown.add(key)

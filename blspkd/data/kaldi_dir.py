@@ -51,8 +51,9 @@ class KaldiDir:
         speakers = read_table(path / "utt2spk")
         if not speakers:
             raise DataError(f"{path / 'utt2spk'}: holds no utterance")
-        texts = read_table(path / "text") if need_text or (path / "text").exists() else {}
-        if texts:
+        texts = {}
+        if need_text or (path / "text").exists():
+            texts = read_table(path / "text")
             check_same_ids(path, speakers, texts, "text")
         if need_audio or (path / "wav.scp").exists():
             sources = read_sources(path, need_audio, channel)
@@ -98,7 +99,7 @@ def parse_segment(value: str) -> tuple[str, float, float | None, int | None]:
     fields = value.split()
     if len(fields) not in (3, 4):
         raise ValueError(f"expected `<recording> <start> <end> [<channel>]`, found {value!r}")
-    start, end = float(fields[1]), float(fields[2])
+    start, end = _seconds(fields[1]), _seconds(fields[2])
     last = None if end == -1 else end
     if not (0 <= start < float("inf")) or not (last is None or start < last < float("inf")):
         raise ValueError(f"from {fields[1]} s to {fields[2]} s is not a stretch of time")
@@ -112,9 +113,16 @@ def parse_channel(value: str) -> int:
     return int(value)
 
 
+def _seconds(value: str) -> float:
+    """As other tools would read it: Python alone takes `1_0` and the digits of all scripts."""
+    if "_" in value or not value.isascii():
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
 def parse_duration(value: str) -> float:
     """Seconds above 0; ValueError says what is wrong."""
-    seconds = float(value)
+    seconds = _seconds(value)
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{value!r} is not a number of seconds above 0")
     return seconds

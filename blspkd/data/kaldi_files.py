@@ -1,8 +1,9 @@
 """Which files of a data directory follow which ids: what subset, split, combine and fix have to carry along.
 
-By name: `text`, `text.<task>`, `segments`, `utt2*`, `instruction` and `continuation` have a line per utterance,
-`wav.scp` and `reco2*` per recording (which is the utterance where there is no `segments`), `spk2*` per speaker. Any
-other table is recognised by its first line's first field. What is none of these belongs to the directory as a whole (a
+By name: `text`, `text.<task>`, `segments`, `utt2*`, `instruction`, `continuation` and Kaldi's `feats.scp` and `vad.scp`
+have a line per utterance, `word_times` several, `wav.scp` and `reco2*` one per recording (which is the utterance where
+there is no `segments`), `spk2*` and `cmvn.scp` one per speaker. Any other table is recognised by its first line's first
+field. What is none of these belongs to the directory as a whole (a
 README, say). Hidden files and folders (`.backup`, `split4`) are no part of the data.
 """
 
@@ -10,7 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 INFO = "continuation.info.json"
-_PER_UTTERANCE = ("text", "segments", "instruction", "continuation")
+SEVERAL_LINES = ("word_times",)  # of one utterance
+_PER_UTTERANCE = ("text", "segments", "instruction", "continuation", "feats.scp", "vad.scp", *SEVERAL_LINES)
 
 
 class Follows(Enum):
@@ -30,7 +32,7 @@ def known_file(name: str) -> Follows | None:
         return Follows.UTTERANCES
     if name == "wav.scp" or name.startswith("reco2"):
         return Follows.RECORDINGS
-    return Follows.SPEAKERS if name.startswith("spk2") else None
+    return Follows.SPEAKERS if name.startswith("spk2") or name == "cmvn.scp" else None
 
 
 def data_files(path: Path) -> list[Path]:

@@ -3,7 +3,7 @@ it is in `utt2spk`, in `text` (with words) and in the audio tables, those of the
 
 Nothing is guessed: of two lines with the same id and different values neither stays. Files that have to change are
 kept in `.backup/` (a second backup of `text` is called `text.1`); the others, and tables of unknown names, are not
-touched.
+touched. Recordings that no segment cuts go, and what tables by speaker say of speakers who have gone.
 """
 
 import os
@@ -15,8 +15,8 @@ from blspkd.atomic import atomic_path
 from blspkd.data.audio import is_command
 from blspkd.data.kaldi_check import SHOWN, audio_file_problem
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, parse_segment
-from blspkd.data.kaldi_files import Follows, data_files, known_file
-from blspkd.data.tables import parse_json_string, scan_lines
+from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
+from blspkd.data.tables import key_problem, parse_json_string, scan_lines
 from blspkd.errors import DataError
 
 _PARSERS = {"segments": parse_segment, "utt2dur": parse_duration, "continuation": parse_json_string,
@@ -36,13 +36,13 @@ def fix(path: str | os.PathLike, *, check_files: bool = True, remove: Iterable[s
         raise DataError(f"{path}: is no data directory: there is neither utt2spk nor spk2utt")
     done: list[str] = []
     tables = {file.name: _read(file, done) for file in data_files(path)
-              if known_file(file.name) not in (None, Follows.NOTHING, Follows.SPEAKERS)}
+              if known_file(file.name) not in (None, Follows.NOTHING) and file.name not in ("spk2utt", *SEVERAL_LINES)}
     if "utt2spk" not in tables:
         tables["utt2spk"] = {utt_id: speaker for speaker, value in _read(path / "spk2utt", done).items()
                              for utt_id in value.split()}
         done.append("utt2spk: made from spk2utt")
-    _drop(tables["utt2spk"], [key for key, value in tables["utt2spk"].items() if len(value.split()) != 1],
-          "utt2spk: {} without exactly one speaker removed: {}", done)
+    _drop(tables["utt2spk"], [key for key, value in tables["utt2spk"].items() if key_problem(value)],
+          "utt2spk: {} without exactly one speaker, whose name can be an id, removed: {}", done)
     if check_files and "wav.scp" in tables:
         archives: dict = {}
         _drop(tables["wav.scp"], [key for key, value in tables["wav.scp"].items()
@@ -55,16 +55,41 @@ def fix(path: str | os.PathLike, *, check_files: bool = True, remove: Iterable[s
     keep = _utterances_to_keep(tables, set(remove), done)
     if not keep:
         raise DataError(f"{path}: no utterance would be left; nothing was changed\n  " + "\n  ".join(done))
-    by_recording = "segments" in tables
-    for name, rows in tables.items():
-        if known_file(name) is Follows.UTTERANCES or (known_file(name) is Follows.RECORDINGS and not by_recording):
-            _drop(rows, [key for key in rows if key not in keep], name + ": {} not in the directory's utterances: {}",
-                  done if name not in ("utt2spk", "text", "segments", "wav.scp") else [])
+    _drop_others(tables, keep, done)
     tables["spk2utt"] = spk2utt(tables["utt2spk"])
     changed = [name for name, rows in tables.items() if _replace(path / name, rows)]
+    changed += [name for name in SEVERAL_LINES if (path / name).is_file() and _keep_lines(path / name, keep, done)]
     if changed:
         done.append(f"written anew: {', '.join(sorted(changed))}; what was there before is in {path / '.backup'}")
     return done if changed else []
+
+
+def _drop_others(tables: dict[str, dict[str, str]], keep: set[str], done: list[str]) -> None:
+    """Leave only the lines of the utterances `keep`, of their recordings and of their speakers."""
+    cut = tables.get("segments")
+    recordings = {value.split()[0] for key, value in cut.items() if key in keep} if cut is not None else keep
+    speakers = {tables["utt2spk"][utt_id] for utt_id in keep}
+    ids = {Follows.UTTERANCES: keep, Follows.RECORDINGS: recordings, Follows.SPEAKERS: speakers}
+    told = () if cut is None else ("wav.scp",)  # elsewhere these were told about as utterances
+    for name, rows in tables.items():
+        kind = known_file(name)
+        _drop(rows, [key for key in rows if key not in ids[kind]],
+              f"{name}: {{}} not in the directory's {kind.value}: {{}}",
+              done if name not in ("utt2spk", "text", "segments", "wav.scp") or name in told else [])
+
+
+def _keep_lines(file: Path, keep: set[str], done: list[str]) -> bool:
+    """Take the lines of other utterances than `keep` out of a file with several lines of one; False if it has none."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    wanted = {utt_id.encode() for utt_id in keep}
+    kept = [line for line in lines if line.split(None, 1)[:1] and line.split(None, 1)[0] in wanted]
+    if len(kept) == len(lines):
+        return False
+    back_up(file)
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(b"".join(kept))
+    done.append(f"{file.name}: {len(lines) - len(kept)} lines of other utterances removed")
+    return True
 
 
 def spk2utt(utt2spk: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.kaldi_files import Follows, data_files, known_file
-from blspkd.data.tables import open_table, read_table
+from blspkd.data.tables import key_problem, open_table, read_table, scan_lines
 from blspkd.errors import DataError
 
 
@@ -77,10 +77,19 @@ def of_list(path: str | os.PathLike, list_file: str | os.PathLike) -> list[str]:
 
 
 def read_ids(list_file: str | os.PathLike) -> list[str]:
-    """The first field of every line of `list_file`: any table, or a plain list of ids."""
+    """The first field of every line of `list_file`: any table, or a plain list of ids. Raises DataError."""
+    found = []
     with open_table(list_file) as lines:
-        fields = [line.split(None, 1) for line in lines]
-    return [field[0].decode("utf-8", "replace") for field in fields if field]
+        for number, line in enumerate(lines, 1):
+            fields = line.split(None, 1)
+            if not fields:
+                continue
+            key = fields[0].decode("utf-8", "replace")
+            problem = key_problem(key)
+            if problem:
+                raise DataError(f"{list_file}:{number}: {problem}; mend the line")
+            found.append(key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ def stats(path: str | os.PathLike) -> Stats:
         words += len(found)
         distinct.update(found)
         characters += len(utterance.text)
-    files = {file.name: len(read_table(file)) for file in data_files(directory.path)
+    files = {file.name: len({key for _, key, _ in scan_lines(file, lambda *_: None)})
+             for file in data_files(directory.path)
              if known_file(file.name) is Follows.UTTERANCES and file.name not in ("text", "utt2spk", "segments")}
     return Stats(len(directory), len({utterance.speaker for utterance in directory}),
                  len({utterance.audio.path for utterance in directory} - {""}), words, len(distinct), characters,

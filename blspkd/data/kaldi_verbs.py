@@ -1,10 +1,10 @@
 """Cut and join data directories: subset, split, combine, with the meaning of Kaldi's scripts of these names.
 
-Lines are carried over byte by byte, so that combining what was split gives the same files again. A directory appears
-whole or not at all; one that stands in its place and is a data directory is replaced.
+Directories have to be in order (`validate`), but for spk2utt and empty values. Lines are carried over byte by byte, but
+for blanks in front, so that combining what was split gives the same files again. A directory appears whole or not at
+all; one that stands in its place and is a data directory is replaced.
 """
 
-import json
 import os
 import shutil
 from bisect import bisect_left
@@ -14,12 +14,13 @@ from itertools import accumulate
 from pathlib import Path
 
 from blspkd.atomic import atomic_path
+from blspkd.data.continuation_info import combined_info, partial_info, renamed_info, write_info
+from blspkd.data.kaldi_check import report, validate
 from blspkd.data.kaldi_files import INFO, Follows, data_files, follows
 from blspkd.data.kaldi_fix import spk2utt
-from blspkd.data.tables import read_table, remedy, write_table
+from blspkd.data.tables import key_problem, read_table, remedy, write_table
 from blspkd.errors import DataError
 
-_INFO_SETTINGS = ("model", "prompt", "generation", "identity")
 Lines = dict[bytes, list[bytes]]  # id -> its lines
 
 
@@ -27,7 +28,7 @@ def subset(source: str | os.PathLike, destination: str | os.PathLike, utterances
     """Write the `utterances` of `source` to the new data directory `destination`; returns how many they are."""
     source, destination = Path(source), Path(destination)
     part_of = dict.fromkeys(utterances, 0)
-    missing = part_of.keys() - _utt2spk(source).keys()
+    missing = part_of.keys() - _checked(source).keys()
     if missing:
         raise DataError(f"{source}: {len(missing)} of the utterances asked for are not there, e.g. {min(missing)}")
     if not part_of:
@@ -45,7 +46,7 @@ def copy(source: str | os.PathLike, destination: str | os.PathLike, utt_id: Call
     would get one name.
     """
     source, destination = Path(source), Path(destination)
-    utt2spk = _utt2spk(source)
+    utt2spk = _checked(source)
     renamed = {utt_id(old): speaker(spoken_by) for old, spoken_by in utt2spk.items()}
     if len(renamed) < len(utt2spk):
         raise DataError(f"{source}: several utterances would get one name")
@@ -54,10 +55,7 @@ def copy(source: str | os.PathLike, destination: str | os.PathLike, utt_id: Call
     with new_directory(destination, [source]) as temporary:
         for name, kind in _kinds(source).items():
             if name == INFO:
-                info = _without_fingerprint(_read_info(source / name))
-                info["filtered"] = {reason: list(map(utt_id, ids))
-                                    for reason, ids in (info.get("filtered") or {}).items()}
-                _write_info(temporary / name, info)
+                write_info(temporary / name, renamed_info(source / name, utt_id))
             elif kind is Follows.NOTHING:
                 shutil.copyfile(source / name, temporary / name)
             elif name not in ("utt2spk", "spk2utt"):
@@ -75,7 +73,7 @@ def split(path: str | os.PathLike, parts: int, *, per_utt: bool = False) -> list
     A speaker stays in one part unless `per_utt`; parts are contiguous and as even as that allows.
     """
     path = Path(path)
-    speakers = _utt2spk(path)
+    speakers = _checked(path)
     groups: dict[str, list[str]] = {}
     for utt_id, speaker in speakers.items():
         groups.setdefault(utt_id if per_utt else speaker, []).append(utt_id)
@@ -95,6 +93,10 @@ def split(path: str | os.PathLike, parts: int, *, per_utt: bool = False) -> list
         part_of.update((utt_id, part) for group in members[first:last] for utt_id in group)
         first = last
     target = path / f"split{parts}{'utt' if per_utt else ''}"
+    foreign = [entry for entry in target.iterdir() if not (entry / "utt2spk").exists()] if target.is_dir() else []
+    if foreign:
+        raise DataError(f"{target}: would be replaced, but holds {foreign[0].name}, which is no part of a split; move "
+                        "it away")
     with atomic_path(target) as temporary:
         folders = [temporary / str(number) for number in range(1, parts + 1)]
         for folder in folders:
@@ -115,7 +117,7 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
     origin: dict[str, Path] = {}
     kinds: dict[str, Follows] = {}
     for source in sources:
-        own = _utt2spk(source)
+        own = _checked(source)
         for utt_id in own:
             if utt_id in origin:
                 raise DataError(f"utterance {utt_id} is in {origin[utt_id]} and in {source}; give the ids of one a "
@@ -130,7 +132,7 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
             if name == "text" and having != sources:
                 raise DataError(f"{name} is in {having[0]} but not in all of the directories to combine")
             if name == INFO:
-                _write_info(temporary / name, _combined_info(having))
+                write_info(temporary / name, combined_info(having))
             elif kind is Follows.NOTHING:
                 if len({(source / name).read_bytes() for source in having}) > 1:
                     notes.append(f"{name}: differs between the directories, left out")
@@ -165,7 +167,9 @@ def _distribute(source: Path, folders: list[Path], part_of: Mapping[str, int]) -
         if kind is Follows.NOTHING:
             for part, folder in enumerate(folders):
                 if name == INFO:
-                    _write_info(folder / name, _partial_info(source, part_of, part))
+                    members = {utt_id for utt_id, number in part_of.items() if number == part}
+                    written = _lines(source / "continuation") if (source / "continuation").exists() else {}
+                    write_info(folder / name, partial_info(source / name, members, map(bytes.decode, written)))
                 else:
                     shutil.copyfile(source / name, folder / name)
             continue
@@ -201,6 +205,16 @@ def _kinds(source: Path) -> dict[str, Follows]:
     return {file.name: follows(file, utterances, recordings, speakers) for file in data_files(source)}
 
 
+def _checked(path: Path) -> dict[str, str]:
+    """utt2spk of a directory that is in order, as far as that matters to its lines. Raises DataError."""
+    speakers = _utt2spk(path)
+    problems = [problem for problem in validate(path, need_text=False, need_audio=False, check_files=False)
+                if problem.file != "spk2utt" and problem.kind not in ("no value", "not sorted", "blank line")]
+    if problems:
+        raise DataError(report(path, problems))
+    return speakers
+
+
 def _utt2spk(path: Path) -> dict[str, str]:
     if not (path / "utt2spk").exists():
         raise DataError(f"{path}: there is no utt2spk; is this a data directory?\n{remedy(path)}")
@@ -208,13 +222,21 @@ def _utt2spk(path: Path) -> dict[str, str]:
 
 
 def _lines(file: Path) -> Lines:
-    """The lines of `file` by their first field, each with its line feed."""
+    """The lines of `file` by their first field, each with its line feed. Raises DataError for what can be no id."""
     found: Lines = {}
     with open(file, "rb") as stream:
-        for line in stream:
+        for number, line in enumerate(stream, 1):
+            line = line.lstrip(b" \t")
             key = line.split(None, 1)[:1]
-            if key:
-                found.setdefault(key[0], []).append(line if line.endswith(b"\n") else line + b"\n")
+            if not key:
+                continue
+            try:
+                problem = key_problem(key[0].decode())
+            except UnicodeDecodeError:
+                problem = "the id is not valid UTF-8"
+            if problem:
+                raise DataError(f"{file}:{number}: {problem}; mend the line or remove the file")
+            found.setdefault(key[0], []).append(line if line.endswith(b"\n") else line + b"\n")
     return found
 
 
@@ -222,58 +244,6 @@ def _write(file: Path, table: Lines) -> None:
     with open(file, "wb") as stream:
         for key in sorted(table):
             stream.writelines(table[key])
-
-
-def _partial_info(source: Path, part_of: Mapping[str, int], part: int) -> dict:
-    """`continuation.info.json` for one part: the same settings, its own counts, no fingerprint of the whole."""
-    info = _read_info(source / INFO)
-    members = {utt_id for utt_id, number in part_of.items() if number == part}
-    written = _lines(source / "continuation") if (source / "continuation").exists() else {}
-    filtered = {reason: [utt_id for utt_id in utt_ids if utt_id in members]
-                for reason, utt_ids in (info.get("filtered") or {}).items()}
-    counts = {"utterances": len(members), "written": sum(utt_id.encode() in written for utt_id in members),
-              "filtered": {reason: len(utt_ids) for reason, utt_ids in filtered.items() if utt_ids}}
-    return _without_fingerprint(info) | {
-        "counts": counts, "filtered": {reason: utt_ids for reason, utt_ids in filtered.items() if utt_ids}}
-
-
-def _combined_info(sources: list[Path]) -> dict:
-    """One `continuation.info.json` for all: settings have to agree, counts add up."""
-    infos = [_read_info(source / INFO) for source in sources]
-    counts: dict = {}
-    filtered: dict[str, list[str]] = {}
-    for source, info in zip(sources, infos, strict=True):
-        for key in _INFO_SETTINGS:
-            if info.get(key) != infos[0].get(key):
-                raise DataError(f"{source / INFO}: the continuations were written with another {key} than those of "
-                                f"{sources[0]}; write them again with the same settings, or remove them from one")
-        _add_counts(counts, info.get("counts") or {})
-        for reason, utt_ids in (info.get("filtered") or {}).items():
-            filtered[reason] = sorted(filtered.get(reason, []) + utt_ids)
-    return _without_fingerprint(infos[0]) | {"counts": counts, "filtered": filtered}
-
-
-def _without_fingerprint(info: Mapping) -> dict:
-    return {key: value for key, value in info.items() if key != "fingerprint"}
-
-
-def _add_counts(total: dict, more: Mapping) -> None:
-    for key, value in more.items():
-        if isinstance(value, Mapping):
-            _add_counts(total.setdefault(key, {}), value)
-        elif isinstance(value, int):
-            total[key] = total.get(key, 0) + value
-
-
-def _read_info(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file}: is not valid JSON: {error}; run stage 2 again") from None
-
-
-def _write_info(file: Path, info: Mapping) -> None:
-    file.write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Every format comes out as the same samples, and what cannot be used is refused by name."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from blspkd.data.audio import AudioSource, copy_to_wav, duration, load
+from blspkd.data.mp3 import _frame, count_samples
 from blspkd.errors import AudioError
 
 RATE = 16000
@@ -351,3 +353,57 @@ def test_real_recordings_load(real_speech, pattern):
         assert 0.001 < np.sqrt(np.mean(samples**2)) < 0.5
         part = load(AudioSource(str(path), 0.25, 0.75))
         assert np.array_equal(part, samples[4000:12000])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_mp3_that_hides_its_length_is_refused(tmp_path, rate, channels):
+    samples = tone(9.0, rate, channels)
+    samples[3 * rate:] *= 0.001
+    path = tmp_path / "whole.mp3"
+    soundfile.write(path, samples, rate, format="MP3", bitrate_mode="VARIABLE")
+    assert duration(AudioSource(str(path), channel=0)) == pytest.approx(9.0, abs=0.1)
+    data = path.read_bytes()
+    second = _frame(data, 0).size  # the first frame holds the length and no sound
+    for name, contents in {"no length": data[second:], "joined": data + data, "tagged": data + b"ID3" + data}.items():
+        (tmp_path / name).write_bytes(contents)
+        for read in (duration, load):
+            with pytest.raises(AudioError, match=f"{name}: only .* s would be read"):
+                read(AudioSource(str(tmp_path / name), channel=0))
+
+
+def test_mp3_of_constant_rate_needs_no_length(tmp_path):
+    path = tmp_path / "whole.mp3"
+    soundfile.write(path, tone(9.0), RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5)
+    data = path.read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(data[_frame(data, 0).size:])
+    assert duration(str(tmp_path / "cut.mp3")) == pytest.approx(9.0, abs=0.15)
+
+
+def test_frames_of_mp3_are_counted_between_tags(tmp_path):
+    path = tmp_path / "whole.mp3"
+    soundfile.write(path, tone(2.0), RATE, format="MP3")
+    data = path.read_bytes()
+    whole = count_samples(io.BytesIO(data))
+    assert 0 <= whole - 2 * RATE <= 5 * 1152
+    tag = b"ID3\x04\x00\x00\x00\x00\x01\x01" + b"\xff\xfb\x90\x00" + bytes(125)  # what looks like a frame is in it
+    assert count_samples(io.BytesIO(tag + data + b"TAG" + bytes(125))) == whole
+    assert count_samples(io.BytesIO(data + tag + data)) == 2 * whole
+    assert count_samples(io.BytesIO(b"")) == count_samples(io.BytesIO(bytes(5000) + b"\xff")) == 0
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AU", "AIFF"])
+def test_half_a_file_is_refused_in_every_format_with_a_header(tmp_path, form):
+    data = Path(write(tmp_path / "whole", tone(6.0), form=form)).read_bytes()
+    (tmp_path / "half").write_bytes(data[: len(data) // 2])
+    for read in (duration, load):
+        with pytest.raises(AudioError, match="half: the file is truncated"):
+            read(str(tmp_path / "half"))
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 44100), (3, 192000)])
+def test_what_is_too_short_to_be_resampled_has_no_duration(tmp_path, count, rate):
+    path = write(tmp_path / "short.wav", np.ones((count, 1), np.float32) / 3, rate)
+    for read in (duration, load):
+        with pytest.raises(AudioError, match="too short to be resampled"):
+            read(path)

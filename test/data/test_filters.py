@@ -1,6 +1,7 @@
 """Every filter leaves out what it is for, counts it, and names it in the report."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from blspkd.data.filters import REASONS, Limits, count_tokens, filter_dir, judge, words
 from blspkd.data.kaldi_check import validate
 from blspkd.data.tables import read_table
-from blspkd.errors import DataError
+from blspkd.errors import ConfigError, DataError
 
 RATE = 16000
 
@@ -141,3 +142,9 @@ def test_what_no_limit_excludes_is_kept(seconds, tokens, level, clipped):
     assert judge((seconds, level, clipped), tokens, limits) == ("", "")
     reason, why = judge((seconds, level, clipped), tokens, Limits())
     assert reason in ("", *REASONS) and bool(reason) == bool(why)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_duration", math.nan), ("max_bad_ratio", 5), ("max_clipping", -0.1)])
+def test_limits_that_limit_nothing_are_refused(name, value):
+    with pytest.raises(ConfigError, match=name):
+        Limits(**{name: value})

@@ -9,6 +9,7 @@ import soundfile
 
 from blspkd.data import kaldi_audio
 from blspkd.data.kaldi_audio import choose_channel, materialize, write_durations
+from blspkd.data.kaldi_check import validate
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.tables import read_table
 from blspkd.errors import AudioError, DataError
@@ -154,3 +155,9 @@ def test_commands_that_give_no_audio_are_refused(make_dir, tmp_path, entry):
     with pytest.raises(DataError, match="ann-1: .*gives no audio"):
         materialize(make_dir(wav__scp=[f"ann-1 {entry}"]), tmp_path / "dump", allow_pipes=True)
     assert not (tmp_path / "dump").exists()
+
+
+def test_the_shortest_audio_has_a_duration_that_can_be_read(make_dir):
+    folder = make_dir()
+    soundfile.write(folder.parent / "audio" / "ann-1.wav", [0.5], 16000)
+    assert write_durations(folder) and validate(folder) == []

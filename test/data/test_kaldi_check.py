@@ -99,3 +99,29 @@ def test_text_and_audio_are_not_asked_for_where_they_are_not_needed(make_dir):
 def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such data directory"):
         validate(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("entry", ["|", "| cat", "-", "  |"])
+def test_an_entry_that_is_neither_file_nor_command(make_dir, entry):
+    folder = make_dir()
+    first, rest = (folder / "wav.scp").read_text().split("\n", 1)
+    (folder / "wav.scp").write_text(f"ann-1 {entry}\n{rest}")
+    [problem] = validate(folder)
+    assert problem.kind == "bad value" and "ann-1" in problem.examples[0]
+
+
+def test_a_folder_in_the_place_of_a_file(make_dir):
+    folder = make_dir()
+    (folder / "segments").mkdir()
+    assert [(problem.file, problem.kind) for problem in validate(folder)] == [("segments", "not a file")]
+
+
+def test_several_lines_of_an_utterance_are_right_where_words_have_times(make_dir):
+    folder = make_dir(word_times=["ann-1 0 1 some", "ann-1 1 2 words"])
+    assert validate(folder) == []
+
+
+@pytest.mark.parametrize("times", ["0 1_0", "0 \u0661", "0 ten"])
+def test_numbers_are_those_of_every_tool(make_rich_dir, times):
+    folder = make_rich_dir(segments=[f"ann-1 rec1 {times}"])
+    assert ("segments", "bad value") in {(problem.file, problem.kind) for problem in validate(folder)}

@@ -135,3 +135,8 @@ def test_what_is_written_is_what_is_read(tmp_path, recordings, data):
     for name, field in (("utt2spk", "speaker"), ("text", "text"), ("utt2dur", "duration")):
         write_table(folder / name, {utt_id: str(getattr(item, field)) for utt_id, item in expected.items()})
     assert KaldiDir.read(folder).utterances == expected
+
+
+def test_an_empty_text_is_no_text(make_dir):
+    with pytest.raises(DataError, match="6 of the ids in utt2spk are not in text"):
+        KaldiDir.read(make_dir(text=""))

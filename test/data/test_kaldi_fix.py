@@ -166,3 +166,24 @@ def test_any_bytes_are_fixed_or_refused_and_nothing_is_lost(make_dir, tmp_path, 
 
 def test_spk2utt_is_utt2spk_turned_round():
     assert spk2utt({"b-2": "b", "a-1": "a", "b-1": "b"}) == {"a": "a-1", "b": "b-1 b-2"}
+
+
+def test_a_speaker_that_can_be_no_id_goes(make_dir):
+    folder = make_dir(utt2spk=["ann-1 ../x", "ann-2 -rf", "bob-1 $(reboot)", "bob-2 bob", "bob-3 bob", "cem-1 c;em"])
+    assert {problem.kind for problem in validate(folder) if problem.file == "utt2spk"} == {"bad value"}
+    assert "ann-1, ann-2, bob-1, cem-1" in "\n".join(fix(folder))
+    assert validate(folder) == [] and read_table(folder / "utt2spk") == {"bob-2": "bob", "bob-3": "bob"}
+
+
+def test_what_belongs_to_others_goes_everywhere(make_rich_dir):
+    folder = make_rich_dir(word_times=[f"{utt_id} {start} {start + 1} w" for utt_id in IDS for start in (0, 1)],
+                           text=TEXT[3:])
+    done = "\n".join(fix(folder))
+    assert "word_times: 6 lines of other utterances removed" in done
+    assert "wav.scp: 1 not in the directory's recordings: rec1" in done
+    assert "spk2gender: 1 not in the directory's speakers: ann" in done
+    assert [line.split()[0] for line in (folder / "word_times").read_text().splitlines()] == [
+        "bob-2", "bob-2", "bob-3", "bob-3", "cem-1", "cem-1"]
+    assert list(read_table(folder / "wav.scp")) == ["rec2"] and list(read_table(folder / "reco2channel")) == ["rec2"]
+    assert list(read_table(folder / "spk2gender")) == ["bob", "cem"]
+    assert (folder / ".backup" / "word_times").exists() and validate(folder) == [] and fix(folder) == []

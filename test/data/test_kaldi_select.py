@@ -62,3 +62,14 @@ def test_stats(make_rich_dir, make_dir, tmp_path):
 
 def test_stats_without_durations(make_dir):
     assert "run the verb durations" in str(select.stats(make_dir()))
+
+
+@pytest.mark.parametrize("contents", ["\ufeffann-2\n", "ann-2\n../x\n"])
+def test_lists_that_hold_what_can_be_no_id_are_refused(make_dir, tmp_path, contents):
+    (tmp_path / "list").write_text(contents, encoding="utf-8")
+    with pytest.raises(DataError, match=r"list:[12]: id .* must not contain"):
+        select.of_list(make_dir(), tmp_path / "list")
+
+
+def test_figures_count_utterances_where_each_has_several_lines(make_dir):
+    assert select.stats(make_dir(word_times=["ann-1 0 1 a", "ann-1 1 2 b"])).files == {"word_times": 1}

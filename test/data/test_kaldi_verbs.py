@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from blspkd.data.kaldi_check import validate
 from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.kaldi_fix import fix
 from blspkd.data.kaldi_verbs import combine, copy, split, subset
 from blspkd.data.tables import read_table
 from blspkd.errors import DataError
@@ -200,3 +201,64 @@ def test_unknown_or_no_utterances_are_refused(make_dir, tmp_path):
     with pytest.raises(DataError, match="no utt2spk"):
         subset(tmp_path / "audio", tmp_path / "sub", ["a"])
     assert not (tmp_path / "sub").exists()
+
+
+TEXT = [f"{utt_id} some words" for utt_id in IDS]
+BROKEN = {
+    "byte order mark": ({"text": "\ufeff" + "\n".join(TEXT) + "\n"}, "byte order mark"),
+    "carriage returns": ({"text": "\r\n".join(TEXT) + "\r\n"}, "carriage return"),
+    "not UTF-8": ({"text": b"ann-1 caf\xe9\n" + "\n".join(TEXT[1:]).encode()}, "invalid UTF-8"),
+    "an utterance without text": ({"text": TEXT[1:]}, "no transcript"),
+    "text without an utterance": ({"text": [*TEXT, "dan-1 words"]}, "not in utt2spk"),
+    "an unknown table with a byte order mark": (
+        {"emotion": ["ann-1 calm", "\ufeffbob-1 calm"]}, r"emotion:2: .*ufeff.*; mend the line"),
+    "an unknown table that is not UTF-8": ({"emotion": b"ann-1 calm\nb\xe9b-1 calm\n"}, "emotion:2: .*UTF-8"),
+}
+
+
+@pytest.mark.parametrize("verb", [
+    lambda folder, out: subset(folder, out, IDS[:4]), lambda folder, out: split(folder, 2),
+    lambda folder, out: combine(out, [folder]), lambda folder, out: copy(folder, out, "x-{}".format, "x-{}".format)],
+    ids=["subset", "split", "combine", "copy"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_not_in_order_is_neither_cut_nor_joined(make_dir, tmp_path, kind, verb):
+    files, message = BROKEN[kind]
+    folder = make_dir(**files)
+    with pytest.raises(DataError, match=message):
+        verb(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not list(folder.glob("split*"))
+
+
+def test_blanks_in_front_of_a_line_are_no_part_of_it(make_dir, tmp_path):
+    folder = make_dir(text=[f" \t{line}" for line in TEXT])
+    assert validate(folder) == []
+    copy(folder, tmp_path / "copy", "x-{}".format, "x-{}".format)
+    assert read_table(tmp_path / "copy" / "text") == {f"x-{utt_id}": "some words" for utt_id in IDS}
+    subset(folder, tmp_path / "some", IDS[:2])
+    assert read_table(tmp_path / "some" / "text") == dict.fromkeys(IDS[:2], "some words")
+
+
+def test_an_empty_transcript_is_carried_along(make_dir, tmp_path):
+    folder = make_dir(text=["ann-1", *TEXT[1:]])
+    subset(folder, tmp_path / "some", IDS[:2])
+    assert (tmp_path / "some" / "text").read_text() == "ann-1\nann-2 some words\n"
+
+
+def test_tables_with_stale_rows_are_cut_by_their_names(make_dir, tmp_path):
+    rows = ["aaa-1 x.ark:1", *(f"{utt_id} x.ark:2" for utt_id in IDS)]
+    for name in ("word_times", "feats.scp", "vad.scp"):
+        folder = make_dir(name, **{name.replace(".", "__"): rows})
+        fix(folder)
+        subset(folder, tmp_path / f"some {name}", IDS[:2])
+        assert list(read_table(tmp_path / f"some {name}" / name)) == IDS[:2]
+
+
+def test_a_folder_that_is_no_split_is_not_replaced(make_dir):
+    folder = make_dir()
+    (folder / "split2").mkdir()
+    (folder / "split2" / "mine").write_text("important")
+    with pytest.raises(DataError, match="split2: would be replaced, but holds mine"):
+        split(folder, 2)
+    assert (folder / "split2" / "mine").read_text() == "important"
+    (folder / "split2" / "mine").unlink()
+    assert split(folder, 2) == split(folder, 2)

@@ -15,6 +15,7 @@ import soundfile
 
 from blspkd.data.kaldi_check import validate
 from blspkd.data.tables import read_table
+from blspkd.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "egs" / "an4" / "blspkd1"
@@ -88,6 +89,25 @@ def finished(tmp_path_factory) -> Path:
     done = run(recipe, "./run.sh", *SMALL)
     assert done.returncode == 0, done.stdout[-5000:]
     return recipe
+
+
+# --- the corpus's own files ---
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda etc: (etc / "an4_train.fileids").write_text((etc / "an4_train.fileids").read_text() * 2),
+     "stands there more than once"),
+    (lambda etc: (etc / "an4_train.transcription").write_text((etc / "an4_train.transcription").read_text() * 2),
+     r"transcription:8: \(an1-fash-b\) stands here a second time"),
+    (lambda etc: (etc / "an4_train.transcription").write_bytes(b"<s> CAF\xc9 </s> (an1-fash-b)\n"),
+     "transcription: byte 8 is not valid UTF-8"),
+    (lambda etc: (etc / "an4_train.transcription").write_text("(an1-fash-b)\n"), "transcription:1: expected `WORDS"),
+    (lambda etc: (etc / "an4_train.fileids").unlink(), "fileids: there is no such file"),
+], ids=["fileid twice", "transcript twice", "Latin-1", "no words", "no fileids"])
+def test_a_corpus_that_is_not_in_order_is_refused(an4, tmp_path, change, message):
+    corpus = write_corpus(tmp_path)
+    change(corpus / "etc")
+    with pytest.raises(DataError, match=message):
+        an4("an4_dirs").read_part(corpus, "train")
 
 
 # --- answers by rule ---

@@ -373,6 +373,19 @@ def test_a_second_run_does_nothing(made, corpus):
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
 
 
+def test_order_and_number_of_inputs_are_noticed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BASE))
+    from base_output import describe
+    from train_recogniser import RecogniserOptions
+
+    places = [tmp_path / name / "data/text" for name in ("a", "b", "c")]
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.write_text(str(place))
+    found = [describe(RecogniserOptions(), (), order) for order in (places, places[::-1], places[1:])]
+    assert found[0] != found[1] and found[1] != found[2] and len(found[0]["inputs"]) == 3
+
+
 def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BASE))
     from base_output import RECORD, is_made
@@ -380,7 +393,7 @@ def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
     made_from = json.loads((made / "llm" / RECORD).read_text())["made_from"]
     assert is_made(made / "llm", made_from, "LLM")
     assert not is_made(made / "llm", {**made_from, "options": {**made_from["options"], "llm_steps": 3}}, "LLM")
-    assert not is_made(made / "llm", {**made_from, "inputs": {**made_from["inputs"], "lm/train.jsonl": "0"}}, "LLM")
+    assert not is_made(made / "llm", {**made_from, "inputs": {**made_from["inputs"], "1 lm/train.jsonl": "0"}}, "LLM")
     said = capsys.readouterr().out
     assert "llm_steps: 8 -> 3" in said and "train.jsonl changed" in said
 

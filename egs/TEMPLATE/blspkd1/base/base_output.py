@@ -31,9 +31,10 @@ def read_options(cls: type[Options], description: str) -> Options:
 
 
 def describe(options: object, outside: tuple[str, ...], inputs: list[Path]) -> dict:
-    """What decides the result: all options but those named in `outside`, and the inputs' checksums."""
+    """What decides the result: all options but those named in `outside`, and the inputs' checksums, in their order."""
     chosen = {key: value for key, value in dataclasses.asdict(options).items() if key not in outside}
-    return {"options": chosen, "inputs": {f"{path.parent.name}/{path.name}": _checksum(path) for path in inputs}}
+    return {"options": chosen, "inputs": {f"{number} {path.parent.name}/{path.name}": _checksum(path)
+                                          for number, path in enumerate(inputs, 1)}}
 
 
 def fingerprint(made_from: dict) -> str:

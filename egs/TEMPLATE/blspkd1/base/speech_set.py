@@ -65,7 +65,8 @@ def read_speech_set(paths: list[Path], extractor: WhisperFeatureExtractor) -> Sp
         words.append(label_frames(segments[utterance.utt_id], classes, len(mel), seconds) if known else
                      np.full(len(mel), RARE, dtype=np.int16))
     starts = np.concatenate([[0], np.cumsum([len(mel) for mel in frames])])
-    return SpeechSet(np.concatenate(frames), np.concatenate(words), starts, [u.text for u in utterances],
+    texts = [" ".join(utterance.text.split()) for utterance in utterances]
+    return SpeechSet(np.concatenate(frames), np.concatenate(words), starts, texts,
                      [segments.get(u.utt_id, []) for u in utterances], len(classes) + 1)
 
 

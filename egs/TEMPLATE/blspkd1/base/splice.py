@@ -105,12 +105,13 @@ def main() -> None:
                 raise DataError(f"{args.data_dir}/word_times: utterance {utterance.utt_id} has other words than in "
                                 "text; run base/align_words.py again")
             speakers[utterance.speaker].append(utterance)
-    known = {utterance.text for utterance in everything}
-    known |= set(read_table(args.forbidden).values()) if args.forbidden else set()
+    known = [utterance.text for utterance in everything]
+    known += read_table(args.forbidden).values() if args.forbidden else ()
 
     tables: dict[str, dict[str, str]] = defaultdict(dict)
     new_words, spoken_by = {}, defaultdict(list)
-    found = draw(speakers, args.count, known, args.max_words, random.Random(f"splice {args.seed}"))
+    found = draw(speakers, args.count, {" ".join(text.split()) for text in known}, args.max_words,
+                 random.Random(f"splice {args.seed}"))
     args.wav_dir.mkdir(parents=True, exist_ok=True)
     for number, (splice, text) in enumerate(progress(found, "splicing", total=args.count, unit="utt")):
         key = f"{splice.first.speaker}-splice-{number:06d}"

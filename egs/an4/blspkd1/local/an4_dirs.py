@@ -37,7 +37,12 @@ def read_part(an4: Path, part: str) -> list[Recording]:
         match = LINE.fullmatch(line)
         if not match or not match["text"].strip():
             raise DataError(f"{an4}/etc/an4_{part}.transcription:{number}: expected `WORDS (name)`, found {line!r}")
+        if match["name"] in transcripts:
+            raise DataError(f"{an4}/etc/an4_{part}.transcription:{number}: ({match['name']}) stands here a second time")
         transcripts[match["name"]] = " ".join(match["text"].lower().split())
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise DataError(f"{an4}/etc/an4_{part}.fileids: {twice} stands there more than once")
     recordings = []
     for file in files:
         name, speaker = Path(file).name, Path(file).parent.name
@@ -68,7 +73,10 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; name AN4's folder, which holds etc/ and wav/: AN4 in db.sh, "
                         'or --local_data_opts "--an4 DIR"')
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start + 1} is not valid UTF-8") from None
 
 
 @command
