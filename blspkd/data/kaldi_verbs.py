@@ -258,3 +258,6 @@ def new_directory(destination: Path, sources: list[Path]) -> Iterator[Path]:
     with atomic_path(destination) as temporary:
         temporary.mkdir()
         yield temporary
+        if (destination / "continuation").exists() and not (temporary / "continuation").exists():
+            raise DataError(f"{destination}: would be replaced, and its continuations be lost; remove it or choose "
+                            "another place")

@@ -262,3 +262,13 @@ def test_a_folder_that_is_no_split_is_not_replaced(make_dir):
     assert (folder / "split2" / "mine").read_text() == "important"
     (folder / "split2" / "mine").unlink()
     assert split(folder, 2) == split(folder, 2)
+
+
+def test_continuations_are_not_lost(make_dir, make_rich_dir, tmp_path):
+    source, written = make_dir(), make_rich_dir()
+    before = contents(written)
+    with pytest.raises(DataError, match="its continuations be lost"):
+        subset(source, written, IDS[:2])
+    assert contents(written) == before
+    combine(tmp_path / "again", [written])
+    combine(tmp_path / "again", [written])
