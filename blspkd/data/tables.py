@@ -7,8 +7,9 @@ The rules, for every such file (`text`, `utt2spk`, `wav.scp`, `text.qa` ...):
 - The value is the rest of the line, without the blanks (space, tab) at both ends, and is not empty. It is kept as it
   is: no Unicode normalisation (text that is not NFC stays so), inner tabs and runs of blanks stay, and characters that
   merely look like line ends or spaces (U+2028, U+00A0, U+3000) are text. Control characters are refused.
-- Keys must be safe as file names and in shell scripts: no blanks of any script, no control characters, none of
-  / \\ " ` $ ; | & < > * ?, no leading `-`, not `.` or `..`, at most 200 bytes.
+- Keys must be safe as file names and in shell scripts: no blanks of any script, no control characters, no marks that
+  nobody sees (zero width space, direction marks), none of / \\ " ` $ ; | & < > * ?, no leading `-`, not `.` or `..`, at
+  most 200 bytes.
 """
 
 import json
@@ -21,7 +22,8 @@ from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
 
 MAX_KEY_BYTES = 200
-_BAD_IN_KEY = re.compile(r"""[\s\x00-\x20\x7f-\x9f/\\"`$;|&<>*?\ufeff]|^-|^\.\.?$""")
+_BAD_IN_KEY = re.compile(r"""[\s\x00-\x20\x7f-\x9f/\\"`$;|&<>*?]|^-|^\.\.?$|"""
+                         r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 3  # problems in the message of one error

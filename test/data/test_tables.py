@@ -15,7 +15,8 @@ from blspkd.data.tables import (
 )
 from blspkd.errors import DataError
 
-keys = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters='/\\"`$;|&<>*?\ufeff'),
+INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060" + "".join(map(chr, [*range(0x202a, 0x202f), *range(0x2066, 0x206a)]))
+keys = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters='/\\"`$;|&<>*?' + INVISIBLE),
                min_size=1, max_size=20).filter(lambda key: key[0] != "-" and key not in (".", ".."))
 values = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\t  ")).map(lambda s: s.strip(" \t"))
 few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -82,6 +83,8 @@ def test_blanks_around_key_and_value_are_no_part_of_them(tmp_path, contents):
     (b"$(id) x\n", ["text:1: id '$(id)' must not contain '$'"]),
     (b"a;b x\n", ["text:1: id 'a;b' must not contain ';'"]),
     (b"a\\b x\n", ["text:1: id 'a\\\\b' must not contain"]),
+    ("a\u200bb x\n".encode(), ["text:1: id 'a\\u200bb' must not contain '\\u200b'"]),
+    ("a\u202eb x\n".encode(), ["text:1: id 'a\\u202eb' must not contain"]),
     ("a\u3000b x\n".encode(), ["text:1: id 'a\\u3000b' must not contain"]),
     (b"a" * 300 + b" x\n", ["text:1: id 'aaa", "longer than 200 bytes"]),
 ])
