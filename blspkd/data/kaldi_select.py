@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blspkd.data.kaldi_dir import KaldiDir
-from blspkd.data.kaldi_files import Follows, data_files, known_file
-from blspkd.data.tables import key_problem, open_table, read_table, scan_lines
+from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
+from blspkd.data.tables import key_problem, open_table, read_table
+from blspkd.data.word_times import read_word_times
 from blspkd.errors import DataError
 
 
@@ -84,8 +85,11 @@ def read_ids(list_file: str | os.PathLike) -> list[str]:
             fields = line.split(None, 1)
             if not fields:
                 continue
-            key = fields[0].decode("utf-8", "replace")
-            problem = key_problem(key)
+            try:
+                key = fields[0].decode()
+                problem = key_problem(key)
+            except UnicodeDecodeError:
+                problem = "the id is not valid UTF-8"
             if problem:
                 raise DataError(f"{list_file}:{number}: {problem}; mend the line")
             found.append(key)
@@ -132,7 +136,7 @@ def stats(path: str | os.PathLike) -> Stats:
         words += len(found)
         distinct.update(found)
         characters += len(utterance.text)
-    files = {file.name: len({key for _, key, _ in scan_lines(file, lambda *_: None)})
+    files = {file.name: len(read_word_times(file) if file.name in SEVERAL_LINES else read_table(file))
              for file in data_files(directory.path)
              if known_file(file.name) is Follows.UTTERANCES and file.name not in ("text", "utt2spk", "segments")}
     return Stats(len(directory), len({utterance.speaker for utterance in directory}),

@@ -6,6 +6,7 @@ Headers: ISO/IEC 11172-3 and 13818-3, layer III.
 """
 
 import io
+import mmap
 from dataclasses import dataclass
 
 _KBITS = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
@@ -22,10 +23,18 @@ class _Frame:
 
 def count_samples(raw: io.RawIOBase) -> int:
     """Samples per channel in all frames of layer III of an open file, whose position stays; 0 if there are none."""
-    position = raw.tell()
-    raw.seek(0)
-    data = raw.read()
-    raw.seek(position)
+    try:
+        with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:  # hours are not to fill the memory
+            return _count(data)
+    except io.UnsupportedOperation:  # an archive's entry
+        position = raw.tell()
+        raw.seek(0)
+        data = raw.read()
+        raw.seek(position)
+        return _count(data)
+
+
+def _count(data: bytes | mmap.mmap) -> int:
     place = total = 0
     while 0 <= place < len(data):
         frame = _frame(data, place)
@@ -44,7 +53,7 @@ def _tag_size(head: bytes) -> int:
     return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
 
 
-def _frame(data: bytes, place: int) -> _Frame | None:
+def _frame(data: bytes | mmap.mmap, place: int) -> _Frame | None:
     """The frame whose header is at `place`; None if there is no such header."""
     if place + 4 > len(data) or data[place] != 0xFF or data[place + 1] & 0xE0 != 0xE0:
         return None
@@ -57,7 +66,7 @@ def _frame(data: bytes, place: int) -> _Frame | None:
     return _Frame(samples // 8 * bits // _RATES[version][rate] + padding, samples)
 
 
-def _next_frame(data: bytes, place: int) -> int:
+def _next_frame(data: bytes | mmap.mmap, place: int) -> int:
     """Where the next frame begins that has another behind it, or ends the file; -1 if there is none."""
     while (place := data.find(b"\xff", place + 1)) >= 0:
         frame = _frame(data, place)

@@ -58,7 +58,7 @@ def make_rich_dir(make_dir) -> Callable[..., Path]:
             "text__qa": [f"{utt_id} yes" for utt_id in IDS[::2]],
             "instruction": [f"{utt_id} Repeat:  twice" for utt_id in IDS],
             "continuation": [f'{utt_id} "and so\\non"' for utt_id in IDS[1:]],
-            "word_times": [f"{utt_id} [[0.0, 0.05], [0.05, 0.1]]" for utt_id in IDS],
+            "word_times": [f"{utt_id} 0.0 0.05 word" for utt_id in IDS],
             "utt2lang": [f"{utt_id} en" for utt_id in IDS],
             "spk2gender": ["ann f", "bob m", "cem m"],
             "emotion": [f"{utt_id} neutral" for utt_id in IDS],

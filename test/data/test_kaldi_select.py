@@ -64,12 +64,18 @@ def test_stats_without_durations(make_dir):
     assert "run the verb durations" in str(select.stats(make_dir()))
 
 
-@pytest.mark.parametrize("contents", ["\ufeffann-2\n", "ann-2\n../x\n"])
+@pytest.mark.parametrize("contents", [b"\xef\xbb\xbfann-2\n", b"ann-2\n../x\n", b"ann-2\nb\xe9b-1\n"])
 def test_lists_that_hold_what_can_be_no_id_are_refused(make_dir, tmp_path, contents):
-    (tmp_path / "list").write_text(contents, encoding="utf-8")
-    with pytest.raises(DataError, match=r"list:[12]: id .* must not contain"):
+    (tmp_path / "list").write_bytes(contents)
+    with pytest.raises(DataError, match=r"list:[12]: .*id .*(must not contain|not valid UTF-8)"):
         select.of_list(make_dir(), tmp_path / "list")
 
 
 def test_figures_count_utterances_where_each_has_several_lines(make_dir):
     assert select.stats(make_dir(word_times=["ann-1 0 1 a", "ann-1 1 2 b"])).files == {"word_times": 1}
+
+
+@pytest.mark.parametrize("files", [{"utt2lang": "ann-1 en\nann-1 de\n"}, {"word_times": "ann-1 early late some\n"}])
+def test_figures_of_tables_that_are_not_in_order_are_refused(make_dir, files):
+    with pytest.raises(DataError, match="utt2lang:2|word_times:1"):
+        select.stats(make_dir(**files))
