@@ -14,23 +14,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
-import transformers
-
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config, save_config
-from blspkd.data.examples import make_examples
-from blspkd.data.features import FeatureExtractor
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
-from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import command
-from blspkd.generation.model_identity import model_identity
-from blspkd.models.speech_llm import SpeechLlm
-from blspkd.training.cache import open_caches
-from blspkd.training.checkpoint import complete_checkpoints
-from blspkd.training.objective import KdObjective
-from blspkd.training.run import check_unchanged, describe, prompt_of
-from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
 
 @command
@@ -47,6 +33,23 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_config(TrainConfig, options.config, overrides)
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
+
+    # Imported here, so that --help and mistakes in the options answer at once.
+    import torch
+    import transformers
+
+    from blspkd.data.examples import make_examples
+    from blspkd.data.features import FeatureExtractor
+    from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+    from blspkd.data.prompts import Prompt, load_tokenizer
+    from blspkd.generation.model_identity import model_identity
+    from blspkd.models.speech_llm import SpeechLlm
+    from blspkd.training.cache import open_caches
+    from blspkd.training.checkpoint import complete_checkpoints
+    from blspkd.training.objective import KdObjective
+    from blspkd.training.run import check_unchanged, describe, prompt_of
+    from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
     logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout,
                         format="%(asctime)s %(message)s")

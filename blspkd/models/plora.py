@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blspkd.errors import ModelError
+from blspkd.models.kv_cache import find_cache
 
 
 class _Rows:
@@ -185,7 +186,7 @@ def _enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         _check_checkpointing(module)
         inputs = kwargs.get("inputs_embeds")
         inputs = inputs if inputs is not None else kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
+        cache = find_cache([*args, *kwargs.values()])
         past = cache.get_seq_length() if cache is not None else 0
         here = mask[:, past:past + inputs.shape[1]]
         # Every position of the call is in the index's range, also those behind the mask's end: they are text.

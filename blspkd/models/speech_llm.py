@@ -25,6 +25,7 @@ from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
 from blspkd.models.cformer import CFormer
 from blspkd.models.conv_subsampler import ConvSubsampler
+from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
@@ -177,7 +178,8 @@ class SpeechLlm(nn.Module):
         """Run the LLM behind what is in `past`; inputs: input_ids [B, L] or inputs_embeds [B, L, D]."""
         start = 0 if past is None else past.get_seq_length()
         inputs = {name: values[:, start:] for name, values in inputs.items()}
-        states = self.causal_lm.base_model(**inputs, past_key_values=past, use_cache=start > 0).last_hidden_state
+        backbone = self.causal_lm.base_model
+        states = backbone(**inputs, **cache_argument(backbone, past), use_cache=start > 0).last_hidden_state
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
