@@ -33,13 +33,11 @@ class ContinuationConfig:
     part_size: int = 512  # utterances per part file: what a kill can cost
     seed: int = 0
     dtype: str = "float32"
-    backend: str = "huggingface"
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token
 
     def __post_init__(self):
-        _one_of("backend", self.backend, ("huggingface",))
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 

@@ -17,7 +17,7 @@ MAX_LINES = 500
 LAYERS = [{"errors", "atomic", "progress", "config", "config_file"}, {"data"}, {"models"}, {"losses"},
           {"generation", "training", "evaluation"}, {"bin"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NOT_OURS = {"venv", "data", "dump", "exp", "downloads", "__pycache__", "build", "dist"}
+NOT_OURS = {"venv", "venv-newest", "data", "dump", "exp", "downloads", "__pycache__", "build", "dist"}
 PACKAGES_BY_MODULE = {"yaml": "pyyaml"}
 
 
@@ -136,6 +136,15 @@ def test_every_command_has_a_main_and_helps(name, capsys):
         importlib.import_module(f"blspkd.bin.{name}").main(["--help"])
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_waits_for_no_heavy_package(name):
+    code = ("import runpy, sys\nsys.argv = ['x', '--help']\n"
+            f"try: runpy.run_module('blspkd.bin.{name}', run_name='__main__')\n"
+            "except SystemExit: print(*{'torch', 'transformers', 'matplotlib'} & set(sys.modules), file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "usage:" in done.stdout and not done.stderr.strip()
 
 
 def test_importing_a_command_reads_no_options_and_prints_nothing():

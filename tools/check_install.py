@@ -145,10 +145,8 @@ def rows() -> Iterator[Row]:
     yield check("audio: Kaldi ark", ark, "pip install -e '.[ark]', only to read .ark audio", False)
     yield check("espeak-ng", espeak, "pip install -e '.[mini]', only for egs/mini", False)
     yield check("pytest", found("pytest", "pytest"), "pip install -e '.[test]', only for the tests", False)
-    for module, package, use in (("vllm", "vllm", "faster continuations on GPUs"),
-                                 ("deepspeed", "deepspeed", "training of large encoders"),
-                                 ("liger_kernel", "liger-kernel", "benchmarks"),
-                                 ("gradio", "gradio", "the web demonstration")):
+    for module, package, use in (("deepspeed", "deepspeed", "training of large encoders"),
+                                 ("liger_kernel", "liger-kernel", "benchmarks")):
         yield check(package, found(module, package), f"optional, for {use}", False)
 
 
