@@ -104,6 +104,7 @@ class _WithFrameGradient(torch.autograd.Function):
     """The tokens, whose gradient for `frames` is a segment sum itself.
 
     `embedding_bag`'s own backward would clear and then fill the largest tensor of the step, and on a GPU sort first.
+    The weights are constants here, though alpha moves them: second derivatives would lack that part.
     """
 
     @staticmethod
@@ -113,6 +114,8 @@ class _WithFrameGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("CIF has no second derivatives: differentiate its tokens without create_graph")
         weights, token_of_piece, first_of_frame = ctx.saved_tensors
         token_of_piece = token_of_piece.clamp(max=grad.shape[1] - 1)  # padding, whose weights are zero
         return grad, _segment_sums(grad, weights, token_of_piece, first_of_frame), None, None, None

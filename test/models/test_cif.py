@@ -103,6 +103,17 @@ def test_gradients(n):
     assert torch.autograd.gradcheck(lambda f, a: fire(f, a, n_tokens).tokens, (frames, alpha))
 
 
+@pytest.mark.parametrize("differentiable", [("frames",), ("alpha",), ("frames", "alpha")])
+def test_second_derivatives_are_refused_not_wrong(differentiable):
+    """The gradient of the frames depends on alpha, which its formula takes for a constant, and the other way round."""
+    torch.manual_seed(0)
+    inputs = {"frames": torch.randn(2, 7, 3), "alpha": torch.rand(2, 7) + 0.1}
+    leaves = [inputs[name].requires_grad_() for name in differentiable]
+    tokens = fire(inputs["frames"], inputs["alpha"], torch.tensor([3, 2])).tokens
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(tokens.sum(), leaves, create_graph=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_frames_fire_at_the_same_places(dtype):
     torch.manual_seed(0)
