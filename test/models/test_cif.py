@@ -150,3 +150,15 @@ def test_alpha_that_is_not_finite_gives_tokens_that_are_not_and_spares_batch_mat
 def test_count_rounds_and_is_at_least_one():
     alpha = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 0.5]])
     assert count(alpha).tolist() == [3, 1, 2, 2]  # halves go to the even number
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 5), (0, 0), (2, 0)])
+def test_no_utterance_and_no_frame_are_integrated_like_any_other_number(batch, length):
+    frames, alpha = torch.randn(batch, length, 3, requires_grad=True), torch.rand(batch, length, requires_grad=True)
+    n_tokens = torch.tensor([1, 4])[:batch]
+    assert torch.equal(count(alpha), torch.ones(batch, dtype=torch.int64))
+    fired = fire(frames, alpha, n_tokens)
+    assert fired.tokens.shape == (batch, 4 if batch else 0, 3) and fired.tokens.dtype == frames.dtype
+    assert not fired.tokens.any() and not fired.times.any() and fired.mask.sum(1).tolist() == n_tokens.tolist()
+    fired.tokens.sum().backward()
+    assert frames.grad.shape == frames.shape and alpha.grad.shape == alpha.shape
