@@ -10,6 +10,7 @@ left on a module, threads do not see each other's calls, and what is text is nev
     llm(input_ids=...)                # outside: the base LLM, bit for bit
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -140,8 +141,40 @@ def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: 
     return model if everywhere else _prepare(model)
 
 
+def save_plora(model: PeftModel, folder: Path) -> None:
+    """Write the weights in peft's format, for `load_plora`.
+
+    To peft alone they are LoRA at all positions. A key that it does not know makes it warn, with the key's name.
+    """
+    model.save_pretrained(folder)
+    if not any(isinstance(module, PLoraLinear) for module in model.modules()):
+        return
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"acts_at_speech_positions_only_see_README": True}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    readme = folder / "README.md"
+    _, metadata, _ = readme.read_text(encoding="utf-8").split("---\n", 2)  # and an empty form, of peft
+    readme.write_text(f"---\n{metadata}---\n{_CARD}", encoding="utf-8")
+
+
+_CARD = """
+# Partial LoRA
+
+These weights act at speech positions only; at text positions the LLM stays the original. peft alone reads them as plain
+LoRA and **applies them at all positions**, for which they were not trained. Load the folder above this one instead:
+
+```python
+from blspkd.models.listener import Listener
+listener = Listener.from_pretrained("exp/<tag>/model")
+```
+
+Or put them on an LLM with `add_plora` and `load_plora` of `blspkd.models.plora`, and call it within
+`speech_positions(mask)`.
+"""
+
+
 def load_plora(model: PeftModel, folder: Path) -> None:
-    """Load the weights that `PeftModel.save_pretrained` wrote into `folder` into the PLoRA of `model`."""
+    """Load the weights that `save_plora` wrote into `folder` into the PLoRA of `model`."""
     loaded = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise ModelError(f"{folder}: holds weights for other layers, {loaded.unexpected_keys[0]} among them")

@@ -26,7 +26,7 @@ from blspkd.errors import ConfigError, ModelError
 from blspkd.models.cformer import CFormer
 from blspkd.models.conv_subsampler import ConvSubsampler
 from blspkd.models.kv_cache import cache_argument
-from blspkd.models.plora import add_plora, checkpoint_context, load_plora, speech_positions
+from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
 from blspkd.models.speech_tokens import SpeechTokens
@@ -110,7 +110,7 @@ class SpeechLlm(nn.Module):
             if trained:
                 save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
             if self.config.plora_rank:
-                self.llm.save_pretrained(temporary / "plora")
+                save_plora(self.llm, temporary / "plora")
 
     @property
     def causal_lm(self) -> nn.Module:
