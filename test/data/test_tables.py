@@ -94,7 +94,7 @@ def test_bad_lines_are_refused_with_their_place(tmp_path, contents, messages):
         read_table(tmp_path / "text")
     for message in messages:
         assert message in str(raised.value)
-    assert f"data_dir fix {tmp_path}" in str(raised.value)
+    assert f"utils/fix_data_dir.sh {tmp_path}" in str(raised.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
