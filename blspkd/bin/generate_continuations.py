@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     work = work_of_job(*sizes, args.job, args.num_jobs)
     if not work:
         batches = num_batches(*sizes)
-        print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: nothing to do, because {len(transcripts)} utterances "
-              f"are work for {jobs_with_work(batches)} jobs: {batches} batches of {config.batch_size}")
+        print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: nothing to do, because {len(transcripts)} "
+              f"utterances are work for {jobs_with_work(batches)} jobs: {batches} batches of {config.batch_size}")
         return
 
     # Imported here, so that a job without work ends at once: these take seconds.

@@ -1,11 +1,11 @@
 """Continuations in parts: what a kill can cost, and what a restart skips when it is there.
 
-Parts are fixed slices of the sorted utterances, and the batches of a part are fixed too, whatever the number of jobs: so
-the continuations do not depend on it. The batches of all parts are shared out among the jobs. A job that writes a whole
-part puts it into `<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`, some of its batches into a file of the folder
-`part-<i>-of-<n>`. A file is written atomically: a header line with what made it (model, prompt, options, transcripts, by a
-digest: its fingerprint), then a line per utterance. A part is complete when its files, those with its fingerprint, hold
-every one of its utterances. `merge` puts complete parts together.
+Parts are fixed slices of the sorted utterances, and the batches of a part are fixed too, whatever the number of jobs:
+so the continuations do not depend on it. The batches of all parts are shared out among the jobs. A job that writes a
+whole part puts it into `<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`, some of its batches into a file of the
+folder `part-<i>-of-<n>`. A file is written atomically: a header line with what made it (model, prompt, options,
+transcripts, by a digest: its fingerprint), then a line per utterance. A part is complete when its files, those with its
+fingerprint, hold every one of its utterances. `merge` puts complete parts together.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the merge needs no torch
     from blspkd.generation.continuation import Continuation
 
 ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
-# Filters drop single utterances. Where they drop more than half, the fault lies with the LLM, the prompt or the options.
+# Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
 MAX_BAD_RATIO = 0.5
 FORMAT = 1  # of the part files and of the rules that make them; a change makes old parts stale
 
@@ -168,8 +168,8 @@ def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | N
 def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float = MAX_BAD_RATIO) -> dict:
     """Put the parts together into `continuation` and `continuation.info.json`, then remove them; returns the info.
 
-    Raises DataError where utterances are missing or parts do not belong together, or where the filters dropped more than
-    `max_bad_ratio` of the utterances, or all; then nothing is changed.
+    Raises DataError where utterances are missing or parts do not belong together, or where the filters dropped more
+    than `max_bad_ratio` of the utterances, or all; then nothing is changed.
     """
     if not 0 <= max_bad_ratio <= 1:
         raise ConfigError(f"max_bad_ratio: {max_bad_ratio} is no share; give a number from 0 to 1")
@@ -205,9 +205,9 @@ def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float =
     bad_ratio = 1 - len(written) / len(transcripts)
     if not written or bad_ratio > max_bad_ratio:
         accept = (f"; to go on with the others, --max_bad_ratio {ceil(100 * bad_ratio) / 100:g}" if written else "")
-        raise DataError(f"{data_dir}: {summary(counts)}: more than --max_bad_ratio {max_bad_ratio:g} allows; is this LLM a "
-                        f"chat model, are prompt and options right (conf/continuation.yaml)? With others, run stage 2 "
-                        f"again{accept}. Nothing was replaced; what the LLM wrote is in {parts_dir(data_dir)}")
+        raise DataError(f"{data_dir}: {summary(counts)}: more than --max_bad_ratio {max_bad_ratio:g} allows; is this "
+                        "LLM a chat model, are prompt and options right (conf/continuation.yaml)? With others, run "
+                        f"stage 2 again{accept}. Nothing was replaced; what the LLM wrote is in {parts_dir(data_dir)}")
     info = {"model": settings["model"], "prompt": settings["prompt"], "generation": settings["generation"],
             "counts": counts, "filtered": filtered,
             "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
