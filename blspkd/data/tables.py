@@ -127,8 +127,6 @@ def write_table(path: str | os.PathLike, rows: Mapping[str, str]) -> None:
             file.writelines(lines)
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: {error.object[error.start]!r} is half of a character and cannot be written") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; free space or mend the permissions") from None
 
 
 def read_continuations(path: str | os.PathLike) -> dict[str, str]:

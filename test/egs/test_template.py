@@ -302,7 +302,8 @@ def test_the_share_of_dropped_continuations_can_be_chosen(new, tmp_path):
 def test_jobs_without_work_are_told(new, tmp_path):
     recipe = Recipe(tmp_path / "blspkd1", new)
     with open(recipe.folder / "python", "a") as file:
-        file.write("if name == 'generate_continuations' and options['--job'] == '2':\n    print('job 2: nothing to do')\n")
+        file.write("if name == 'generate_continuations' and options['--job'] == '2':\n"
+                   "    print('job 2: nothing to do')\n")
     assert recipe.succeed("--stop_stage", "2").count("job 2: nothing to do\n") == 2  # train and valid
 
 
@@ -314,7 +315,8 @@ def test_a_full_disk_is_one_message(new, tmp_path):
     result = subprocess.run(["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *recipe.command("--stage", "2")],
                             cwd=recipe.folder, env=recipe.environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert re.search(r"^error: data/.done/continuations_train.json: File too large \(\d+ MB free\); raise", result.stderr)
+    told = r"^error: data/.done/continuations_train.json: File too large; raise"
+    assert re.search(told, result.stderr)
     assert not list(recipe.folder.rglob("*.tmp-*"))
 
 
@@ -374,8 +376,8 @@ def test_stage_5_compares_the_templates_own_systems(recipe):
     calls = recipe.calls()
     trained = [re.search(r"--config (\S+) .*--output_dir (\S+) .*--max_steps (\d+)", line).groups() for line in calls
                if line.startswith("train")]
-    assert sorted(trained) == [(f"conf/compare/{name}.yaml", f"exp/compare_small/{name}_seed0", "200")
-                               for name in ("blsp", "blspkd", "blspkd+plora")]
+    assert sorted(trained) == [(f"conf/compare/{name}.yaml", f"exp/compare_small/{name}-seed0", "200")
+                               for name in ("blsp", "blspkd+plora", "blspkd")]
     read = [line for line in calls if line.startswith(("decode", "transcribe")) and "exp/compare_small/cascade" in line]
     assert [line.split()[0] for line in read] == ["transcribe", "decode"]
     assert "--recogniser openai/whisper-small" in read[0] and "--max_utterances 200" in read[1]

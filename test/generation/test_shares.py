@@ -15,10 +15,12 @@ def test_every_batch_of_every_part_is_done_by_one_job_and_jobs_do_equally_many(u
     done = [(index, number) for work in works for index, batches in work.items()
             for number in range(batches.start, batches.stop)]
     lengths = [min(part_size, utterances - start) for start in range(0, utterances, part_size)]
-    assert done == [(index, number) for index, length in enumerate(lengths) for number in range(-(-length // batch_size))]
+    assert done == [(index, number) for index, length in enumerate(lengths)
+                    for number in range(-(-length // batch_size))]
     counts = [sum(batches.stop - batches.start for batches in work.values()) for work in works if work]
     assert max(counts) - min(counts) <= 1
-    assert len(counts) == min(num_jobs, max(1, len(done) // 4)) and works[:len(counts)] == [work for work in works if work]
+    assert len(counts) == min(num_jobs, max(1, len(done) // 4))
+    assert all(works[:len(counts)])
 
 
 @pytest.mark.parametrize(("job", "num_jobs"), [(0, 2), (3, 2), (1, 0)])

@@ -237,8 +237,9 @@ if stage evaluate; then
 fi
 
 if stage compare; then
-    needs "${compare_config}" "it names systems, each a file of ${compare_config%.yaml}; copy compare.yaml and compare from $(
-        dirname "$(readlink -f blspkd.sh)")/conf and adapt them"
+    template=$(dirname "$(readlink -f blspkd.sh)")
+    needs "${compare_config}" "it names systems, each a file of ${compare_config%.yaml}; copy compare.yaml and compare \
+from ${template}/conf and adapt them"
     for name in ${train_set} ${valid_set} ${align_sets}; do
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
