@@ -259,7 +259,7 @@ class DecodeConfig:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:
             raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
-                              "(python -m blspkd.bin.transcribe writes them)")
+                              "(stage 4 with --reads writes them)")
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:

@@ -151,3 +151,11 @@ def test_importing_a_command_reads_no_options_and_prints_nothing():
     code = f"import sys; sys.argv = ['x', '--nonsense']; [__import__('blspkd.bin.' + name) for name in {COMMANDS}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_remedies_in_errors_work_without_the_environment():
+    """`python -m blspkd...` needs path.sh first; the scripts of a recipe's utils/ see to that themselves."""
+    hits = [f"{named(path)}:{node.lineno}" for path in pythons(PACKAGE) for node in
+            ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)
+            and "python -m" in ast.unparse(node)]
+    assert not hits

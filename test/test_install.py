@@ -228,3 +228,13 @@ def test_the_check_fails_for_required_parts_only(tmp_path, module, row, returnco
     assert done.returncode == returncode
     line = next(line for line in done.stdout.splitlines() if line.startswith(row))
     assert re.search(r"(MISSING|-) +broken on purpose; .*pip install", line)
+
+
+def test_git_ignores_an_environment_that_is_a_link(tmp_path):
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "venv").symlink_to(tmp_path)
+    seen = subprocess.run(["git", "status", "--porcelain", "--untracked-files=all"], cwd=tmp_path, check=True,
+                          capture_output=True, text=True).stdout
+    assert seen == "?? .gitignore\n"

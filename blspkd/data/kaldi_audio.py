@@ -17,7 +17,7 @@ from blspkd.atomic import atomic_path
 from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, read_sources
 from blspkd.data.kaldi_fix import back_up
-from blspkd.data.tables import read_table, write_table
+from blspkd.data.tables import read_table, remedy_command, write_table
 from blspkd.errors import AudioError, DataError
 from blspkd.progress import progress, progress_bar
 
@@ -63,7 +63,7 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
         raise AudioError("\n".join([
             f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
             *listed, *more, "mend them, or leave them out:",
-            f"  python -m blspkd.bin.data_dir fix {path} --remove {path / BAD_AUDIO}"]))
+            f"  {remedy_command('fix_data_dir.sh', path, '--remove', path / BAD_AUDIO)}"]))
     write_table(path / "utt2dur", {utt_id: f"{max(seconds, SHORTEST):.4f}" for utt_id, seconds in found.items()})
     (path / BAD_AUDIO).unlink(missing_ok=True)
     return True

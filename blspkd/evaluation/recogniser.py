@@ -120,7 +120,7 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     parts = plan_parts(plan_batches(seconds, config.batch_size, float("inf")), config.part_size)
     recogniser = load_recogniser()
     folder.start()
-    todo = [(index, part) for index, part in enumerate(parts) if not folder.has_part(index)]
+    todo = [(index, part) for index, part in enumerate(parts) if not folder.has_part(index, part)]
     total = sum(len(batch) for _, part in todo for batch in part)
     with progress_bar(f"transcribe {data_dir.name}", total=total, unit="utt") as bar:
         for index, part in todo:

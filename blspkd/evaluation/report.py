@@ -166,7 +166,7 @@ def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: i
     main = _drawn(experiments)
     if main is None:
         page.section("utterances", "Utterances", paragraph(
-            "No alignment was measured, so no utterance can be drawn: run python -m blspkd.bin.align for at least one "
+            "No alignment was measured, so no utterance can be drawn: run stage 4 with --align_sets for at least one "
             "experiment."))
         return
     drawn = chosen(main, num_chosen, seed)

@@ -4,7 +4,7 @@ The Hugging Face back end: any causal LM that `AutoModelForCausalLM` loads and `
 the left, so that the continuations of a batch start at the same position.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +73,11 @@ class ContinuationWriter:
         self._special_ids, self._special_strings = self._special_tokens()
         self.max_input_tokens = self._max_input_tokens()
 
-    def write(self, transcripts: Mapping[str, str]) -> Iterator[dict[str, Continuation]]:
+    def write(self, transcripts: Mapping[str, str], batches: slice = slice(None),
+              done: Collection[str] = ()) -> Iterator[dict[str, Continuation]]:
         """Continue `transcripts` (utterance id -> text); yields one batch after the other, longest prompts first.
 
+        batches: only these of them. done: utterances that are there; a batch of nothing else is left out.
         Raises DataError, naming the utterance, for a transcript that cannot be tokenised.
         """
         prompts: dict[str, list[int]] = {}
@@ -89,13 +91,14 @@ class ContinuationWriter:
                 too_long[utt_id] = Continuation("", 0, False, filters.INPUT_TOO_LONG)
             else:
                 prompts[utt_id] = ids.prefix + ids.input + ids.suffix
-        if too_long:
-            yield too_long
         order = sorted(prompts, key=lambda utt_id: (-len(prompts[utt_id]), utt_id.encode()))
-        for start in range(0, len(order), self.config.batch_size):
+        for start in range(0, max(1, len(order)), self.config.batch_size)[batches]:
             utt_ids = order[start:start + self.config.batch_size]
-            written = self._generate(utt_ids, [prompts[utt_id] for utt_id in utt_ids])
-            yield {utt_id: self._finish(ids) for utt_id, ids in zip(utt_ids, written, strict=True)}
+            skipped = too_long if start == 0 else {}
+            if all(utt_id in done for utt_id in [*utt_ids, *skipped]):
+                continue
+            written = self._generate(utt_ids, [prompts[utt_id] for utt_id in utt_ids]) if utt_ids else []
+            yield {**skipped, **{utt_id: self._finish(ids) for utt_id, ids in zip(utt_ids, written, strict=True)}}
 
     @torch.inference_mode()
     def _generate(self, utt_ids: list[str], prompts: list[list[int]]) -> list[list[int]]:

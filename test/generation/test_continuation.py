@@ -28,6 +28,15 @@ def write_all(writer, transcripts=TRANSCRIPTS) -> dict:
     return written
 
 
+def test_chosen_batches_are_those_of_the_whole(tiny_llm):
+    writer = make_writer(tiny_llm, batch_size=2, max_input_tokens=12)
+    every = list(writer.write(TRANSCRIPTS))
+    assert len(every) == 3 and any(written.reason == filters.INPUT_TOO_LONG for written in every[0].values())
+    assert list(writer.write(TRANSCRIPTS, slice(1, 3))) == every[1:]
+    assert list(writer.write(TRANSCRIPTS, done=[*every[0], *every[2]])) == [every[1]]
+    assert list(writer.write(TRANSCRIPTS, slice(3, 5))) == []
+
+
 @torch.inference_mode()
 def greedy_reference(writer, transcript: str) -> tuple[list[int], bool]:
     """One utterance, no padding, no cache: the arg max of the logits, token by token."""

@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+from runner.refusals import tell_refusals
+
 TO_RUN = 10  # exit status
 MIB = 1 << 20
 TIME = "%Y-%m-%dT%H:%M:%S"
@@ -233,8 +235,13 @@ def write_marker(path: Path, marker: dict) -> None:
 def write(path: Path, text: str) -> None:
     """All of it or nothing."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def now() -> str:
@@ -242,4 +249,4 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tell_refusals("error", main)
