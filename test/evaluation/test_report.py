@@ -140,8 +140,8 @@ def test_points_are_drawn_where_they_can_be_in_an_order(tmp_path, data_dir, syst
 def test_measures_that_too_few_systems_have_are_not_drawn(tmp_path, data_dir, monkeypatch):
     folders = [make_experiment(tmp_path / "exp" / str(seed), data_dir, "blspkd", seed, 40.0 + seed)
                for seed in range(3)]
-    update_results(folders[0] / "results.json", [Row("blspkd", "test", "alignment", "top1", 9.0, [8.0, 10.0], 4, 0, "")],
-                   lambda row: False)
+    row = Row("blspkd", "test", "alignment", "top1", 9.0, [8.0, 10.0], 4, 0, "")
+    update_results(folders[0] / "results.json", [row], lambda row: False)
     drawn = []
     monkeypatch.setattr(figures, "scatter", lambda *args: drawn.append(args) or Figure())
     write(tmp_path, folders)
