@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        _open_to_readers(temporary)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -37,6 +39,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator:
             yield file
             file.flush()
             os.fsync(file.fileno())
+
+
+def _open_to_readers(path: Path) -> None:
+    """Leave it to the umask who may read a file or the files below a folder; safetensors' are for their owner alone."""
+    umask = os.umask(0o077)  # it can only be read by setting it; a file that another thread makes now stays its owner's
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        mode = file.stat(follow_symlinks=False).st_mode
+        if stat.S_ISREG(mode) and mode | 0o666 & ~umask != mode:
+            with suppress(PermissionError):  # some network file systems have modes of their own
+                file.chmod(mode | 0o666 & ~umask)
 
 
 def _remove(path: Path) -> None:
