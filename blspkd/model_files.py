@@ -39,7 +39,7 @@ def file_digest(path: Path, whole: int = WHOLE_FILE) -> str:
         all_of_it = size <= whole or path.suffix in _TEXTS
         for start, end, step in [(0, size, 1)] if all_of_it else _parts(file, size):
             for block in _blocks(file, start, end):
-                digest.update(block if step == 1 else memoryview(block)[:len(block) // 8 * 8].cast("Q")[::step].tobytes())
+                digest.update(block if step == 1 else _words(block)[::step].tobytes())
     return digest.hexdigest()
 
 
@@ -65,3 +65,7 @@ def _blocks(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     while start < end and (block := file.read(min(BLOCK, end - start))):
         yield block
         start += len(block)
+
+
+def _words(block: bytes) -> memoryview:
+    return memoryview(block)[:len(block) // 8 * 8].cast("Q")
