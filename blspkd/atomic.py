@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        _open_to_readers(temporary)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -86,6 +88,17 @@ def _is_owned(path: Path, place: str, process: str) -> bool:
     except (OSError, OverflowError):  # it is somebody else's
         return True
     return True
+
+
+def _open_to_readers(path: Path) -> None:
+    """Leave it to the umask who may read a file or the files below a folder; safetensors' are for their owner alone."""
+    umask = os.umask(0o077)  # it can only be read by setting it; a file that another thread makes now stays its owner's
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        mode = file.stat(follow_symlinks=False).st_mode
+        if stat.S_ISREG(mode) and mode | 0o666 & ~umask != mode:
+            with suppress(PermissionError):  # some network file systems have modes of their own
+                file.chmod(mode | 0o666 & ~umask)
 
 
 def _remove(path: Path) -> None:

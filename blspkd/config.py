@@ -194,6 +194,10 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
+        if self.model.dtype == "float16":
+            raise ConfigError("model.dtype: float16 cannot be trained with: the loss is a mean over all positions, and "
+                              "each one's gradient falls below the smallest number of that type; use bfloat16, which "
+                              "has the range of float32, or float32")
         if self.training.cache_encoder_frames:
             changing = [key for key, on in {
                 "model.train_encoder": self.model.train_encoder,

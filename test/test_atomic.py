@@ -5,6 +5,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from blspkd.atomic import atomic_path, atomic_write
 
@@ -87,3 +89,23 @@ def test_of_another_place_only_what_is_old_is_removed(tmp_path, name, days, is_k
     with atomic_write(tmp_path / "file"):
         pass
     assert (tmp_path / name).exists() == is_kept
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_who_may_read_is_up_to_the_umask(tmp_path, umask, mode):
+    """safetensors' files are for their owner alone, whatever the umask."""
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "shard.safetensors") as temporary:
+            save_file({"a": torch.zeros(1)}, temporary)
+        with atomic_path(tmp_path / "model") as temporary:
+            (temporary / "plora").mkdir(parents=True)
+            for name in ("adapter.safetensors", "plora/adapter_model.safetensors"):
+                save_file({"a": torch.zeros(1)}, temporary / name)
+            (temporary / "config.yaml").touch()
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*")}
+    assert modes == dict.fromkeys(["shard.safetensors", "adapter.safetensors", "adapter_model.safetensors",
+                                   "config.yaml"], mode)

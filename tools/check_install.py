@@ -72,7 +72,7 @@ def gpu() -> Row:
         if not names:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
             return Row("GPU", "-", f"none that torch can use (this torch: {built}); the mini recipe needs none")
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use float32 or float16"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use float32"
         return Row("GPU", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}; {bf16}")
     except Exception as error:
         return Row("GPU", "-", f"cannot ask torch: {error}")

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.generation.model_identity import model_identity
     from blspkd.models.speech_llm import SpeechLlm
     from blspkd.training.cache import open_caches
-    from blspkd.training.checkpoint import complete_checkpoints
+    from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
     from blspkd.training.run import check_unchanged, describe, prompt_of
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     prompt_config = prompt_of(options.train_dir, config.model.llm)
     prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
     extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)
-    check_unchanged(config, options.output_dir)
+    check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
     examples = {}
     for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
         selection = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
@@ -75,7 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     if config.training.gradient_checkpointing:
         objective.speech_llm.enable_gradient_checkpointing()
     arguments = training_arguments(config, options.output_dir)
-    arguments.max_steps = optimiser_steps(config, examples["train"], arguments.world_size)
+    split = begun_with(options.output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
+    if split.num_ranks != arguments.world_size:
+        logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
+    arguments.max_steps = optimiser_steps(config, examples["train"], split)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         save_config(config, Path(options.output_dir) / "config.yaml")
@@ -83,12 +86,14 @@ def main(arguments: list[str] | None = None) -> None:
                                  Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
                                  arguments.device)
 
-    checkpoints = complete_checkpoints(options.output_dir)
+    if config.training.deepspeed:
+        load_deepspeed_safely()
+    checkpoints = newest_checkpoints(options.output_dir, 1)
     if checkpoints:
-        logging.info("going on from %s", checkpoints[-1].name)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        logging.info("going on from %s", checkpoints[0].name)
+    trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
     if config.training.average_checkpoints:
-        newest = complete_checkpoints(options.output_dir)[-config.training.average_checkpoints:]
+        newest = newest_checkpoints(options.output_dir, config.training.average_checkpoints)
         trainer.load_average(newest)
         logging.info("averaged %s", ", ".join(path.name for path in newest))
     trainer.evaluate()

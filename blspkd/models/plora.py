@@ -138,6 +138,7 @@ def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: 
         model = get_peft_model(llm, config)
     except ValueError as error:
         raise ModelError(f"plora_targets '{targets}': {error}") from None
+    config.target_modules = sorted(config.target_modules)  # a set, and would be saved in an order of its own every time
     return model if everywhere else _prepare(model)
 
 

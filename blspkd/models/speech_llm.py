@@ -101,7 +101,8 @@ class SpeechLlm(nn.Module):
                              f"are damaged: {reason}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what was trained, and only that, atomically."""
+        """Write what was trained, and only that, atomically. Raises ModelError where a tensor has no elements."""
+        self.check_whole()
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
@@ -111,6 +112,15 @@ class SpeechLlm(nn.Module):
                 save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
             if self.config.plora_rank:
                 save_plora(self.llm, temporary / "plora")
+
+    def check_whole(self) -> None:
+        """Raises ModelError where a trained tensor has no elements: it would be lost in what is saved."""
+        empty = [name for name, value in self.named_parameters() if value.requires_grad and not value.numel()]
+        if empty:
+            raise ModelError(f"{empty[0]} has no elements ({len(empty)} tensors in all), so that nothing is saved: "
+                             "DeepSpeed's ZeRO stage 3 splits them over the ranks, and its option "
+                             "stage3_gather_16bit_weights_on_model_save does not reach them; in the file that "
+                             'training.deepspeed names, set "stage": 2 in "zero_optimization"')
 
     @property
     def causal_lm(self) -> nn.Module:

@@ -178,7 +178,7 @@ def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finishe
 
     kill_when(recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
     assert not (recipe / "data/train/continuation").exists()
-    kill_when(recipe, ["--stage", "2", "--stop_stage", "3"], "exp/train/checkpoint-3/trainer_state.json")
+    kill_when(recipe, ["--stage", "2", "--stop_stage", "3"], "exp/train/checkpoint-3/manifest.json")
     assert not (recipe / "exp/train/model").exists()
     result = run(recipe, "--stage", "1", "--stop_stage", "3")
     assert result.returncode == 0, result.stdout[-3000:]
