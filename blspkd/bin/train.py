@@ -23,7 +23,7 @@ from blspkd.data.examples import make_examples
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.data.prompts import Prompt, load_tokenizer
-from blspkd.errors import command
+from blspkd.errors import command, writing
 from blspkd.generation.model_identity import model_identity
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.cache import open_caches
@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoints = complete_checkpoints(options.output_dir)
     if checkpoints:
         logging.info("going on from %s", checkpoints[-1].name)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    with writing(options.output_dir):  # the Trainer's own files too
+        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     if config.training.average_checkpoints:
         newest = complete_checkpoints(options.output_dir)[-config.training.average_checkpoints:]
         trainer.load_average(newest)
