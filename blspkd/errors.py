@@ -27,7 +27,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 SMALL = 16 << 20  # bytes: a disk with less is full
 NUMBERED = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
 # torch.save, numpy's tofile and soundfile do not say why they could not write.
-UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|^System error\.$")
+UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|"
+                         r"^System error\.$")
 
 
 class BlspkdError(Exception):

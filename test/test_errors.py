@@ -92,7 +92,8 @@ WRITERS = {
     "torch": lambda path: torch.save({"weights": torch.zeros(1_000_000)}, path),
     "safetensors": lambda path: save_file({"weights": torch.zeros(1_000_000)}, path),
     "wav": lambda path: soundfile.write(path, np.zeros(1_000_000), 16000, format="WAV"),
-    "flac": lambda path: soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 1_000_000), 16000, format="FLAC"),
+    "flac": lambda path: soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 1_000_000), 16000,
+                                         format="FLAC"),
 }
 
 
@@ -115,6 +116,6 @@ def test_every_library_that_cannot_write_is_one_message(library, tmp_path, small
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 1
-    assert capsys.readouterr().err == (f"error: {tmp_path}/file: File too large; raise the limit (ulimit -f) and start the "
-                                       "same command again\n")
+    assert capsys.readouterr().err == (f"error: {tmp_path}/file: File too large; raise the limit (ulimit -f) and start "
+                                       "the same command again\n")
     assert list(tmp_path.iterdir()) == []
