@@ -11,7 +11,9 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # What the system refuses and a user can mend; other OSErrors are bugs of ours.
@@ -25,7 +27,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 SMALL = 16 << 20  # bytes: a disk with less is full
 NUMBERED = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
 # torch.save, numpy's tofile and soundfile do not say why they could not write.
-UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|^System error\.$")
+UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|"
+                         r"^System error\.$")
 
 
 class BlspkdError(Exception):
@@ -64,6 +67,18 @@ def refusal(error: BaseException, path: str | os.PathLike | None = None) -> OSEr
     return OSError(number, os.strerror(number), filename) if number in SYSTEM else None
 
 
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """In this block, refusals that name no file are about `path`; they are raised as OSError."""
+    try:
+        yield
+    except Exception as error:
+        refused = refusal(error, path)
+        if refused is None or refused is error:
+            raise
+        raise refused from error
+
+
 def _why_not_written(filename: str | None) -> int:
     """The likely number of a refusal that nobody explained."""
     if _free(filename) < SMALL:
@@ -78,9 +93,19 @@ def _free(filename: str | None) -> int:
 
 
 def _message(refused: OSError) -> str:
-    free = f" ({_free(refused.filename) / 1e6:.0f} MB free)" if refused.errno in FULL else ""
+    is_full = refused.errno in FULL and refused.filename
+    free = f" ({_free(refused.filename) / 1e6:.0f} MB free)" if is_full else ""
     return (f"{refused.filename or 'a file'}: {refused.strerror}{free}; {SYSTEM[refused.errno]} and start the same "
             "command again")
+
+
+def _tell_refusal(error: BaseException) -> bool:
+    """Print the message where `error` is a refusal that a user can mend; whether it is one."""
+    refused = refusal(error)
+    if refused is None or refused.errno not in SYSTEM:
+        return False
+    print(f"error: {_message(refused)}", file=sys.stderr)
+    return True
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
@@ -88,6 +113,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        before = threading.excepthook
+        threading.excepthook = lambda raised: _tell_refusal(raised.exc_value) or before(raised)
+        refused = False
         try:
             return main(*args, **kwargs)
         except BlspkdError as error:
@@ -97,10 +125,12 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             print("interrupted; start the same command again to go on from here", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            refused = refusal(error)
-            if refused is None or refused.errno not in SYSTEM:
+            refused = _tell_refusal(error)
+            if not refused:
                 raise
-            print(f"error: {_message(refused)}", file=sys.stderr)
             sys.exit(1)
+        finally:
+            if not refused:  # a thread may meet the same full disk later
+                threading.excepthook = before
 
     return run

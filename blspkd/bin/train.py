@@ -16,7 +16,9 @@ from pathlib import Path
 
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config, save_config
-from blspkd.errors import command
+        logging.info("going on from %s", checkpoints[0].name)
+    with writing(options.output_dir):  # the Trainer's own files too
+        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
 
 
 @command
@@ -91,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoints = newest_checkpoints(options.output_dir, 1)
     if checkpoints:
         logging.info("going on from %s", checkpoints[0].name)
-    trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
+    with writing(options.output_dir):  # the Trainer's own files too
+        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
     if config.training.average_checkpoints:
         newest = newest_checkpoints(options.output_dir, config.training.average_checkpoints)
         trainer.load_average(newest)

@@ -167,7 +167,7 @@ def remedy(data_dir: str | os.PathLike) -> str:
 
 
 def remedy_command(script: str, *words: str | os.PathLike) -> str:
-    """A command of the recipe's `utils/`, which sets up its environment by itself, to be pasted in the recipe's folder."""
+    """A command to paste in the recipe's folder: a script of `utils/`, which sets up its environment by itself."""
     return shlex.join([f"utils/{script}", *map(str, words)])
 
 

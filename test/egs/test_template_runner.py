@@ -83,8 +83,8 @@ def test_the_number_stands_where_its_name_is_a_word(run, tmp_path, word, expecte
 def test_a_log_on_a_full_disk_is_one_message(run):
     result = run("/dev/full", "echo", "said")
     assert result.returncode == 1
-    assert re.fullmatch(r"run.py: /dev/full: No space left on device \(\d+ MB free\); free some space and start the same "
-                        r"command again\n", result.stderr)
+    assert re.fullmatch(r"run.py: /dev/full: No space left on device \(\d+ MB free\); free some space and start the "
+                        r"same command again\n", result.stderr)
 
 
 @pytest.mark.parametrize("options", [

@@ -43,7 +43,7 @@ def test_rows_cut_after_the_end_are_told_with_the_remedy(folder):
     assert read_finished(folder.path) == sorted(ROWS, key=lambda row: row["utt_id"])
     cut(folder.path / "hyp.jsonl", 2)
     for read in folder.rows, lambda: read_finished(folder.path):
-        with pytest.raises(DataError, match=r"hyp.jsonl: 3 rows were written, 2 are there; remove .*decode_repeat_test"):
+        with pytest.raises(DataError, match=r"hyp.jsonl: 3 rows were written, 2 are there; remove .*repeat_test"):
             read()
 
 

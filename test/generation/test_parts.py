@@ -137,7 +137,7 @@ def test_many_dropped_ones_are_an_error_that_replaces_nothing_and_can_be_accepte
     plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
     write(plan, settings(), dict.fromkeys(["utt0", "utt1", "utt2"], "empty") | {"utt4": "repetition"})
     with pytest.raises(DataError, match=r"4 dropped \(empty: 3, repetition: 1\): more than --max_bad_ratio 0.5 allows"
-                                        r"(.|\n)*to go on with the others, --max_bad_ratio 0.58\. Nothing was replaced"):
+                                        r"(.|\n)*to go on with the others, --max_bad_ratio 0.58\. Nothing was"):
         merge(tmp_path, TRANSCRIPTS)
     assert (tmp_path / "continuation").read_text() == "old"
     assert [part.state() for part in plan] == ["complete"] * 3

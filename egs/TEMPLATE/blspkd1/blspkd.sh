@@ -266,8 +266,8 @@ from ${template}/conf and adapt them"
     all_ran=true
     utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
         BLSPKD_JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.BLSPKD_JOB.log" \
-        utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" --num_procs 1 --nj 1 \
-        --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
+        utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
+        --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
         --inference_args "${inference_args}" || all_ran=false
     "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
     compared=()
