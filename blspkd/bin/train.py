@@ -16,9 +16,7 @@ from pathlib import Path
 
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config, save_config
-        logging.info("going on from %s", checkpoints[0].name)
-    with writing(options.output_dir):  # the Trainer's own files too
-        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
+from blspkd.errors import command, writing
 
 
 @command
