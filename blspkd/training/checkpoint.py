@@ -55,7 +55,8 @@ class _Manifest:
 def complete_checkpoints(folder: str | Path, newest: int = sys.maxsize) -> list[Path]:
     """`checkpoint-<step>` folders that are whole, the `newest` last ones, oldest first; a warning names the others."""
     found: list[Path] = []
-    for _, path in reversed(_by_step(folder)):
+    written = _by_step(folder)
+    for _, path in reversed(written):
         if len(found) == newest:
             break
         try:
@@ -63,6 +64,8 @@ def complete_checkpoints(folder: str | Path, newest: int = sys.maxsize) -> list[
             found.append(path)
         except DataError as error:
             logger.warning("%s; this checkpoint is not used", error)
+    if written and not found:
+        logger.warning("%s: no checkpoint is whole, so that training starts at step 0", folder)
     return found[::-1]
 
 
