@@ -276,6 +276,32 @@ def test_folders_and_words_may_be_called_job(new, tmp_path):
     assert (recipe.folder / "NODE/JOB/train/log/generate_continuations.2.log").is_file()
 
 
+KALDI = """#!/usr/bin/env bash
+# As Kaldi's run.pl, queue.pl and slurm.pl do it: the letters of the name are replaced wherever they stand.
+set -euo pipefail
+while [[ $1 == --* ]]; do shift 2; done
+name=${1%%=*}; numbers=${1#*=}
+for number in $(seq "${numbers%:*}" "${numbers#*:}"); do
+    words=("${@:2}")
+    words=("${words[@]//${name}/${number}}")
+    mkdir -p "$(dirname "${words[0]}")"
+    "${words[@]:1}" > "${words[0]}" 2>&1
+done
+"""
+
+
+def test_kaldis_scripts_can_run_the_jobs_of_any_name(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    (recipe.folder / "kaldi.sh").write_text(KALDI)
+    (recipe.folder / "kaldi.sh").chmod(0o755)
+    commands = recipe.folder / "cmd.sh"
+    commands.write_text(commands.read_text().replace("cluster=utils/run.py", "cluster=./kaldi.sh"))
+    recipe.succeed("--stop_stage", "4", "--tag", "my_JOB_on_NODE1")
+    assert (recipe.folder / "exp/my_JOB_on_NODE1/train.log").is_file()
+    assert (recipe.folder / "data/train/log/generate_continuations.2.log").is_file()
+    assert any("--job 2 --num_jobs 2" in line for line in recipe.calls())
+
+
 @pytest.mark.parametrize("text, words", [
     ("--x 1 ; touch ran", ["--x", "1", ";", "touch", "ran"]),
     ("--x $(touch ran) `touch ran` | cat > ran && touch ran", None),
