@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from blspkd.config import PromptConfig
 from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
+from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ConfigError, ModelError
 
 
@@ -47,7 +48,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     check_model_path(name, "LLM")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = load_pretrained(AutoTokenizer, name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason})") from None

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 import blspkd
 from blspkd.config import ContinuationConfig
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import Prompt, check_model_path, load_tokenizer
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.generation import filters
@@ -36,7 +37,7 @@ def load_llm(name: str, dtype: str = "float32", device: str = "cpu") -> PreTrain
     """Load the causal LM `name` (Hugging Face id or folder) for inference; ModelError where that fails."""
     check_model_path(name, "LLM")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        model = load_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: this LLM cannot be loaded ({reason}); name a folder with a saved causal LM, or a "

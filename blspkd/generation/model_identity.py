@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ModelError
 
@@ -25,7 +26,7 @@ def model_identity(name: str) -> dict[str, str]:
         return {path.name: _digest(path) for path in sorted(folder.iterdir())
                 if path.is_file() and path.suffix in _WEIGHTS + _TEXTS}
     try:
-        revision = getattr(AutoConfig.from_pretrained(name), "_commit_hash", None)
+        revision = getattr(load_pretrained(AutoConfig, name), "_commit_hash", None)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: no such folder, and as a Hugging Face id it cannot be loaded ({reason}); correct "

@@ -20,6 +20,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from blspkd.atomic import atomic_write
 from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import command
 from blspkd.progress import progress
 
@@ -34,8 +35,8 @@ class Aligner:
         prepare_cpu()
         self.model, tokens = load_with_ctc_head(folder)
         self.classes = {token: number for number, token in enumerate(tokens, start=1)}
-        self.extractor = AutoFeatureExtractor.from_pretrained(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+        self.extractor = load_pretrained(AutoFeatureExtractor, folder)
+        self.tokenizer = load_pretrained(AutoTokenizer, tokenizer_dir)
         self.frame_seconds = self.extractor.hop_length / self.extractor.sampling_rate
 
     @torch.no_grad()

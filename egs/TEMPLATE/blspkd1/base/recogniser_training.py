@@ -40,6 +40,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperProcesso
 
 from blspkd.atomic import atomic_path
 from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     epoch = rows_of_an_epoch(sizes, options.repeats)
     texts = [utterance.text for train_dir in train_dirs for utterance in KaldiDir.read(train_dir).utterances.values()]
     old = options.init_dir
-    processor = WhisperProcessor.from_pretrained(old) if old else build_processor(texts, options)
+    processor = load_pretrained(WhisperProcessor, old) if old else build_processor(texts, options)
     speech = read_speech_set(train_dirs, processor.feature_extractor)
-    llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
+    llm_tokenizer = load_pretrained(AutoTokenizer, options.tokenizer_dir)
     if old:
         model, ctc_tokens = load_with_ctc_head(Path(old), options.dropout)
         targets = Targets.of(speech, processor.tokenizer, llm_tokenizer, ctc_tokens)
