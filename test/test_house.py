@@ -108,6 +108,19 @@ def test_python_files_do_nothing_dangerous(path):
     assert ROOT / "test" in path.parents or not modules & {"pickle", "dill", "joblib"}, f"{named(path)}: pickle"
 
 
+OURS = {node.name for path in pythons(PACKAGE) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and "from_pretrained" in [getattr(item, "name", "") for item in node.body]}
+
+
+@pytest.mark.parametrize("path", [path for path in pythons() if ROOT / "test" not in path.parents], ids=named)
+def test_models_are_loaded_without_code_of_their_own(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained" and ast.unparse(node.value) not in OURS:
+            assert path.name == "pretrained.py", f"{named(path)}:{node.lineno}: use load_pretrained"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert ast.unparse(node.value) == "False", f"{named(path)}:{node.lineno}: runs code of models"
+
+
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.}/])/(home|root|work|Users|mnt|scratch)/\w",
     "a package registry": r"(?i)pypi\.org|pythonhosted|download\.pytorch\.org|anaconda\.(com|org)|index[-_]url",

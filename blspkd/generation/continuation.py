@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 import blspkd
 from blspkd.config import ContinuationConfig
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import Prompt, check_model_path, load_tokenizer
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.generation import filters
@@ -36,7 +37,7 @@ def load_llm(name: str, dtype: str = "float32", device: str = "cpu") -> PreTrain
     """Load the causal LM `name` (Hugging Face id or folder) for inference; ModelError where that fails."""
     check_model_path(name, "LLM")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        model = load_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: this LLM cannot be loaded ({reason}); name a folder with a saved causal LM, or a "
@@ -70,7 +71,7 @@ class ContinuationWriter:
         # Only what the configuration says: models bring defaults (top_k, repetition_penalty ...) that would interfere.
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_tokens, pad_token_id=self.pad_token, do_sample=False)
-        self._special_ids, self._special_strings = self._special_tokens()
+        self._special_ids = self.prompt.control_ids.union(self.tokenizer.all_special_ids)
         self.max_input_tokens = self._max_input_tokens()
 
     def write(self, transcripts: Mapping[str, str], batches: slice = slice(None),
@@ -133,8 +134,8 @@ class ContinuationWriter:
         finished = bool(ids) and ids[-1] in self.end_tokens
         ids = ids[:-1] if finished else ids
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        reason = filters.reject(ids, text, finished, self._special_ids, self._special_strings,
-                                self.config.min_tokens, self.config.drop_unfinished)
+        reason = filters.reject(ids, text, finished, self._special_ids, self.config.min_tokens,
+                                self.config.drop_unfinished)
         return Continuation(text, len(ids), finished, reason)
 
     def _end_tokens(self) -> list[int]:
@@ -143,16 +144,6 @@ class ContinuationWriter:
         configured = configured if isinstance(configured, list) else [configured]
         found = {self.prompt.end_of_turn, self.tokenizer.eos_token_id, *configured}
         return sorted(token for token in found if token is not None)
-
-    def _special_tokens(self) -> tuple[set[int], list[str]]:
-        """Ids and spellings of the tokens that are not text."""
-        ids = set(self.tokenizer.all_special_ids)
-        strings = set(self.tokenizer.all_special_tokens)
-        for token_id, token in self.tokenizer.added_tokens_decoder.items():
-            if token.special:
-                ids.add(token_id)
-                strings.add(token.content)
-        return ids, sorted(string for string in strings if string)
 
     def _max_input_tokens(self) -> int:
         """Longest transcript, in tokens, whose prompt and continuation fit the LLM's context."""

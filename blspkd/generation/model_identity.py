@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ModelError
 from blspkd.model_files import model_digests
@@ -15,7 +16,7 @@ def model_identity(name: str) -> dict[str, str]:
     if Path(name).is_dir():
         return model_digests(Path(name))
     try:
-        revision = getattr(AutoConfig.from_pretrained(name), "_commit_hash", None)
+        revision = getattr(load_pretrained(AutoConfig, name), "_commit_hash", None)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: no such folder, and as a Hugging Face id it cannot be loaded ({reason}); correct "

@@ -21,6 +21,7 @@ from blspkd.atomic import atomic_path
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
 from blspkd.models.cformer import CFormer
@@ -226,12 +227,12 @@ def load_llm(config: ModelConfig) -> nn.Module:
     """The causal LM `config.llm`, frozen, without dropout. Raises ModelError."""
     check_model_path(config.llm, "LLM")
     try:
-        llm_config = AutoConfig.from_pretrained(config.llm)
+        llm_config = load_pretrained(AutoConfig, config.llm)
         for name, value in list(vars(llm_config).items()):
             if "drop" in name and isinstance(value, float):
                 setattr(llm_config, name, 0.0)  # teacher and student must be the same function
-        llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=getattr(torch, config.dtype),
-                                                   attn_implementation=config.attn_implementation)
+        llm = load_pretrained(AutoModelForCausalLM, config.llm, config=llm_config,
+                              dtype=getattr(torch, config.dtype), attn_implementation=config.attn_implementation)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
     llm.requires_grad_(False)

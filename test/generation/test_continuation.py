@@ -136,3 +136,11 @@ def test_a_tokenizer_without_chat_template_is_refused(tiny_llm, tmp_path):
     (tmp_path / "llm" / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         make_writer(tmp_path / "llm")
+
+
+def test_a_reply_that_spells_a_special_token_is_kept_as_text(tiny_llm):
+    writer = make_writer(tiny_llm)
+    ids = writer.prompt.response("she said <|end|> twice")
+    written = writer._finish(ids)
+    assert (written.text, written.finished, written.reason) == ("she said <|end|> twice", True, None)
+    assert writer.prompt.response(written.text) == ids

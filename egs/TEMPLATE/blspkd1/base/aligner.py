@@ -11,6 +11,8 @@ from recogniser_model import load_with_ctc_head
 from training_loop import prepare_cpu
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
+from blspkd.data.pretrained import load_pretrained
+
 BEFORE, BEHIND = 0.4, 0.25  # seconds: a word lasts at most this long around the frames that CTC gives to it
 
 
@@ -21,8 +23,8 @@ class Aligner:
         prepare_cpu()
         self.model, tokens = load_with_ctc_head(folder)
         self.classes = {token: number for number, token in enumerate(tokens, start=1)}
-        self.extractor = AutoFeatureExtractor.from_pretrained(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+        self.extractor = load_pretrained(AutoFeatureExtractor, folder)
+        self.tokenizer = load_pretrained(AutoTokenizer, tokenizer_dir)
         self.frame_seconds = self.extractor.hop_length / self.extractor.sampling_rate
 
     @torch.no_grad()
