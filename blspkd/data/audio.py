@@ -135,6 +135,15 @@ def file_of(path: str) -> str:
     return match[1] if match and not os.path.exists(path) else path
 
 
+def size_and_date(path: str) -> tuple[int, int] | None:
+    """Bytes and nanoseconds of the file of a wav.scp entry; None where it is not there, which loading will report."""
+    try:
+        status = os.stat(file_of(path))
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
     first, count = _frames(file, source)
     if round(count * USUAL_RATE / file.samplerate) < 1:

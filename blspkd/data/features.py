@@ -8,6 +8,7 @@ Augmentation lives here too; it is drawn from a generator that the caller seeds 
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor
@@ -103,8 +104,7 @@ class Augmenter:
         if self.config.speed_factors:
             factor = float(generator.choice(self.config.speed_factors))
             if factor != 1.0:
-                positions = np.arange(0, len(waveform) - 1, factor)
-                waveform = np.interp(positions, np.arange(len(waveform)), waveform).astype(np.float32)
+                waveform = soxr.resample(waveform, factor, 1)  # [round(samples / factor)]
         if self.config.noise_snr_db:
             low, high = self.config.noise_snr_db
             power = float(np.mean(waveform**2)) / 10 ** (generator.uniform(low, high) / 10)

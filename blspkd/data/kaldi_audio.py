@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from blspkd.atomic import atomic_path
-from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command
+from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command, size_and_date
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, read_sources
 from blspkd.data.kaldi_fix import back_up
 from blspkd.data.tables import read_table, remedy_command, write_table
@@ -22,6 +23,7 @@ from blspkd.errors import AudioError, DataError
 from blspkd.progress import progress, progress_bar
 
 BAD_AUDIO = ".bad_audio"  # `<utt-id> <what is wrong>`, written by `write_durations` if any are bad
+MADE_FROM = ".utt2dur_from"  # `<utt-id> <digest>` of what each row of utt2dur was made from
 SHORTEST = 1e-4  # seconds in utt2dur, which has four decimals
 _SHOWN = 50
 _TASK_FILES = 32  # recordings in one task of a process
@@ -32,20 +34,24 @@ Task = list[tuple[list[str], list[AudioSource]]]  # for each recording: utteranc
 
 
 def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
-    """Open every recording and write `utt2dur`, in `num_jobs` processes; False if it is complete and up to date.
+    """Write `utt2dur`, in `num_jobs` processes; False if it is complete and up to date.
 
+    Opened are the recordings that are new or have changed, by `.utt2dur_from`: size and date, and what of them is used.
     Raises AudioError that lists the utterances whose audio cannot be used, up to 50 of them, and writes all of them to
     `.bad_audio`; then utt2dur is not written.
     """
     path = Path(path)
     sources = read_sources(path)
-    if _up_to_date(path, sources):
-        return False
+    made_from = _made_from(sources)
+    seconds, others = _known(path, made_from)
     recordings: dict[str, tuple[list[str], list[AudioSource]]] = {}
     for utt_id, source in sources.items():
-        ids, parts = recordings.setdefault(source.path, ([], []))
-        ids.append(utt_id)
-        parts.append(source)
+        if utt_id not in seconds:
+            ids, parts = recordings.setdefault(source.path, ([], []))
+            ids.append(utt_id)
+            parts.append(source)
+    if not recordings and not others:
+        return False
     found: dict[str, float | AudioError] = {}
     bar = progress_bar(f"durations {path}", total=len(recordings), unit="file")
     try:
@@ -64,7 +70,9 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
             f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
             *listed, *more, "mend them, or leave them out:",
             f"  {remedy_command('fix_data_dir.sh', path, '--remove', path / BAD_AUDIO)}"]))
-    write_table(path / "utt2dur", {utt_id: f"{max(seconds, SHORTEST):.4f}" for utt_id, seconds in found.items()})
+    seconds.update((utt_id, f"{max(result, SHORTEST):.4f}") for utt_id, result in found.items())
+    write_table(path / "utt2dur", seconds)
+    write_table(path / MADE_FROM, made_from)  # last: a run that is killed before measures again
     (path / BAD_AUDIO).unlink(missing_ok=True)
     return True
 
@@ -140,18 +148,27 @@ def _run_into(command: str, destination: Path) -> None:
             raise AudioError(f"the output of `{command.strip()}` {reason}") from None
 
 
-def _up_to_date(path: Path, sources: dict[str, AudioSource]) -> bool:
-    if not (path / "utt2dur").exists():
-        return False
-    written = (path / "utt2dur").stat().st_mtime_ns
-    inputs = [path / name for name in ("wav.scp", "segments", "reco2channel") if (path / name).exists()]
-    if any(file.stat().st_mtime_ns >= written for file in inputs):
-        return False
+def _made_from(sources: dict[str, AudioSource]) -> dict[str, str]:
+    """{utt-id: digest of its source and of its file's size and date}"""
+    state = lru_cache(maxsize=1024)(size_and_date)  # neighbours are in one file
+    digests = {}
+    for utt_id, source in sources.items():
+        text = f"{source.path} {source.start} {source.end} {source.channel} {state(source.path)}"
+        digests[utt_id] = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return digests
+
+
+def _known(path: Path, made_from: dict[str, str]) -> tuple[dict[str, str], bool]:
+    """The rows of utt2dur that still hold, and whether it has others."""
+    if not (path / "utt2dur").exists() or not (path / MADE_FROM).exists():
+        return {}, True
     try:
-        rows = read_table(path / "utt2dur")
-        return rows.keys() == sources.keys() and all(parse_duration(value) > 0 for value in rows.values())
+        rows, before = read_table(path / "utt2dur"), read_table(path / MADE_FROM)
+        known = {utt_id: rows[utt_id] for utt_id, digest in made_from.items()
+                 if utt_id in rows and before.get(utt_id) == digest and parse_duration(rows[utt_id])}
     except (DataError, ValueError):
-        return False
+        return {}, True
+    return known, len(known) < len(rows)
 
 
 def _tasks(recordings: dict[str, tuple[list[str], list[AudioSource]]]) -> Iterator[Task]:

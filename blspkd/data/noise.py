@@ -51,7 +51,8 @@ def add_noise(source: str | os.PathLike, destination: str | os.PathLike, wav_dir
     recordings = _recordings(Path(noise_dir)) if noise_dir else []
     tables = _tables(source, {Path(audio.file_of(one.audio.path)).resolve() for one in utterances.values()})
     record = {"source": source.as_posix(), "wav_dir": wav_dir.as_posix(), "snr_db": snr_db, "seed": seed,
-              "noise": noise_dir and Path(noise_dir).as_posix(), "noise files": _digest(map(_state, recordings)),
+              "noise": noise_dir and Path(noise_dir).as_posix(),
+              "noise files": _digest(_state(str(path)) for path in recordings),
               "audio": _digest(f"{utt_id} {asdict(one.audio)} {_state(audio.file_of(one.audio.path))}"
                                for utt_id, one in utterances.items()),
               "tables": _digest(f"{file.name} {file.read_bytes()!r}" for file in tables)}
@@ -187,12 +188,9 @@ def _clear_leftovers(wav_dir: Path, files: dict[str, Path]) -> None:
             path.unlink()
 
 
-def _state(path: str | os.PathLike) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:  # whoever opens it will say it better
-        return f"{path} missing"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+def _state(path: str) -> str:
+    known = audio.size_and_date(path)
+    return f"{path} {known[0]} {known[1]}" if known else f"{path} missing"  # whoever opens it will say it better
 
 
 def _digest(parts) -> str:

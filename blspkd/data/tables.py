@@ -25,6 +25,8 @@ from blspkd.errors import DataError
 MAX_KEY_BYTES = 200
 _BAD_IN_KEY = re.compile(r"""[\s\x00-\x20\x7f-\x9f/\\"`$;|&<>*?]|^-|^\.\.?$|"""
                          r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+# Most lines are like this, and one look at them is enough.
+_PLAIN_LINE = re.compile(rb"([0-9A-Za-z_][0-9A-Za-z_.:+=-]{0,199}) ([!-~](?:[ -~]*[!-~])?)\n?")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 3  # problems in the message of one error
@@ -53,38 +55,46 @@ def scan_lines(path: str | os.PathLike, report: Report) -> Iterator[tuple[int, s
     previous = ""
     with open_table(path) as file:
         for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith(_BOM):
-                report("byte order mark", 1, "the file begins with a byte order mark")
-                line = line[len(_BOM):]
-            line = line.removesuffix(b"\n")
-            if line.endswith(b"\r"):
-                report("carriage return", number, "the line ends in a carriage return (Windows)")
-                line = line.rstrip(b"\r")
-            try:
-                text = line.decode("utf-8").strip(" \t")
-            except UnicodeDecodeError as error:
-                report("invalid UTF-8", number, f"byte {error.start + 1} is not valid UTF-8")
-                continue
-            if not text:
-                report("blank line", number, "the line is blank")
-                continue
-            key, _, value = text.partition(" ")
-            if "\t" in key:
-                key, _, value = text.partition("\t")
-            value = value.lstrip(" \t")
-            problem = key_problem(key)
-            if problem:
-                report("bad id", number, problem)
-                continue
-            if _CONTROL.search(value):
-                report("control character", number, f"{key}: {_CONTROL.search(value)[0]!r} in the value")
-                continue
-            if not value:
-                report("no value", number, f"{key}: nothing after the id")
-            if key < previous:  # UTF-8 keeps the order of code points
-                report("not sorted", number, f"{key} stands after {previous} (order of bytes, LC_ALL=C)")
-            previous = key
-            yield number, key, value
+            plain = _PLAIN_LINE.fullmatch(line)
+            row = (plain[1].decode(), plain[2].decode()) if plain else _scan_line(number, line, report)
+            if row:
+                if row[0] < previous:  # UTF-8 keeps the order of code points
+                    report("not sorted", number, f"{row[0]} stands after {previous} (order of bytes, LC_ALL=C)")
+                previous = row[0]
+                yield number, *row
+
+
+def _scan_line(number: int, line: bytes, report: Report) -> tuple[str, str] | None:
+    """Key and value of a line, whatever it looks like; None where it cannot be used."""
+    if number == 1 and line.startswith(_BOM):
+        report("byte order mark", 1, "the file begins with a byte order mark")
+        line = line[len(_BOM):]
+    line = line.removesuffix(b"\n")
+    if line.endswith(b"\r"):
+        report("carriage return", number, "the line ends in a carriage return (Windows)")
+        line = line.rstrip(b"\r")
+    try:
+        text = line.decode("utf-8").strip(" \t")
+    except UnicodeDecodeError as error:
+        report("invalid UTF-8", number, f"byte {error.start + 1} is not valid UTF-8")
+        return None
+    if not text:
+        report("blank line", number, "the line is blank")
+        return None
+    key, _, value = text.partition(" ")
+    if "\t" in key:
+        key, _, value = text.partition("\t")
+    value = value.lstrip(" \t")
+    problem = key_problem(key)
+    if problem:
+        report("bad id", number, problem)
+        return None
+    if _CONTROL.search(value):
+        report("control character", number, f"{key}: {_CONTROL.search(value)[0]!r} in the value")
+        return None
+    if not value:
+        report("no value", number, f"{key}: nothing after the id")
+    return key, value
 
 
 def read_table(path: str | os.PathLike, *, allow_empty: bool = False) -> dict[str, str]:
@@ -94,6 +104,7 @@ def read_table(path: str | os.PathLike, *, allow_empty: bool = False) -> dict[st
     """
     problems: list[str] = []
     rows: dict[str, str] = {}
+    previous = ""
 
     def report(kind: str, number: int, what: str) -> None:
         if not (allow_empty and kind == "no value"):
@@ -102,7 +113,9 @@ def read_table(path: str | os.PathLike, *, allow_empty: bool = False) -> dict[st
     for number, key, value in scan_lines(path, report):
         if key in rows:
             report("duplicate id", number, f"{key} stands here a second time")
-        rows[key] = value
+        if value == previous:  # a speaker's utterances stand together: his name is kept once
+            value = previous
+        rows[key] = previous = value
     if problems:
         raise DataError(_join(problems) + f"\n{remedy(Path(path).parent)}")
     return rows

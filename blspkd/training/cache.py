@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import logging
 import math
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -29,7 +28,7 @@ from torch import Tensor
 
 import blspkd
 from blspkd.config import TrainConfig
-from blspkd.data.audio import file_of
+from blspkd.data.audio import size_and_date
 from blspkd.data.batching import Batch, BatchPlan
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
@@ -43,6 +42,7 @@ from blspkd.training.trainer import batch_loader
 logger = logging.getLogger(__name__)
 SHARD_BYTES = 128 << 20  # what waits in memory to be written, and what a kill can cost
 
+_size_and_date = cache(size_and_date)
 Identify = Callable[[str], dict[str, str]]  # name of a model -> what tells it from others
 
 
@@ -222,16 +222,6 @@ def _announce(caches: list[Cache], folder: Path) -> None:
     if needed > free:
         raise DataError(f"{folder}: the cache needs {size} and {_readable(free)} are free; set training.cache_dir to a "
                         "folder with more room, or cache_encoder_frames or cache_teacher to false")
-
-
-@cache
-def _size_and_date(path: str) -> tuple[int, int] | None:
-    """Bytes and nanoseconds of an audio file; None where it is not there, which loading will report."""
-    try:
-        status = os.stat(file_of(path))
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _versions() -> dict[str, str]:

@@ -73,6 +73,36 @@ def test_an_encoder_without_an_extractor_is_named(tmp_path):
         FeatureExtractor(str(tmp_path), True)
 
 
+def faster(waveform: np.ndarray, factor: float) -> np.ndarray:
+    return Augmenter(DataConfig(speed_factors=[factor]), 100).waveform(waveform, np.random.default_rng(0))
+
+
+def tone(hertz: float, length: int) -> np.ndarray:
+    """float64 [length] at 16 kHz"""
+    return 0.5 * np.sin(2 * np.pi * hertz / 16000 * np.arange(length))
+
+
+@pytest.mark.parametrize("factor", [0.85, 0.9, 1.1, 1.15])
+@pytest.mark.parametrize("hertz", [300, 3000])
+def test_a_perturbed_tone_is_the_tone_of_the_other_pitch(factor, hertz):
+    heard = faster(tone(hertz, 32000).astype(np.float32), factor)
+    assert heard.dtype == np.float32 and len(heard) == round(32000 / factor)
+    expected = tone(hertz * factor, len(heard))
+    middle = slice(1000, -1000)  # filters settle at the edges
+    error = heard[middle] - expected[middle]
+    assert 10 * np.log10(np.mean(expected[middle]**2) / np.mean(error**2)) > 100  # dB
+
+
+def test_what_gets_too_high_goes_and_leaves_no_alias():
+    heard = faster(tone(7700, 32000).astype(np.float32), 1.1)  # would be 8470 Hz, with an alias at 7530 Hz
+    assert 10 * np.log10(np.mean(heard[1000:-1000]**2) / np.mean(tone(7700, 32000)**2)) < -100
+
+
+def test_the_original_speed_is_the_recording_itself():
+    samples = noise(16001)
+    assert np.array_equal(faster(samples, 1.0), samples)
+
+
 def test_masks_do_not_leak_into_the_next_utterance(tiny_encoder):
     extractor = FeatureExtractor(tiny_encoder, pad_to_30s=True)
     before = extractor(noise(9000)).windows[0].clone()

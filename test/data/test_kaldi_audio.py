@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,19 +31,71 @@ def test_durations_are_written_once(make_dir):
     assert KaldiDir.read(folder)["cem-1"].duration == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("change", ["newer wav.scp", "newer segments", "incomplete", "corrupt", "negative"])
+@pytest.mark.parametrize("change", ["incomplete", "corrupt", "negative", "of others"])
 def test_durations_are_written_again_when_they_may_be_wrong(make_rich_dir, change):
     folder = make_rich_dir(utt2dur=None)
     write_durations(folder)
     right = (folder / "utt2dur").read_bytes()
-    if change.startswith("newer"):
-        later = time.time() + 5
-        os.utime(folder / change.split()[1], (later, later))
-    else:
-        (folder / "utt2dur").write_text({"incomplete": "ann-1 0.1\n", "corrupt": "ann-1\x00",
-                                         "negative": right.decode().replace("0.", "-0.")}[change])
+    (folder / "utt2dur").write_text({
+        "incomplete": "ann-1 0.1000\n", "corrupt": "ann-1\x00", "negative": right.decode().replace("0.", "-0."),
+        "of others": right.decode() + "dan-1 0.1\n"}[change])
     assert write_durations(folder)
     assert (folder / "utt2dur").read_bytes() == right
+    assert not write_durations(folder)
+
+
+def test_durations_from_elsewhere_are_not_trusted(make_dir):
+    """Nothing says what they were made from."""
+    folder = make_dir(utt2dur=[f"{utt_id} 7.0" for utt_id in IDS])
+    assert write_durations(folder)
+    assert KaldiDir.read(folder)["cem-1"].duration == pytest.approx(0.6)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The names of the recordings that `write_durations` opens."""
+    names = []
+    measure = kaldi_audio.durations
+
+    def durations(sources):
+        names.append(Path(sources[0].path).name)
+        return measure(sources)
+
+    monkeypatch.setattr(kaldi_audio, "durations", durations)
+    return names
+
+
+@pytest.mark.parametrize("keep", ["size", "date"])
+def test_a_recording_that_changed_under_its_path_is_measured_again(make_dir, opened, keep):
+    folder = make_dir()
+    write_durations(folder)
+    opened.clear()
+    path = folder.parent / "audio" / "bob-1.wav"
+    before = path.stat()
+    if keep == "date":
+        soundfile.write(path, np.full(8000, 0.1), 16000, subtype="PCM_16")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        soundfile.write(path, np.full(4800, 0.1), 8000, subtype="PCM_16")
+        assert path.stat().st_size == before.st_size
+    assert write_durations(folder)
+    assert KaldiDir.read(folder)["bob-1"].duration == pytest.approx({"date": 0.5, "size": 0.6}[keep])
+    assert opened == ["bob-1.wav"]
+    assert not write_durations(folder)
+
+
+def test_only_what_the_tables_change_is_measured_again(make_rich_dir, opened):
+    folder = make_rich_dir(utt2dur=None)
+    write_durations(folder)
+    opened.clear()
+    later = time.time() + 5
+    os.utime(folder / "wav.scp", (later, later))
+    assert not write_durations(folder)
+    segments = (folder / "segments").read_text()
+    (folder / "segments").write_text(segments.replace("bob-1 rec1 0.2 0.3", "bob-1 rec1 0.2 0.25"))
+    assert write_durations(folder)
+    assert KaldiDir.read(folder)["bob-1"].duration == pytest.approx(0.05)
+    assert opened == ["rec1.wav"]
 
 
 def test_every_bad_recording_is_named_and_nothing_is_written(make_dir, tmp_path):

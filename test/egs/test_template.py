@@ -384,6 +384,18 @@ def test_changed_transcripts_stop_stage_2(recipe):
     assert "data/train/text: its contents changed" in recipe.fail("--stage", "2")
 
 
+def test_a_recording_that_changed_is_noticed_by_every_stage_that_hears_it(finished, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", finished)
+    (recipe.folder / "u1.wav").write_bytes(b"another recording")
+    told = "audio of data/{}/wav.scp: 1 of 1 recordings changed: u1 (u1.wav)"
+    output = recipe.succeed("--stop_stage", "1")
+    measured = [line for line in recipe.calls() if line.startswith("data_dir durations")]
+    assert len(measured) == 3 and all(told.format(name) in output for name in ("train", "valid", "test"))
+    error = recipe.fail("--stage", "3")
+    assert "exp/train/model was made on" in error and told.format("train") in error
+    assert told.format("test") in recipe.fail("--stage", "4")
+
+
 def test_corpus_that_misses_a_set_is_told(recipe):
     shutil.rmtree(recipe.folder / "data")
     assert "data/test2/wav.scp is not there" in recipe.fail("--test_sets", "test test2")

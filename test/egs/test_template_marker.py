@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from blspkd.config import TaskConfig
@@ -111,3 +112,82 @@ def test_it_waits_for_no_heavy_package(tmp_path):
     code = f"import runpy, sys; runpy.run_path({str(MARKER)!r}); sys.exit(bool({{'numpy', 'yaml'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(MARKER.parents[4])},
                           cwd=tmp_path, check=False).returncode == 0
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """A data directory of three recordings: two files, and an entry of an archive, beside a command."""
+    for name in ("a.wav", "b c.wav", "d.ark"):
+        (tmp_path / name).write_bytes(b"before")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wav.scp").write_text("a a.wav\nb b c.wav\nd d.ark:2\ne touch ran |\n")
+    assert check(tmp_path, "--data", "data", "wav.scp").returncode == 10
+    finish(tmp_path)
+    return tmp_path
+
+
+def test_recordings_that_did_not_change_are_noticed_as_such(recordings):
+    assert check(recordings, "--data", "data", "wav.scp").returncode == 0
+    assert not (recordings / "ran").exists()
+
+
+@pytest.mark.parametrize(("file", "told"), [("b c.wav", "1 of 4 recordings changed: b (b c.wav)"),
+                                            ("d.ark", "1 of 4 recordings changed: d (d.ark:2)")])
+@pytest.mark.parametrize("change", ["size", "date", "gone"])
+def test_a_recording_that_changed_under_its_path_is_noticed(recordings, file, told, change):
+    path = recordings / file
+    if change == "size":
+        before = path.stat()
+        path.write_bytes(b"afterwards")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif change == "date":
+        os.utime(path, ns=(0, path.stat().st_mtime_ns - 1000))
+    else:
+        path.unlink()
+    again = check(recordings, "--data", "data", "wav.scp")
+    assert again.returncode == 10 and f"audio of data/wav.scp: {told}" in again.stdout
+
+
+def test_what_was_made_from_other_recordings_is_not_reused(recordings):
+    (recordings / "a.wav").write_bytes(b"afterwards")
+    again = call(recordings, "check", "m.json", "--stage", "3 train", "--output", "out", "--data", "data", "wav.scp",
+                 "--remedy", "Remove out.")
+    assert again.returncode == 1 and "1 of 4 recordings changed: a (a.wav)" in again.stderr, again.stderr
+
+
+def test_only_a_few_of_many_changed_recordings_are_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wav.scp").write_text("".join(f"r{number} a.wav\n" for number in range(9)))
+    assert check(tmp_path, "--data", "data", "wav.scp").returncode == 10
+    finish(tmp_path)
+    (tmp_path / "a.wav").touch()
+    told = check(tmp_path, "--data", "data", "wav.scp").stdout
+    assert "9 of 9 recordings changed: r0 (a.wav), r1 (a.wav), r2 (a.wav) and 6 more" in told
+
+
+def test_another_wav_scp_is_told_once(recordings):
+    (recordings / "data/wav.scp").write_text("a a.wav\n")
+    told = check(recordings, "--data", "data", "wav.scp").stdout
+    assert "data/wav.scp: its contents changed" in told and "audio of" not in told
+
+
+def test_a_marker_that_knows_nothing_of_recordings_learns_of_them(recordings):
+    """Versions before 2.1 recorded wav.scp alone."""
+    marker = json.loads((recordings / "m.json").read_text())
+    del marker["made_from"]["audio of data/wav.scp"]
+    (recordings / "m.json").write_text(json.dumps(marker))
+    assert check(recordings, "--data", "data", "wav.scp").returncode == 0
+    (recordings / "a.wav").write_bytes(b"afterwards")
+    assert check(recordings, "--data", "data", "wav.scp").returncode == 10
+
+
+def test_a_million_recordings_take_seconds(tmp_path):
+    """A tenth of them, in a tenth of the time."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "data/wav.scp").write_text("".join(f"r{number:06d} a.wav\n" for number in range(100_000)))
+    before = os.times()
+    assert check(tmp_path, "--data", "data", "wav.scp").returncode == 10
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 3
+    assert (tmp_path / "m.json").stat().st_size < 1_000_000

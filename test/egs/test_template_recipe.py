@@ -92,3 +92,11 @@ def test_filters_make_another_training_set(recipe):
     counts = json.loads((recipe / "data" / "train_filtered" / "filter.json").read_text())["counts"]
     assert counts["text of a test set"] == 1 and sum(counts.values()) == 1
     assert "filter: done on" in run(recipe, "--stop_stage", "1", "--filter_opts", "--max_tokens_per_second 6.5")
+
+
+def test_a_recording_that_changed_is_measured_again(recipe, corpus):
+    run(recipe, "--stop_stage", "1")
+    soundfile.write(corpus / "train/speaker_1/1.flac", np.zeros(2 * 22050), 22050)
+    output = run(recipe, "--stop_stage", "1")
+    assert f"1 of 6 recordings changed: train-speaker_1-1-flac ({corpus}/train/speaker_1/1.flac)" in output
+    assert KaldiDir.read(recipe / "data" / "train")["train-speaker_1-1-flac"].duration == 2.0

@@ -109,7 +109,8 @@ def test_a_run_continues_from_the_one_before(trained, step, caplog):
     caplog.set_level(logging.INFO)
     again()
     assert f"checkpoint-{step}/optimizer.pt: is missing; this checkpoint is not used" in caplog.text
-    assert ("going on from checkpoint-2" if step == 4 else "no checkpoint is whole, so that training starts") in caplog.text
+    told = "going on from checkpoint-2" if step == 4 else "no checkpoint is whole, so that training starts"
+    assert told in caplog.text
     assert_equal(model_of(folder), expected)
     assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
 

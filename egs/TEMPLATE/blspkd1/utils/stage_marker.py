@@ -11,7 +11,9 @@ silently. Standard library only, blspkd's part included: it must work before any
 """
 
 import argparse
+import base64
 import difflib
+import functools
 import glob
 import hashlib
 import json
@@ -19,6 +21,8 @@ import os
 import re
 import sys
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from runner.refusals import tell_refusals
@@ -26,6 +30,8 @@ from runner.refusals import tell_refusals
 from blspkd import model_files  # path.sh makes sure of it
 
 TO_RUN = 10  # exit status
+AUDIO = "audio of "  # and the path of a wav.scp: what says whether its recordings changed
+SHOWN = 3  # recordings named in a message
 TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -40,7 +46,7 @@ def main() -> int:
     one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration, less comments")
     one.add_argument("--ignore", default="", metavar="KEYS", help="keys of --text configurations that do not count")
     one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
-                     help="files of a folder; absent ones count as such")
+                     help="files of a folder; absent ones count as such, and with a wav.scp its recordings")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
     one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="a change means: run again")
     one.add_argument("--output", action="append", default=[], metavar="PATTERN", help="must be there in the end")
@@ -69,6 +75,8 @@ def check(arguments: argparse.Namespace) -> int:
     for folder, *patterns in arguments.data:
         for path in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
             made_from[str(path)] = file_digest(path)
+            if path.name == "wav.scp":
+                made_from[f"{AUDIO}{path}"] = audio_states(path)
     for label, model in arguments.model:
         made_from[label] = f"{model} {folder_digest(Path(model))}".strip() if Path(model).is_dir() else model
     code = {path: folder_digest(Path(path)) for path in arguments.code}
@@ -83,6 +91,8 @@ def check(arguments: argparse.Namespace) -> int:
         return complain(arguments, changes, remains, old)
     missing = [pattern for pattern in outputs if not present(pattern)]
     if finished and not missing and not changes and old.get("code") == code:
+        if old["made_from"] != made_from:  # of a version that did not look at recordings
+            write_marker(arguments.marker, {**old, "made_from": made_from})
         print(f"{arguments.marker.stem}: done on {old['finished']}, nothing changed: skipped", flush=True)
         return 0
     if finished:
@@ -154,7 +164,11 @@ def differences(old: dict, new: dict) -> list:
         before, after = old.get(label, "(not there)"), new.get(label, "(not there)")
         if before == after:
             continue
-        if isinstance(before, list) and isinstance(after, list):
+        if label.startswith(AUDIO):
+            scp = label.removeprefix(AUDIO)
+            if label in old and old.get(scp) == new.get(scp):  # else wav.scp itself is told, or nothing is known
+                found.append(f"{label}: {changed_recordings(Path(scp), before, after)}")
+        elif isinstance(before, list) and isinstance(after, list):
             lines = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
             found.append(f"{label}:")
             found += [f"    {'was' if line[0] == '-' else 'now'}: {line[2:].strip()}" for line in lines]
@@ -192,6 +206,41 @@ def significant_lines(path: Path, ignored: list, above: tuple = ()):
 def file_digest(path: Path) -> str:
     """Of a file's contents; of more than 256 MiB, of its size and samples."""
     return "sha256:" + model_files.file_digest(path, 256 << 20)
+
+
+def recordings(scp: Path) -> Iterator:
+    """(name, entry) of each line of a wav.scp."""
+    with open(scp, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            name, _, entry = line.strip().replace("\t", " ", 1).partition(" ")
+            yield name, entry.strip()
+
+
+def audio_states(scp: Path) -> str:
+    """Four bytes for each recording of a wav.scp, in its order: of its entry, and of its file's size and date."""
+    states = (f"{entry} {size_and_date(entry)}".encode("utf-8", "surrogateescape") for _, entry in recordings(scp))
+    return base64.b85encode(b"".join(zlib.crc32(state).to_bytes(4, "big") for state in states)).decode()
+
+
+def changed_recordings(scp: Path, before: str, after: str) -> str:
+    old, new = base64.b85decode(before), base64.b85decode(after)
+    changed = [f"{name} ({entry})" for place, (name, entry) in enumerate(recordings(scp))
+               if old[4 * place:4 * place + 4] != new[4 * place:4 * place + 4]]
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return f"{len(changed)} of {len(new) // 4} recordings changed: {', '.join(changed[:SHOWN])}{more}"
+
+
+@functools.lru_cache(maxsize=1024)  # neighbours are in one archive
+def size_and_date(entry: str):
+    """Of the file that an entry of a wav.scp names, `file.ark:offset` too; None of a command, and where none is."""
+    archive = re.fullmatch(r"(.+):\d+", entry)
+    if archive and not os.path.exists(entry):
+        return size_and_date(archive[1])
+    try:
+        status = os.stat(entry)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def present(pattern: str) -> list:
