@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 WHOLE_FILE, WHOLE_TENSOR = 64 << 20, 1 << 20  # bytes; larger ones are sampled
 STRIDE = 61  # words; a prime number, so that samples do not stay in the same columns of a matrix
+LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 BLOCK = STRIDE * 8 << 12  # bytes read at a time
 RECORDS = {"training.json", "training_args.bin", "trainer_state.json"}  # how a model was made: no part of it
 _WEIGHTS = {".safetensors", ".bin", ".pt"}
@@ -50,7 +51,9 @@ def _parts(file: BinaryIO, size: int) -> list[tuple[int, int, int]]:
     """
     try:
         behind_header = 8 + int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(behind_header, size) - 8))
+        if behind_header > min(size, LARGEST_HEADER):
+            raise ValueError
+        header = json.loads(file.read(behind_header - 8))
         tensors = sorted(entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
         return [(0, behind_header, 1)] + [
             (behind_header + start, behind_header + end, 1 if end - start <= WHOLE_TENSOR else STRIDE)
