@@ -1,9 +1,9 @@
 """What tells the files of one model from those of another: digests in which a change of any tensor shows.
 
 Files of up to 64 MiB are read whole. A larger one has its safetensors header read whole, every tensor of up to 1 MiB
-too, and of a larger tensor one 8-byte word of every 61, which is eight times as fast as reading all of it (15 GB in
-cache: 2 s). So any change of 496 bytes in a row shows, of a row that long, and of a column of 61 rows or more; a few
-single numbers inside a large tensor may not.
+too, and of a larger tensor one 8-byte word of every 61, which is several times as fast as hashing all of it (15 GB in
+the page cache: 2 to 3 s). So any change of 496 bytes in a row shows, and of a row that long, or of a column of 61 rows
+or more; a few single numbers inside a large tensor may not.
 
 Standard library only: the recipes' stage markers use it as well.
 """
