@@ -1,9 +1,11 @@
 """Digests of model files: any single tensor that changes shows, also in files that are too large to read whole."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,17 @@ def test_a_row_shows_in_a_file_of_any_format(tmp_path):
         path.write_bytes(changed.tobytes())
         digests.add(file_digest(path, whole=0))
     assert len(digests) == 6
+
+
+def test_a_large_file_is_read_block_by_block(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(b"PK\3\4" * 10)
+    os.truncate(path, 256 << 20)
+    tracemalloc.start()
+    file_digest(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 def test_a_file_that_only_looks_like_safetensors_has_a_digest(tmp_path):

@@ -152,7 +152,7 @@ def _check_pickle(path: Path) -> None:
     try:
         strange = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - _ARRAYS
     except Exception as error:  # a forged file can make it raise anything
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]})") from None
     if strange:
         raise DataError(f"{path}: holds {sorted(strange)[0]}, where only tensors and plain numbers are loaded")
 

@@ -109,8 +109,8 @@ def test_a_run_continues_from_the_one_before(trained, step, caplog):
     caplog.set_level(logging.INFO)
     again()
     assert f"checkpoint-{step}/optimizer.pt: is missing; this checkpoint is not used" in caplog.text
-    told = "going on from checkpoint-2" if step == 4 else "no checkpoint is whole, so that training starts"
-    assert told in caplog.text
+    begin = "going on from checkpoint-2" if step == 4 else "no checkpoint is whole, so that training starts at step 0"
+    assert begin in caplog.text
     assert_equal(model_of(folder), expected)
     assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
 
@@ -129,6 +129,12 @@ def test_nothing_but_tensors_and_numbers_is_unpickled(tmp_path, name, monkeypatc
     assert not (tmp_path / "made_by_the_checkpoint").exists()
     assert re.search(rf"checkpoint-4/{name}: holds (posix|nt)\.mkdir, where only tensors", caplog.text)
     assert "weights_only" not in caplog.text
+
+
+def test_a_forged_file_of_no_known_format_does_not_count(tmp_path, caplog):
+    (fake(tmp_path, 4) / "optimizer.pt").write_bytes(b"cposix\nmkdir\n(Vx\ntR.")  # a pickle, and no file of torch's
+    finish_checkpoint(tmp_path / "checkpoint-4", Split(1, 1), 0)
+    assert complete_checkpoints(tmp_path) == [] and "optimizer.pt: cannot be read" in caplog.text
 
 
 def test_deepspeed_unpickles_no_more_than_that(tmp_path, monkeypatch):
