@@ -53,21 +53,10 @@ class KaldiDir:
         channel:    for recordings for which the directory itself makes no choice.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise DataError(f"{path}: there is no such data directory; has stage 1 (data preparation) run?")
-        speakers = read_table(path / "utt2spk")
-        if not speakers:
-            raise DataError(f"{path / 'utt2spk'}: holds no utterance")
-        texts = {}
-        if need_text or (path / "text").exists():
-            texts = read_table(path / "text")
-            check_same_ids(path, speakers, texts, "text")
-        if need_audio or (path / "wav.scp").exists():
-            sources = read_sources(path, need_audio, channel)
-            check_same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
-        else:
-            sources = {}
-        seconds = _read_durations(path)
+        speakers = read_speakers(path)
+        texts = read_texts(path, speakers, need_text)
+        sources = read_audio(path, speakers, need_audio, channel)
+        seconds = read_seconds(path)
         nothing = AudioSource("")
         return cls(path, {
             utt_id: Utterance(utt_id, speaker, texts.get(utt_id, ""), sources.get(utt_id, nothing), seconds.get(utt_id))
@@ -87,6 +76,35 @@ class KaldiDir:
         if utt_id not in self.utterances:
             raise DataError(f"{self.path}: there is no utterance {utt_id}")
         return self.utterances[utt_id]
+
+
+def read_speakers(path: Path) -> dict[str, str]:
+    """{utt-id: speaker} of data directory `path`, with at least one utterance."""
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such data directory; has stage 1 (data preparation) run?")
+    speakers = read_table(path / "utt2spk")
+    if not speakers:
+        raise DataError(f"{path / 'utt2spk'}: holds no utterance")
+    return speakers
+
+
+def read_texts(path: Path, speakers: Mapping[str, str], need_text: bool = True) -> dict[str, str]:
+    """{utt-id: transcript}, of the utterances of `speakers`; {} where there is no `text` and none is needed."""
+    if not need_text and not (path / "text").exists():
+        return {}
+    texts = read_table(path / "text")
+    check_same_ids(path, speakers, texts, "text")
+    return texts
+
+
+def read_audio(path: Path, speakers: Mapping[str, str], need_audio: bool = True, channel: int | None = None
+               ) -> dict[str, AudioSource]:
+    """`read_sources`, of the utterances of `speakers`; {} where there is no `wav.scp` and none is needed."""
+    if not need_audio and not (path / "wav.scp").exists():
+        return {}
+    sources = read_sources(path, need_audio, channel)
+    check_same_ids(path, speakers, sources, "segments" if (path / "segments").exists() else "wav.scp")
+    return sources
 
 
 def read_references(data_dir: str | os.PathLike, task: str) -> dict[str, str]:
@@ -158,7 +176,8 @@ def read_sources(path: Path, need_audio: bool = True, channel: int | None = None
     return sources
 
 
-def _read_durations(path: Path) -> dict[str, float]:
+def read_seconds(path: Path) -> dict[str, float]:
+    """{utt-id: its duration}, as far as `utt2dur` has it."""
     return _parse(path / "utt2dur", parse_duration) if (path / "utt2dur").exists() else {}
 
 

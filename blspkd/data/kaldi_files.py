@@ -41,15 +41,21 @@ def data_files(path: Path) -> list[Path]:
                   if entry.is_file() and not entry.name.startswith(".") and ".tmp-" not in entry.name)
 
 
+def first_id(file: Path) -> bytes:
+    """What stands first in `file`; nothing if it begins with a blank line."""
+    with open(file, "rb") as lines:
+        return b"".join(lines.readline(4096).split(None, 1)[:1])
+
+
 def follows(file: Path, utterances, recordings, speakers) -> Follows:
-    """What the lines of `file` belong to; the others are the ids of its directory (containers of bytes)."""
+    """What the lines of `file` belong to; the others are the ids of its directory, or those of them that stand first
+    in a file of an unknown name (containers of bytes)."""
     known = known_file(file.name)
     if known:
         return known
-    with open(file, "rb") as lines:
-        first = lines.readline(4096).split(None, 1)
+    first = first_id(file)
     for ids, answer in ((utterances, Follows.UTTERANCES), (recordings, Follows.RECORDINGS),
                         (speakers, Follows.SPEAKERS)):
-        if first and first[0] in ids:
+        if first in ids:
             return answer
     return Follows.NOTHING

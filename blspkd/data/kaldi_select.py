@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.kaldi_dir import read_audio, read_seconds, read_speakers, read_texts
 from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
 from blspkd.data.tables import key_problem, open_table, read_table, remedy_command
 from blspkd.data.word_times import read_word_times
@@ -127,20 +127,22 @@ class Stats:
 
 def stats(path: str | os.PathLike) -> Stats:
     """Figures of data directory `path`; words are what blanks separate. Raises DataError if it is not valid."""
-    directory = KaldiDir.read(path, need_text=False, need_audio=False)
-    seconds = [utterance.duration for utterance in directory if utterance.duration is not None]
-    complete = len(seconds) == len(directory)
+    path = Path(path)  # a table at a time: a million utterances are not to fill the memory
+    speakers = read_speakers(path)
     words, distinct, characters = 0, set(), 0
-    for utterance in directory:
-        found = utterance.text.split()
+    for text in read_texts(path, speakers, need_text=False).values():
+        found = text.split()
         words += len(found)
         distinct.update(found)
-        characters += len(utterance.text)
+        characters += len(text)
+    recordings = len({source.path for source in read_audio(path, speakers, need_audio=False).values()})
+    durations = read_seconds(path)
+    seconds = [durations[utt_id] for utt_id in speakers if utt_id in durations]
+    complete = len(seconds) == len(speakers)
     files = {file.name: len(read_word_times(file) if file.name in SEVERAL_LINES else read_table(file))
-             for file in data_files(directory.path)
+             for file in data_files(path)
              if known_file(file.name) is Follows.UTTERANCES and file.name not in ("text", "utt2spk", "segments")}
-    return Stats(len(directory), len({utterance.speaker for utterance in directory}),
-                 len({utterance.audio.path for utterance in directory} - {""}), words, len(distinct), characters,
+    return Stats(len(speakers), len(set(speakers.values())), recordings, words, len(distinct), characters,
                  sum(seconds) if complete else None, min(seconds) if complete else None,
                  statistics.median(seconds) if complete else None, max(seconds) if complete else None, files)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from blspkd.atomic import atomic_path
 from blspkd.data.continuation_info import combined_info, partial_info, renamed_info, write_info
 from blspkd.data.kaldi_check import report, validate
-from blspkd.data.kaldi_files import INFO, Follows, data_files, follows
+from blspkd.data.kaldi_files import INFO, Follows, data_files, first_id, follows, known_file
 from blspkd.data.kaldi_fix import spk2utt
-from blspkd.data.tables import key_problem, read_table, remedy, write_table
+from blspkd.data.tables import PLAIN_KEY, key_problem, read_table, remedy, write_table
 from blspkd.errors import DataError
 
-Lines = dict[bytes, list[bytes]]  # id -> its lines
+Lines = dict[bytes, bytes]  # id -> its lines
 
 
 def subset(source: str | os.PathLike, destination: str | os.PathLike, utterances: Iterable[str]) -> int:
@@ -59,9 +59,11 @@ def copy(source: str | os.PathLike, destination: str | os.PathLike, utt_id: Call
             elif kind is Follows.NOTHING:
                 shutil.copyfile(source / name, temporary / name)
             elif name not in ("utt2spk", "spk2utt"):
-                _write(temporary / name, {rename[kind](key.decode()).encode(): [
-                    rename[kind](key.decode()).encode() + line.removeprefix(key) for line in lines]
-                    for key, lines in _lines(source / name).items()})
+                table: Lines = {}
+                for old, lines in _lines(source / name).items():
+                    new = rename[kind](old.decode()).encode()
+                    table[new] = (b"\n" + lines).replace(b"\n" + old, b"\n" + new)[1:]
+                _write(temporary / name, table)
         write_table(temporary / "utt2spk", renamed)
         write_table(temporary / "spk2utt", spk2utt(renamed))
     return len(renamed)
@@ -114,15 +116,14 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
     if not sources:
         raise DataError("nothing to combine: name at least one data directory")
     speakers: dict[str, str] = {}
-    origin: dict[str, Path] = {}
     kinds: dict[str, Follows] = {}
     for source in sources:
         own = _checked(source)
         for utt_id in own:
-            if utt_id in origin:
-                raise DataError(f"utterance {utt_id} is in {origin[utt_id]} and in {source}; give the ids of one a "
-                                "prefix, or leave it out of one (subset --utt-list)")
-            origin[utt_id] = source
+            if utt_id in speakers:
+                other = next(other for other in sources if utt_id in _utt2spk(other))
+                raise DataError(f"utterance {utt_id} is in {other} and in {source}; give the ids of one a prefix, or "
+                                "leave it out of one (subset --utt-list)")
         speakers.update(own)
         kinds.update(_kinds(source))
     notes: list[str] = []
@@ -142,7 +143,7 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
                 lines = _joined(name, having)
                 if name == "segments":  # elsewhere the whole recording is the utterance
                     for source in (source for source in sources if source not in having):
-                        lines.update({key: [key + b" " + key + b" 0 -1\n"] for key in _lines(source / "wav.scp")})
+                        lines.update({key: key + b" " + key + b" 0 -1\n" for key in _lines(source / "wav.scp")})
                 _write(temporary / name, lines)
         write_table(temporary / "spk2utt", spk2utt(speakers))
     return notes
@@ -151,39 +152,56 @@ def combine(destination: str | os.PathLike, sources: Iterable[str | os.PathLike]
 def _distribute(source: Path, folders: list[Path], part_of: Mapping[str, int]) -> None:
     """Write each utterance's lines to `folders[part_of[utterance]]`; utterances without a part are left out."""
     speakers = _utt2spk(source)
-    parts: dict[Follows, dict[bytes, set[int]]] = {kind: {} for kind in Follows}
-    for utt_id, part in part_of.items():
-        parts[Follows.UTTERANCES][utt_id.encode()] = {part}
-        parts[Follows.SPEAKERS].setdefault(speakers[utt_id].encode(), set()).add(part)
-    if (source / "segments").exists():
-        for utt_id, lines in _lines(source / "segments").items():
-            for part in parts[Follows.UTTERANCES].get(utt_id, ()):
-                parts[Follows.RECORDINGS].setdefault(lines[0].split()[1], set()).add(part)
-    else:
-        parts[Follows.RECORDINGS] = parts[Follows.UTTERANCES]
-    for name, kind in _kinds(source).items():
-        if name == "spk2utt":
-            continue
-        if kind is Follows.NOTHING:
-            for part, folder in enumerate(folders):
-                if name == INFO:
-                    members = {utt_id for utt_id, number in part_of.items() if number == part}
-                    written = _lines(source / "continuation") if (source / "continuation").exists() else {}
-                    write_info(folder / name, partial_info(source / name, members, map(bytes.decode, written)))
-                else:
-                    shutil.copyfile(source / name, folder / name)
-            continue
-        tables: list[Lines] = [{} for _ in folders]
-        for key, lines in _lines(source / name).items():
-            for part in parts[kind].get(key, ()):
-                tables[part][key] = lines
-        for folder, table in zip(folders, tables, strict=True):
-            _write(folder / name, table)
+    kinds = _kinds(source)
     members: list[dict[str, str]] = [{} for _ in folders]
+    parts: dict[Follows, dict[bytes, tuple[int, ...]]] = {kind: {} for kind in Follows}
+    alone = [(part,) for part in range(len(folders))]  # one of each is enough
+
+    def add(kind: Follows, key: bytes, part: int) -> None:
+        before = parts[kind].get(key, ())
+        if part not in before:
+            parts[kind][key] = (*before, part) if before else alone[part]
+
     for utt_id, part in part_of.items():
         members[part][utt_id] = speakers[utt_id]
+        add(Follows.UTTERANCES, utt_id.encode(), part)
+        add(Follows.SPEAKERS, speakers[utt_id].encode(), part)
+    del speakers  # a million take a hundred megabytes
     for folder, utt2spk in zip(folders, members, strict=True):
         write_table(folder / "spk2utt", spk2utt(utt2spk))
+    if INFO in kinds:
+        table = source / "continuation"
+        written = [key.decode() for key, _ in _keyed_lines(table)] if table.exists() else []
+        for folder, utt2spk in zip(folders, members, strict=True):
+            write_info(folder / INFO, partial_info(source / INFO, set(utt2spk), written))
+    del members
+    if (source / "segments").exists():
+        for utt_id, line in _keyed_lines(source / "segments"):
+            for part in parts[Follows.UTTERANCES].get(utt_id, ()):
+                add(Follows.RECORDINGS, line.split(None, 2)[1], part)
+    else:
+        parts[Follows.RECORDINGS] = parts[Follows.UTTERANCES]
+    for name, kind in kinds.items():
+        if kind is not Follows.NOTHING and name != "spk2utt":
+            _distribute_lines(source / name, [folder / name for folder in folders], parts[kind])
+        elif name not in (INFO, "spk2utt"):
+            for folder in folders:
+                shutil.copyfile(source / name, folder / name)
+
+
+def _distribute_lines(source: Path, files: list[Path], parts: Mapping[bytes, tuple[int, ...]]) -> None:
+    """Write each line of `source` to `files[part]` for the parts of its id, sorted by it."""
+    lines: list[list[bytes]] = [[] for _ in files]
+    previous, in_order = b"", True
+    for key, line in _keyed_lines(source):
+        in_order, previous = in_order and previous <= key, key
+        for part in parts.get(key, ()):
+            lines[part].append(line)
+    for file, own in zip(files, lines, strict=True):
+        if not in_order:
+            own.sort(key=lambda line: line.split(None, 1)[0])
+        with open(file, "wb") as stream:
+            stream.writelines(own)
 
 
 def _joined(name: str, sources: list[Path]) -> Lines:
@@ -199,10 +217,16 @@ def _joined(name: str, sources: list[Path]) -> Lines:
 
 def _kinds(source: Path) -> dict[str, Follows]:
     """File name -> what its lines belong to, for the files of `source`."""
-    utterances = {key.encode(): speaker.encode() for key, speaker in _utt2spk(source).items()}
-    recordings = _lines(source / "wav.scp") if (source / "wav.scp").exists() else {}
-    speakers = set(utterances.values())
-    return {file.name: follows(file, utterances, recordings, speakers) for file in data_files(source)}
+    files = data_files(source)
+    firsts = {first_id(file) for file in files if known_file(file.name) is None}
+    utterances, recordings, speakers = set(), set(), set()
+    if firsts:
+        for utt_id, line in _keyed_lines(source / "utt2spk"):
+            utterances.update(firsts & {utt_id})
+            speakers.update(firsts.intersection(line.split()[1:]))
+        if (source / "wav.scp").exists():
+            recordings = {key for key, _ in _keyed_lines(source / "wav.scp") if key in firsts}
+    return {file.name: follows(file, utterances, recordings, speakers) for file in files}
 
 
 def _checked(path: Path) -> dict[str, str]:
@@ -221,29 +245,38 @@ def _utt2spk(path: Path) -> dict[str, str]:
     return read_table(path / "utt2spk")
 
 
-def _lines(file: Path) -> Lines:
-    """The lines of `file` by their first field, each with its line feed. Raises DataError for what can be no id."""
-    found: Lines = {}
+def _keyed_lines(file: Path) -> Iterator[tuple[bytes, bytes]]:
+    """(first field, line) of the lines of `file`, each with its line feed. Raises DataError for what can be no id."""
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, 1):
-            line = line.lstrip(b" \t")
-            key = line.split(None, 1)[:1]
-            if not key:
-                continue
-            try:
-                problem = key_problem(key[0].decode())
-            except UnicodeDecodeError:
-                problem = "the id is not valid UTF-8"
-            if problem:
-                raise DataError(f"{file}:{number}: {problem}; mend the line or remove the file")
-            found.setdefault(key[0], []).append(line if line.endswith(b"\n") else line + b"\n")
-    return found
+            plain = PLAIN_KEY.match(line)
+            if plain:
+                key = plain[0]
+            else:
+                line = line.lstrip(b" \t")
+                key = b"".join(line.split(None, 1)[:1])
+                if not key:
+                    continue
+                try:
+                    problem = key_problem(key.decode())
+                except UnicodeDecodeError:
+                    problem = "the id is not valid UTF-8"
+                if problem:
+                    raise DataError(f"{file}:{number}: {problem}; mend the line or remove the file")
+            yield key, line if line.endswith(b"\n") else line + b"\n"
+
+
+def _lines(file: Path) -> Lines:
+    """The lines of `file` by their first field; several of one stay together, in their order."""
+    table: Lines = {}
+    for key, line in _keyed_lines(file):
+        table[key] = table[key] + line if key in table else line
+    return table
 
 
 def _write(file: Path, table: Lines) -> None:
     with open(file, "wb") as stream:
-        for key in sorted(table):
-            stream.writelines(table[key])
+        stream.writelines(table[key] for key in sorted(table))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ MAX_KEY_BYTES = 200
 _BAD_IN_KEY = re.compile(r"""[\s\x00-\x20\x7f-\x9f/\\"`$;|&<>*?]|^-|^\.\.?$|"""
                          r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 # Most lines are like this, and one look at them is enough.
+PLAIN_KEY = re.compile(rb"[0-9A-Za-z_][0-9A-Za-z_.:+=-]{0,199}(?=[ \t\n])")
 _PLAIN_LINE = re.compile(rb"([0-9A-Za-z_][0-9A-Za-z_.:+=-]{0,199}) ([!-~](?:[ -~]*[!-~])?)\n?")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
