@@ -62,14 +62,17 @@ class AudioSource:
 def load(source: AudioSource | str, sampling_rate: int = USUAL_RATE) -> np.ndarray:
     """Samples of `source`: float32 [samples] in [-1, 1] at `sampling_rate` Hz; raises AudioError."""
     source = _as_source(source)
-    with _open(source.path) as file:
-        samples = _read(file, source)
-        rate = file.samplerate
-    if rate != sampling_rate:
-        samples = soxr.resample(samples, rate, sampling_rate)
-        if not len(samples):
-            raise AudioError(f"{_name(source)}: too short to be resampled to {sampling_rate} Hz; leave it out")
-    return np.clip(samples, -1.0, 1.0, dtype=np.float32)
+    try:
+        with _open(source.path) as file:
+            samples = _read(file, source)
+            rate = file.samplerate
+        if rate != sampling_rate:
+            samples = soxr.resample(samples, rate, sampling_rate)
+            if not len(samples):
+                raise AudioError(f"{_name(source)}: too short to be resampled to {sampling_rate} Hz; leave it out")
+        return np.clip(samples, -1.0, 1.0, dtype=np.float32)
+    except MemoryError:
+        raise _too_long(source) from None
 
 
 def duration(source: AudioSource | str) -> float:
@@ -94,6 +97,8 @@ def durations(sources: list[AudioSource]) -> list[float | AudioError]:
                     results.append(_duration(file, source))
                 except AudioError as error:
                     results.append(error)
+                except MemoryError:
+                    results.append(_too_long(source))
     except AudioError as error:
         return [error] * len(sources)
     return results
@@ -197,7 +202,7 @@ def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: i
     try:
         file.seek(first)
         samples = file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, MemoryError) as error:
+    except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{_name(source)}: cannot be decoded near sample {first} ({_reason(error)}); "
                          "truncated or corrupt? Get the file again or leave it out") from None
     missing = count - len(samples)
@@ -267,6 +272,11 @@ def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> 
                          "Xing header, or several files joined?); convert it to flac")
     if file.frames >= UNKNOWN_LENGTH:
         raise AudioError(f"{path}: does not say how long it is (written to a pipe?); convert it to wav")
+
+
+def _too_long(source: AudioSource) -> AudioError:
+    return AudioError(f"{_name(source)}: does not fit into memory at once; cut the recording into utterances with "
+                      "`segments`, or leave it out")
 
 
 def _as_source(source: AudioSource | str) -> AudioSource:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -407,3 +409,16 @@ def test_what_is_too_short_to_be_resampled_has_no_duration(tmp_path, count, rate
     for read in (duration, load):
         with pytest.raises(AudioError, match="too short to be resampled"):
             read(path)
+
+
+def test_a_recording_that_does_not_fit_into_memory_is_named_with_the_remedy(tmp_path):
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(3600 * 16000, dtype=np.int16), 16000)
+    code = ("import resource\nfrom blspkd.data.audio import AudioSource, load\n"
+            "from blspkd.errors import AudioError\n"
+            "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20),) * 2)\n"
+            f"assert len(load(AudioSource({str(path)!r}, 3000.0, 3001.0))) == 16000\n"
+            f"try: load({str(path)!r})\nexcept AudioError as error: print(error)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "long.flac: does not fit into memory at once; cut the recording" in done.stdout, done.stderr
