@@ -109,7 +109,8 @@ def test_a_model_is_known_by_every_tensor_and_not_by_how_long_it_took(tmp_path):
 
 
 def test_it_waits_for_no_heavy_package(tmp_path):
-    code = f"import runpy, sys; runpy.run_path({str(MARKER)!r}); sys.exit(bool({{'numpy', 'yaml'}} & set(sys.modules)))"
+    code = (f"import runpy, sys; sys.path.insert(0, {str(MARKER.parent)!r}); runpy.run_path({str(MARKER)!r}); "
+            "sys.exit(bool({'numpy', 'yaml'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(MARKER.parents[4])},
                           cwd=tmp_path, check=False).returncode == 0
 
