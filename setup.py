@@ -1,8 +1,4 @@
-"""Installs blspkd. Lower bounds, no pins.
-
-All tests pass with every package at its lower bound (torch apart: 2.13.0 is the only one tried) and with the newest
-ones at the time of writing: torch 2.13.0, transformers 5.23.0, peft 0.21.2, accelerate 1.15.0, numpy 2.4.6.
-"""
+"""Installs blspkd. Lower bounds, no pins: tools/constraints.txt holds the versions that were tested."""
 
 import re
 from pathlib import Path
@@ -46,9 +42,7 @@ setup(
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
         "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"],
         "quantised": ["bitsandbytes>=0.46"],  # PLoRA on an LLM in 4 or 8 bits; its tests are skipped without it
-        "vllm": ["vllm"],
         "deepspeed": ["deepspeed"],
-        "demo": ["gradio"],
         "bench": ["torch-cif", "liger-kernel"],  # to compare with, never to run on
     },
 )

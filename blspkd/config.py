@@ -33,13 +33,11 @@ class ContinuationConfig:
     part_size: int = 512  # utterances per part file: what a kill can cost
     seed: int = 0
     dtype: str = "float32"
-    backend: str = "huggingface"
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token
 
     def __post_init__(self):
-        _one_of("backend", self.backend, ("huggingface",))
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
@@ -196,6 +194,10 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self):
+        if self.model.dtype == "float16":
+            raise ConfigError("model.dtype: float16 cannot be trained with: the loss is a mean over all positions, and "
+                              "each one's gradient falls below the smallest number of that type; use bfloat16, which "
+                              "has the range of float32, or float32")
         if self.training.cache_encoder_frames:
             changing = [key for key, on in {
                 "model.train_encoder": self.model.train_encoder,
@@ -261,7 +263,7 @@ class DecodeConfig:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:
             raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
-                              "(python -m blspkd.bin.transcribe writes them)")
+                              "(stage 4 with --reads writes them)")
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:

@@ -1,6 +1,6 @@
 import pytest
 
-from blspkd.config import DecodeConfig, PromptConfig, TaskConfig, TrainConfig
+from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, TaskConfig, TrainConfig
 from blspkd.config_file import load_config, save_config, to_dict
 from blspkd.errors import ConfigError
 
@@ -32,6 +32,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("training: {max_steps: many}", "max_steps: expected int, found 'many'"),
     ("training: {max_steps: 1.5}", "max_steps: expected int"),
     ("training: {bf16: 1}", "bf16: expected bool"),
+    ("model: {dtype: float16}", "number of that type; use bfloat16"),
     ("model: {adapter: linear}", "'linear' is not one of cformer, conv"),
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
     ("model: {adapter: conv}",
@@ -91,3 +92,7 @@ def test_a_base_that_is_missing_or_leads_back_is_named(tmp_path):
     (tmp_path / "c.yaml").write_text("base: b.yaml\n")
     with pytest.raises(ConfigError, match="leads back"):
         load_config(TrainConfig, tmp_path / "b.yaml")
+
+
+def test_a_trained_model_may_listen_in_float16():
+    assert ModelConfig(dtype="float16").dtype == "float16"

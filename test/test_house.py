@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "blspkd"
 MAX_LINES = 500
 # Folders of the package by layer: a file imports from its own folder and from lower layers, never from beside or above.
-LAYERS = [{"errors", "atomic", "progress", "config", "config_file"}, {"data"}, {"models"}, {"losses"},
+LAYERS = [{"errors", "atomic", "progress", "config", "config_file", "model_files"}, {"data"}, {"models"}, {"losses"},
           {"generation", "training", "evaluation"}, {"bin"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NOT_OURS = {"venv", "data", "dump", "exp", "downloads", "__pycache__", "build", "dist"}
+NOT_OURS = {"venv", "venv-newest", "data", "dump", "exp", "downloads", "__pycache__", "build", "dist"}
 PACKAGES_BY_MODULE = {"yaml": "pyyaml"}
 
 
@@ -108,6 +108,19 @@ def test_python_files_do_nothing_dangerous(path):
     assert ROOT / "test" in path.parents or not modules & {"pickle", "dill", "joblib"}, f"{named(path)}: pickle"
 
 
+OURS = {node.name for path in pythons(PACKAGE) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and "from_pretrained" in [getattr(item, "name", "") for item in node.body]}
+
+
+@pytest.mark.parametrize("path", [path for path in pythons() if ROOT / "test" not in path.parents], ids=named)
+def test_models_are_loaded_without_code_of_their_own(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained" and ast.unparse(node.value) not in OURS:
+            assert path.name == "pretrained.py", f"{named(path)}:{node.lineno}: use load_pretrained"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert ast.unparse(node.value) == "False", f"{named(path)}:{node.lineno}: runs code of models"
+
+
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.}/])/(home|root|work|Users|mnt|scratch)/\w",
     "a package registry": r"(?i)pypi\.org|pythonhosted|download\.pytorch\.org|anaconda\.(com|org)|index[-_]url",
@@ -138,7 +151,24 @@ def test_every_command_has_a_main_and_helps(name, capsys):
     assert "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_waits_for_no_heavy_package(name):
+    code = ("import runpy, sys\nsys.argv = ['x', '--help']\n"
+            f"try: runpy.run_module('blspkd.bin.{name}', run_name='__main__')\n"
+            "except SystemExit: print(*{'torch', 'transformers', 'matplotlib'} & set(sys.modules), file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "usage:" in done.stdout and not done.stderr.strip()
+
+
 def test_importing_a_command_reads_no_options_and_prints_nothing():
     code = f"import sys; sys.argv = ['x', '--nonsense']; [__import__('blspkd.bin.' + name) for name in {COMMANDS}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_remedies_in_errors_work_without_the_environment():
+    """`python -m blspkd...` needs path.sh first; the scripts of a recipe's utils/ see to that themselves."""
+    hits = [f"{named(path)}:{node.lineno}" for path in pythons(PACKAGE) for node in
+            ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)
+            and "python -m" in ast.unparse(node)]
+    assert not hits

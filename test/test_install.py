@@ -2,12 +2,14 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = "tools/venv/bin/python -m pytest -q test"
@@ -15,7 +17,8 @@ PYTEST = "tools/venv/bin/python -m pytest -q test"
 
 def run(*words, **variables) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items()
-                   if name not in ("PYTHON", "VENV", "TORCH_VERSION", "EXTRAS", "MAKEFLAGS", "MAKELEVEL", "PYTHONPATH")}
+                   if name not in ("PYTHON", "VENV", "TORCH_VERSION", "EXTRAS", "CONSTRAINTS", "MAKEFLAGS", "MAKELEVEL",
+                                   "PYTHONPATH")}
     return subprocess.run([str(word) for word in words], env={**environment, **variables}, capture_output=True,
                           text=True, timeout=300, check=False)
 
@@ -25,7 +28,8 @@ def checkout(tmp_path) -> Path:
     """The files that an installation reads, in a folder whose name has a space."""
     root = tmp_path / "a checkout"
     (root / "tools").mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "tools/Makefile", "tools/install.sh"):
+    for name in ("setup.py", "pyproject.toml", "tools/Makefile", "tools/install.sh", "tools/constraints.txt",
+                 "tools/constraints.py"):
         shutil.copy(ROOT / name, root / name)
     return root
 
@@ -67,6 +71,68 @@ def test_a_second_run_installs_nothing_until_something_changes(checkout, environ
     assert len(pip_calls(tmp_path)) == 4
     run(*words, "EXTRAS=test")
     assert pip_calls(tmp_path)[-1].endswith(".[test]")
+
+
+def test_the_versions_that_were_tested_are_installed(checkout, environment, tmp_path):
+    words = ("make", "-C", checkout / "tools", "venv", f"VENV={environment}")
+    assert run(*words).returncode == 0
+    assert f"--constraint {checkout}/tools/constraints.txt" in pip_calls(tmp_path)[-1]
+    before = len(pip_calls(tmp_path))
+    with open(checkout / "tools" / "constraints.txt", "a", encoding="utf-8") as file:
+        file.write("another==1.0\n")
+    assert run(*words).returncode == 0 and len(pip_calls(tmp_path)) > before
+
+
+def test_without_constraints_the_newest_versions_are_installed_and_torch_stays(checkout, environment, tmp_path):
+    import torch
+
+    done = run("make", "-C", checkout / "tools", "venv", f"VENV={environment}", "CONSTRAINTS=")
+    assert done.returncode == 0, done.stderr
+    assert "--upgrade --upgrade-strategy eager" in pip_calls(tmp_path)[-1]
+    constraints = re.search(r"--constraint (.+) --editable", pip_calls(tmp_path)[-1])[1]
+    assert Path(constraints).read_text() == f"torch=={torch.__version__}\n"
+
+
+def test_constraints_that_are_not_there_are_named(checkout, environment, tmp_path):
+    done = run("make", "-C", checkout / "tools", "venv", f"VENV={environment}", "CONSTRAINTS=nowhere.txt")
+    assert done.returncode != 0 and "CONSTRAINTS=nowhere.txt: there is no such file" in done.stderr
+    assert not pip_calls(tmp_path)
+
+
+def test_the_newest_releases_are_tested_and_what_is_newer_is_listed(checkout, environment, tmp_path):
+    (checkout / "tools" / "constraints.txt").write_text("pytest==0.1\nno-such-package==1.0\n", encoding="utf-8")
+    done = run("make", "--no-print-directory", "-C", checkout / "tools", "test-newest", f"NEWEST={environment}")
+    assert done.returncode == 0, done.stderr
+    assert "--upgrade" in pip_calls(tmp_path)[-1] and PYTEST.partition(" ")[2] in done.stdout
+    assert re.search(rf"^pytest +0.1 +{re.escape(pytest.__version__)}$", done.stdout, re.MULTILINE)
+    assert "no-such-package" not in done.stdout
+
+
+def test_constraints_cover_what_setup_asks_for():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    bounds = [Requirement(bound) for bound in re.findall(r'^ +"([\w-]+>=[\d.]+)",', setup, re.MULTILINE)]
+    assert len(bounds) > 15
+    for python in ("3.10", "3.11", "3.12", "3.13"):
+        tested = {line.name: line.specifier for line in map(Requirement, constraint_lines())
+                  if line.marker is None or line.marker.evaluate({"python_version": python})}
+        for bound in bounds:
+            if bound.name != "torch":
+                assert bound.specifier.contains(str(tested[bound.name])[2:]), f"{bound} on Python {python}"
+
+
+def constraint_lines() -> list[str]:
+    text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_a_package_that_differs_between_pythons_has_a_line_for_each():
+    module = runpy.run_path(str(ROOT / "tools" / "constraints.py"))
+    installed = {(3, 10): {"Numpy": "2.2", "tqdm": "4", "torch": "2"}, (3, 11): {"numpy": "2.4", "tqdm": "4"},
+                 (3, 13): {"numpy": "2.5", "tqdm": "4", "nvidia-x": "1"}}
+    assert module["lines"](installed) == [
+        'numpy==2.2 ; python_version < "3.11"',
+        'numpy==2.4 ; python_version >= "3.11" and python_version < "3.13"',
+        'numpy==2.5 ; python_version >= "3.13"', "tqdm==4"]
 
 
 def test_an_installation_that_failed_is_done_again(checkout, environment, tmp_path):
@@ -152,7 +218,7 @@ def test_the_check_prints_a_table_and_passes_here():
     status = {line[:18].strip(): line[18:27].strip() for line in done.stdout.splitlines()}
     required = ["python", "torch", "transformers", "peft", "audio: wav", "audio: flac", "audio: sph"]
     assert [status[what] for what in required] == ["ok"] * len(required)
-    assert {"GPU", "audio: mp3", "audio: ogg", "audio: Kaldi ark", "espeak-ng", "vllm", "deepspeed"} <= status.keys()
+    assert {"GPU", "audio: mp3", "audio: ogg", "audio: Kaldi ark", "espeak-ng", "deepspeed"} <= status.keys()
 
 
 @pytest.mark.parametrize(("module", "row", "returncode"), [("peft", "peft", 1), ("kaldiio", "audio: Kaldi ark", 0)])
@@ -162,3 +228,13 @@ def test_the_check_fails_for_required_parts_only(tmp_path, module, row, returnco
     assert done.returncode == returncode
     line = next(line for line in done.stdout.splitlines() if line.startswith(row))
     assert re.search(r"(MISSING|-) +broken on purpose; .*pip install", line)
+
+
+def test_git_ignores_an_environment_that_is_a_link(tmp_path):
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "venv").symlink_to(tmp_path)
+    seen = subprocess.run(["git", "status", "--porcelain", "--untracked-files=all"], cwd=tmp_path, check=True,
+                          capture_output=True, text=True).stdout
+    assert seen == "?? .gitignore\n"

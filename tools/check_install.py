@@ -72,7 +72,7 @@ def gpu() -> Row:
         if not names:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
             return Row("GPU", "-", f"none that torch can use (this torch: {built}); the mini recipe needs none")
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use float32 or float16"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use float32"
         return Row("GPU", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}; {bf16}")
     except Exception as error:
         return Row("GPU", "-", f"cannot ask torch: {error}")
@@ -145,10 +145,8 @@ def rows() -> Iterator[Row]:
     yield check("audio: Kaldi ark", ark, "pip install -e '.[ark]', only to read .ark audio", False)
     yield check("espeak-ng", espeak, "pip install -e '.[mini]', only for egs/mini", False)
     yield check("pytest", found("pytest", "pytest"), "pip install -e '.[test]', only for the tests", False)
-    for module, package, use in (("vllm", "vllm", "faster continuations on GPUs"),
-                                 ("deepspeed", "deepspeed", "training of large encoders"),
-                                 ("liger_kernel", "liger-kernel", "benchmarks"),
-                                 ("gradio", "gradio", "the web demonstration")):
+    for module, package, use in (("deepspeed", "deepspeed", "training of large encoders"),
+                                 ("liger_kernel", "liger-kernel", "benchmarks")):
         yield check(package, found(module, package), f"optional, for {use}", False)
 
 

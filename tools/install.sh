@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the Python environment $VENV and installs blspkd into it; does nothing when that has been done already.
-# Called by the Makefile, which explains the variables: PYTHON, VENV, TORCH_VERSION, EXTRAS.
+# Called by the Makefile, which explains the variables: PYTHON, VENV, TORCH_VERSION, EXTRAS, CONSTRAINTS.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -8,6 +8,7 @@ venv=${VENV:-${root}/tools/venv}
 python=${PYTHON:-python3}
 extras=${EXTRAS-test,mini,ark}
 torch_version=${TORCH_VERSION-}
+constraints=${CONSTRAINTS-${root}/tools/constraints.txt}
 
 fail() {
     echo "error: $*" >&2
@@ -56,7 +57,10 @@ fi
 
 # All that decides what is installed. The stamp is written last: an installation that was cut short is done again.
 stamp=${venv}/.blspkd-installed
-wanted="setup $(cat "${root}/setup.py" "${root}/pyproject.toml" | cksum), torch ${torch_version:-newest}, extras ${extras}, ${root}"
+constraints=${constraints:+$(realpath "${constraints}")}  # pip starts in ${root}
+[ -z "${constraints}" ] || [ -f "${constraints}" ] || fail "CONSTRAINTS=${CONSTRAINTS}: there is no such file"
+deciding=("${root}/setup.py" "${root}/pyproject.toml" ${constraints:+"${constraints}"})
+wanted="setup $(cat "${deciding[@]}" | cksum), torch ${torch_version:-newest}, extras ${extras}, ${root}"
 if [ -f "${stamp}" ] && [ "$(cat "${stamp}")" = "${wanted}" ]; then
     exit 0
 fi
@@ -76,6 +80,11 @@ if [ -z "${got}" ] || [ "${got}" != "${torch_version%%+*}" ]; then
 fi
 echo "installing blspkd[${extras}] and the packages it needs: about 0.2 GB to download; a minute or two"
 cd "${root}"
-install --editable ".[${extras}]"
+if [ -n "${constraints}" ]; then
+    install --constraint "${constraints}" --editable ".[${extras}]"
+else  # the newest of everything, but torch stays
+    "${venv}/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > "${venv}/.torch"
+    install --upgrade --upgrade-strategy eager --constraint "${venv}/.torch" --editable ".[${extras}]"
+fi
 echo "${wanted}" > "${stamp}"
 echo "the environment is ready: ${venv}"

@@ -1,6 +1,7 @@
 """Let the LLM continue the transcripts of a data directory: one job's share, in parts that a restart skips."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from blspkd.config import ContinuationConfig
@@ -23,37 +24,51 @@ def main(argv: list[str] | None = None) -> None:
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.data.kaldi_dir import KaldiDir
-    from blspkd.generation.continuation import ContinuationWriter, choose_device, library_versions
-    from blspkd.generation.model_identity import model_identity
-    from blspkd.generation.parts import is_merged, make_settings, parts_of_job, plan_parts, remove_strangers
-    from blspkd.progress import progress_bar
+    from blspkd.generation.parts import is_merged, make_settings, plan_parts, remove_strangers
+    from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
 
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
+    sizes = len(transcripts), config.part_size, config.batch_size
+    work = work_of_job(*sizes, args.job, args.num_jobs)
+    if not work:
+        batches = num_batches(*sizes)
+        print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: nothing to do, because {len(transcripts)} "
+              f"utterances are work for {jobs_with_work(batches)} jobs: {batches} batches of {config.batch_size}")
+        return
+
+    # Imported here, so that a job without work ends at once: these take seconds.
+    from blspkd.generation.continuation import ContinuationWriter, choose_device, library_versions
+    from blspkd.generation.model_identity import model_identity
+    from blspkd.progress import progress_bar
+
     options = to_dict(config)
     prompt = options.pop("prompt")
     settings = make_settings(args.llm, model_identity(args.llm), prompt, options)
     plan = plan_parts(args.data_dir, transcripts, settings)
-    parts = parts_of_job(plan, args.job, args.num_jobs)
     if is_merged(args.data_dir, transcripts, settings):
         print(f"{args.data_dir}/continuation: up to date")
         return
     remove_strangers(args.data_dir, plan)
-    states = [part.state() for part in parts]
-    print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: {len(parts)} parts, {states.count('complete')} "
-          f"complete, {states.count('missing')} missing, {states.count('stale')} stale (made with other options, "
-          "another model or other transcripts: written anew)", flush=True)
-    todo = [part for part, state in zip(parts, states, strict=True) if state != "complete"]
+    states = {index: plan[index].state() for index in work}
+    counts = Counter(states.values())
+    print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: {len(work)} parts, {counts['complete']} complete, "
+          f"{counts['missing']} missing, {counts['incomplete']} incomplete, {counts['stale']} stale (made with other "
+          "options, another model or other transcripts: written anew)", flush=True)
+    todo = [(plan[index], batches) for index, batches in work.items() if states[index] != "complete"]
     if not todo:
         return
     device = choose_device(args.job)
     writer = ContinuationWriter(args.llm, config, device)
-    with progress_bar("continuations", total=sum(len(part.transcripts) for part in todo), unit="utt") as bar:
-        for part in todo:
+    versions = {**library_versions(), "device": device.partition(":")[0]}
+    total = sum(min(len(part.lacks()), config.batch_size * (batches.stop - batches.start)) for part, batches in todo)
+    with progress_bar("continuations", total=total, unit="utt") as bar:
+        for part, batches in todo:
             written = {}
-            for batch in writer.write(part.transcripts):
+            for batch in writer.write(part.transcripts, batches, done=part.rows()):
                 written.update(batch)
                 bar.update(len(batch))
-            part.write(written, settings, {**library_versions(), "device": device.partition(":")[0]})
+            if written:
+                part.write(written, settings, versions, part.path_of(batches, config.batch_size))
 
 
 if __name__ == "__main__":

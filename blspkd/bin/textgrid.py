@@ -21,7 +21,8 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     folder = Path(args.exp_dir) / f"align_{args.set_name}"
     if not (folder / "align.json").is_file():
-        raise DataError(f"{folder}: not there, or not finished; measure first (python -m blspkd.bin.align)")
+        raise DataError(f"{folder}: not there, or not finished; measure first (stage 4 with "
+                        "--align_sets)")
     rows = {row["utt_id"]: row for row in read_rows(folder / "utterances.jsonl")}
     for utt_id in args.utt_ids or rows:
         if utt_id not in rows:

@@ -14,23 +14,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
-import transformers
-
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config, save_config
-from blspkd.data.examples import make_examples
-from blspkd.data.features import FeatureExtractor
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
-from blspkd.data.prompts import Prompt, load_tokenizer
-from blspkd.errors import command
-from blspkd.generation.model_identity import model_identity
-from blspkd.models.speech_llm import SpeechLlm
-from blspkd.training.cache import open_caches
-from blspkd.training.checkpoint import complete_checkpoints
-from blspkd.training.objective import KdObjective
-from blspkd.training.run import check_unchanged, describe, prompt_of
-from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+from blspkd.errors import command, writing
 
 
 @command
@@ -47,6 +33,23 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_config(TrainConfig, options.config, overrides)
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
+
+    # Imported here, so that --help and mistakes in the options answer at once.
+    import torch
+    import transformers
+
+    from blspkd.data.examples import make_examples
+    from blspkd.data.features import FeatureExtractor
+    from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+    from blspkd.data.prompts import Prompt, load_tokenizer
+    from blspkd.generation.model_identity import model_identity
+    from blspkd.models.speech_llm import SpeechLlm
+    from blspkd.training.cache import open_caches
+    from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
+    from blspkd.training.objective import KdObjective
+    from blspkd.training.run import check_unchanged, describe, prompt_of
+    from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
     logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout,
                         format="%(asctime)s %(message)s")
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     prompt_config = prompt_of(options.train_dir, config.model.llm)
     prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
     extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)
-    check_unchanged(config, options.output_dir)
+    check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
     examples = {}
     for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
         selection = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
@@ -72,7 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     if config.training.gradient_checkpointing:
         objective.speech_llm.enable_gradient_checkpointing()
     arguments = training_arguments(config, options.output_dir)
-    arguments.max_steps = optimiser_steps(config, examples["train"], arguments.world_size)
+    split = begun_with(options.output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
+    if split.num_ranks != arguments.world_size:
+        logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
+    arguments.max_steps = optimiser_steps(config, examples["train"], split)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         save_config(config, Path(options.output_dir) / "config.yaml")
@@ -80,12 +86,15 @@ def main(arguments: list[str] | None = None) -> None:
                                  Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
                                  arguments.device)
 
-    checkpoints = complete_checkpoints(options.output_dir)
+    if config.training.deepspeed:
+        load_deepspeed_safely()
+    checkpoints = newest_checkpoints(options.output_dir, 1)
     if checkpoints:
-        logging.info("going on from %s", checkpoints[-1].name)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        logging.info("going on from %s", checkpoints[0].name)
+    with writing(options.output_dir):  # the Trainer's own files too
+        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
     if config.training.average_checkpoints:
-        newest = complete_checkpoints(options.output_dir)[-config.training.average_checkpoints:]
+        newest = newest_checkpoints(options.output_dir, config.training.average_checkpoints)
         trainer.load_average(newest)
         logging.info("averaged %s", ", ".join(path.name for path in newest))
     trainer.evaluate()

@@ -178,7 +178,7 @@ def _frames(file: soundfile.SoundFile, source: AudioSource) -> tuple[int, int]:
     name, rate = _name(source), file.samplerate
     if source.channel is None and file.channels > 1:
         raise AudioError(f"{name}: has {file.channels} channels and none is chosen; choose one (counted from 0), e.g. "
-                         "`python -m blspkd.bin.data_dir choose_channel DIR 0`")
+                         "`utils/data_dir.sh choose_channel DIR 0`")
     if source.channel is not None and not 0 <= source.channel < file.channels:
         raise AudioError(f"{name}: channel {source.channel} is chosen but the file has channels 0 to "
                          f"{file.channels - 1}")
@@ -211,7 +211,7 @@ def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: i
 def _open(path: str) -> Iterator[soundfile.SoundFile]:
     """Open a file or an archive entry, and refuse at once what holds no samples or fewer than its header says."""
     if is_command(path):
-        raise AudioError(f"{path!r}: is a command, and commands run only with consent: `python -m blspkd.bin.data_dir "
+        raise AudioError(f"{path!r}: is a command, and commands run only with consent: `utils/data_dir.sh "
                          "materialize DIR DUMP_DIR --allow_pipes true`")
     place = file_of(path)
     try:
@@ -227,7 +227,7 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
                 yield file
     except FileNotFoundError:
         raise AudioError(f"{path}: there is no such file; mend wav.scp (relative paths count from the working "
-                         "directory) or run `python -m blspkd.bin.data_dir fix DIR`") from None
+                         "directory) or run `utils/fix_data_dir.sh DIR`") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise AudioError(f"{path}: cannot be read: {_reason(error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless raw

@@ -13,6 +13,7 @@ from blspkd.data.audio import AudioSource, load
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
 from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.prompts import Prompt
+from blspkd.data.tables import remedy_command
 from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
 
@@ -66,7 +67,7 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prom
     for utterance in data:
         if utterance.duration is None:
             raise DataError(f"{data.path}: no duration for utterance {utterance.utt_id}; run "
-                            f"`python -m blspkd.bin.data_dir durations {data.path}`")
+                            f"`{remedy_command('get_utt2dur.sh', data.path)}`")
         if utterance.utt_id not in continuations:
             selection.left_out["without a continuation"] += 1
         elif utterance.duration < config.min_duration:

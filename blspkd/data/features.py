@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor
 
 from blspkd.config import DataConfig
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ModelError
 
@@ -34,7 +35,7 @@ class FeatureExtractor:
     def __init__(self, name: str, pad_to_30s: bool):
         check_model_path(name, "speech encoder")
         try:
-            self.extractor = AutoFeatureExtractor.from_pretrained(name)
+            self.extractor = load_pretrained(AutoFeatureExtractor, name)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{name}: its feature extractor cannot be loaded ({reason})") from None

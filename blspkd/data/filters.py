@@ -169,11 +169,12 @@ def count_tokens(texts: list[str], llm: str = "") -> Iterator[int]:
     if not llm:
         yield from (len(_WORD.findall(text)) for text in texts)
         return
-    from blspkd.data.prompts import load_tokenizer  # takes seconds to import
+    from blspkd.data.control_tokens import read_texts  # takes seconds to import
+    from blspkd.data.prompts import load_tokenizer
 
     tokenizer = load_tokenizer(llm)
     for first in range(0, len(texts), 1000):
-        yield from map(len, tokenizer(texts[first:first + 1000], add_special_tokens=False)["input_ids"])
+        yield from map(len, read_texts(tokenizer, texts[first:first + 1000]))
 
 
 def words(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from blspkd.data.audio import file_of, is_command
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, parse_segment
 from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
-from blspkd.data.tables import key_problem, parse_json_string, scan_lines
+from blspkd.data.tables import key_problem, parse_json_string, remedy_command, scan_lines
 from blspkd.errors import DataError
 from blspkd.progress import progress_bar
 
@@ -53,7 +53,7 @@ def report(path: str | os.PathLike, problems: list[Problem]) -> str:
     total = sum(problem.count for problem in problems)
     return "\n".join([f"{path}: {total} problems of {len(problems)} kinds", *map(str, problems),
                       "mend them where the data are made, or remove what cannot be used (a backup is kept):",
-                      f"  python -m blspkd.bin.data_dir fix {path}"])
+                      f"  {remedy_command('fix_data_dir.sh', path)}"])
 
 
 def audio_file_problem(entry: str, known: dict[str, str | None]) -> tuple[str, str] | None:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blspkd.data.audio import AudioSource, is_command
-from blspkd.data.tables import read_continuations, read_table, remedy, write_continuations, write_table
+from blspkd.data.tables import (
+    read_continuations,
+    read_table,
+    remedy,
+    remedy_command,
+    write_continuations,
+    write_table,
+)
 from blspkd.errors import DataError
 
 __all__ = ["KaldiDir", "Utterance", "parse_segment", "read_continuations", "read_instructions", "read_references",
@@ -155,7 +162,7 @@ def read_sources(path: Path, need_audio: bool = True, channel: int | None = None
             raise DataError(
                 f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is that of {commands[0]}; they "
                 "run only with consent: stage 1 with --allow_pipes true, or "
-                f"`python -m blspkd.bin.data_dir materialize {path} DUMP_DIR --allow_pipes true`")
+                f"`{remedy_command('data_dir.sh', 'materialize', path)} DUMP_DIR --allow_pipes true`")
     chosen: Mapping[str, int] = {}
     if (path / "reco2channel").exists():
         chosen = _parse(path / "reco2channel", parse_channel)

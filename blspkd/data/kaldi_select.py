@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blspkd.data.kaldi_dir import read_audio, read_seconds, read_speakers, read_texts
 from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
-from blspkd.data.tables import key_problem, open_table, read_table
+from blspkd.data.tables import key_problem, open_table, read_table, remedy_command
 from blspkd.data.word_times import read_word_times
 from blspkd.errors import DataError
 
@@ -35,11 +35,11 @@ def shortest(path: str | os.PathLike, number: int) -> list[str]:
     ids = _enough(path, number)
     file = Path(path) / "utt2dur"
     if not file.exists():
-        raise DataError(f"{file}: is not there; write it with `python -m blspkd.bin.data_dir durations {path}`")
+        raise DataError(f"{file}: is not there; write it with `{remedy_command('get_utt2dur.sh', path)}`")
     seconds = read_table(file)
     missing = [utt_id for utt_id in ids if utt_id not in seconds]
     if missing:
-        raise DataError(f"{file}: lacks {missing[0]}; write it with `python -m blspkd.bin.data_dir durations {path}`")
+        raise DataError(f"{file}: lacks {missing[0]}; write it with `{remedy_command('get_utt2dur.sh', path)}`")
     return sorted(ids, key=lambda utt_id: float(seconds[utt_id]))[:number]
 
 

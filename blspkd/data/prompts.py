@@ -4,19 +4,20 @@ One chat turn is rendered by the LLM's own chat template and cut where the user'
 teacher the input is the transcript's tokens, for the student the speech tokens take their place. The cut is made in the
 tokenised full rendering, by character offsets, so that a leading space or a merge across the boundary comes out
 exactly as the LLM would read it: prefix + input + suffix is always the tokenised rendering.
+
+What a text spells never steers the LLM: see control_tokens.py.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from blspkd.config import PromptConfig
+from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
+from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ConfigError, ModelError
-
-# Private-use characters: no transcript contains them, and no template treats them specially.
-_CONTENT = "\ue0f0\ue0f1\ue0f0"
-_REPLY = "\ue0f2\ue0f3\ue0f2"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     check_model_path(name, "LLM")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = load_pretrained(AutoTokenizer, name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason})") from None
@@ -59,14 +60,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 class Prompt:
-    """Renders and tokenises user turns for one tokenizer and one prompt configuration."""
+    """Renders and tokenises user turns for one tokenizer and one prompt configuration.
+
+    Instruction, transcript, reply, system message, separator and the texts of template_args are text, whatever they
+    spell: control tokens are those that the template writes.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig):
         self.tokenizer = tokenizer
         self.config = config
-        self._parts: dict[str, tuple[str, str]] = {}
+        self._readers: list[ControlTokens] = []
+        self._parts: dict[tuple[Marks, str], tuple[str, str]] = {}
         self._around: dict[str, tuple[list[int], list[int]]] = {}
         self.end_of_turn = self._find_end_of_turn()
+        self._check_reader()
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Tokens that only the template and the LLM write."""
+        return self._reader().ids
 
     def split(self, transcript: str, instruction: str | None = None) -> PromptIds:
         """Tokenise the turn with `transcript` as input; `instruction` defaults to the configured one.
@@ -96,13 +108,12 @@ class Prompt:
 
     def response(self, text: str) -> list[int]:
         """Token ids of the assistant's reply `text`, closed by the end-of-turn token."""
-        before, after = self._render(self.config.instruction)
+        reader = self._reader(text)
+        before, after = self._render(reader, self.config.instruction)
         # Tokenised behind the generation prompt, as the LLM itself would have written it.
         turn = before + "a" + after
-        encoded = self.tokenizer(turn + text, add_special_tokens=False, return_offsets_mapping=True)
-        tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ids = [token for token, (_, end) in tokens if end > len(turn)]
-        return ids + [self.end_of_turn]
+        ids, spans = reader.read(turn + text)
+        return [token for token, (_, end) in zip(ids, spans, strict=True) if end > len(turn)] + [self.end_of_turn]
 
     def _tokenise(self, transcript: str, instruction: str | None) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of the rendered turn, and the characters that each covers, counted from the transcript's first one.
@@ -111,40 +122,67 @@ class Prompt:
         """
         if not transcript.strip():
             raise ConfigError("an empty transcript has no tokens to listen for")
-        before, after = self._render(instruction)
-        encoded = self.tokenizer(before + transcript + after, add_special_tokens=False, return_offsets_mapping=True)
-        return encoded["input_ids"], [(left - len(before), right - len(before))
-                                      for left, right in encoded["offset_mapping"]]
-
-    def _render(self, instruction: str | None) -> tuple[str, str]:
-        """The rendered turn's text before and after the input."""
         instruction = self.config.instruction if instruction is None else instruction
-        if instruction not in self._parts:
-            parts = [instruction, _CONTENT] if self.config.speech_position == "after" else [_CONTENT, instruction]
-            content = self.config.separator.join(part for part in parts if part)
-            rendered = self._apply_template([{"role": "user", "content": content}], add_generation_prompt=True)
-            if rendered.count(_CONTENT) != 1:
+        reader = self._reader(transcript, instruction)
+        before, after = self._render(reader, instruction)
+        ids, spans = reader.read(before + transcript + after)
+        return ids, [(left - len(before), right - len(before)) for left, right in spans]
+
+    def _reader(self, *texts: str) -> ControlTokens:
+        """A reader whose marks occur neither in `texts` nor in what is configured; nearly always the same one."""
+        for reader in self._readers:
+            if not any(mark in text for mark in reader.marks for text in texts):
+                return reader
+        config = self.config
+        variables = json.dumps(config.template_args, ensure_ascii=False, default=str)
+        marks = choose_marks([*texts, config.instruction, config.system, config.separator, variables,
+                              str(self.tokenizer.chat_template)])
+        self._readers.append(ControlTokens(self.tokenizer, marks))
+        return self._readers[-1]
+
+    def _render(self, reader: ControlTokens, instruction: str) -> tuple[str, str]:
+        """The rendered turn before and after the input, for `reader`."""
+        key = (reader.marks, instruction)
+        if key not in self._parts:
+            # An edge keeps a text and the template beside it from spelling a control token together; without edges
+            # where the template looks at how a text begins or ends.
+            edged, bare = (self._apply_template(reader, self._turns(reader, instruction, edge))
+                           for edge in (reader.marks.edge, ""))
+            rendered = reader.show(edged if edged.replace(reader.marks.edge, "") == bare else bare)
+            if rendered.count(reader.marks.input) != 1:
                 raise ModelError(f"{self.tokenizer.name_or_path}: its chat template does not show the user's content "
                                  "exactly once; this toolkit cannot find where the speech goes")
-            before, _, after = rendered.partition(_CONTENT)
-            self._parts[instruction] = (before, after)
-        return self._parts[instruction]
+            before, _, after = rendered.partition(reader.marks.input)
+            self._parts[key] = (before, after)
+        return self._parts[key]
 
-    def _apply_template(self, turns: list[dict], add_generation_prompt: bool) -> str:
+    def _turns(self, reader: ControlTokens, instruction: str, edge: str) -> list[dict]:
+        """System message and user's turn with the mark of the input, control tokens hidden, an `edge` at each end."""
+        parts = [instruction, self.config.separator] if instruction else []
+        if self.config.speech_position == "after":
+            content = _put_around(edge, reader.hide("".join(parts))) + reader.marks.input
+        else:
+            content = reader.marks.input + _put_around(edge, reader.hide("".join(parts[::-1])))
+        turns = [{"role": "user", "content": content}]
         if self.config.system:
-            turns = [{"role": "system", "content": self.config.system}, *turns]
+            turns.insert(0, {"role": "system", "content": _put_around(edge, reader.hide(self.config.system))})
+        return turns
+
+    def _apply_template(self, reader: ControlTokens, turns: list[dict], add_generation_prompt: bool = True) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.config.template_args)
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt,
+                **_hide_all(reader, self.config.template_args))
         except Exception as error:  # templates raise whatever they like, jinja2's errors among them
             raise ModelError(f"{self.tokenizer.name_or_path}: its chat template refuses the prompt: {error}") from error
 
     def _find_end_of_turn(self) -> int:
         """The special token that the template puts behind the assistant's reply, else the tokenizer's EOS."""
-        turns = [{"role": "user", "content": _CONTENT}, {"role": "assistant", "content": _REPLY}]
-        rendered = self._apply_template(turns, add_generation_prompt=False)
-        _, found, closing = rendered.partition(_REPLY)
-        ids = self.tokenizer(closing, add_special_tokens=False)["input_ids"] if found else []
+        reader = self._reader()
+        turns = [*self._turns(reader, "", ""), {"role": "assistant", "content": reader.marks.reply}]
+        rendered = self._apply_template(reader, turns, add_generation_prompt=False)
+        _, found, closing = reader.show(rendered).partition(reader.marks.reply)
+        ids = reader.read(closing)[0] if found else []
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         for token in ids:
             if token in special:
@@ -153,3 +191,27 @@ class Prompt:
             raise ModelError(f"{self.tokenizer.name_or_path}: neither its chat template nor its tokenizer tells how a "
                              "turn ends (no special token after the assistant's reply, no eos_token)")
         return self.tokenizer.eos_token_id
+
+    def _check_reader(self) -> None:
+        """Raise ModelError unless a turn in which no text spells anything is read as the tokenizer itself reads it."""
+        reader = self._reader()
+        turns = [{"role": role, "content": "a"} for role in ("system", "user") if role == "user" or self.config.system]
+        rendered = self._apply_template(reader, turns)
+        if reader.read(reader.name(rendered))[0] != self.tokenizer(rendered, add_special_tokens=False)["input_ids"]:
+            raise ModelError(f"{self.tokenizer.name_or_path}: the control tokens of its chat template cannot be told "
+                             "from text; use another LLM")
+
+
+def _put_around(edge: str, text: str) -> str:
+    """`text` with `edge` before its first and behind its last character that is not white space."""
+    core = text.strip()
+    return text.replace(core, f"{edge}{core}{edge}", 1) if core else text
+
+
+def _hide_all(reader: ControlTokens, value):
+    """The value of a template's variable with the control tokens hidden that its texts spell."""
+    if isinstance(value, str):
+        return reader.hide(value)
+    if isinstance(value, dict):
+        return {key: _hide_all(reader, item) for key, item in value.items()}
+    return [_hide_all(reader, item) for item in value] if isinstance(value, list) else value

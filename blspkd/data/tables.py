@@ -15,6 +15,7 @@ The rules, for every such file (`text`, `utt2spk`, `wav.scp`, `text.qa` ...):
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -140,8 +141,6 @@ def write_table(path: str | os.PathLike, rows: Mapping[str, str]) -> None:
             file.writelines(lines)
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: {error.object[error.start]!r} is half of a character and cannot be written") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; free space or mend the permissions") from None
 
 
 def read_continuations(path: str | os.PathLike) -> dict[str, str]:
@@ -177,8 +176,13 @@ def open_table(path: str | os.PathLike):
 
 def remedy(data_dir: str | os.PathLike) -> str:
     """What to do about a file that breaks the rules."""
-    return (f"see all problems with `python -m blspkd.bin.data_dir validate {data_dir}`, mend them by hand or with "
-            f"`python -m blspkd.bin.data_dir fix {data_dir}`")
+    return (f"see all problems with `{remedy_command('validate_data_dir.sh', data_dir)}`, mend them by hand or with "
+            f"`{remedy_command('fix_data_dir.sh', data_dir)}`")
+
+
+def remedy_command(script: str, *words: str | os.PathLike) -> str:
+    """A command to paste in the recipe's folder: a script of `utils/`, which sets up its environment by itself."""
+    return shlex.join([f"utils/{script}", *map(str, words)])
 
 
 def _json_string(text: str) -> str:

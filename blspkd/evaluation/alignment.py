@@ -119,7 +119,7 @@ class _Aligner:
         durations = {utt_id: example.duration for utt_id, example in self.examples.items()}
         parts = plan_parts(plan_batches(durations, self.config.batch_size, self.config.batch_seconds),
                            self.config.part_size)
-        missing = {index: part for index, part in enumerate(parts) if not directory.has_part(index)}
+        missing = {index: part for index, part in enumerate(parts) if not directory.has_part(index, part)}
         total = sum(len(batch) for part in missing.values() for batch in part)
         batches = self._batches([batch for part in missing.values() for batch in part])
         with progress_bar(f"align {self.data.path.name}", total=total, unit="utt") as bar:

@@ -31,7 +31,7 @@ def read_transcripts(folder: Path, utt_ids: Iterable[str]) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; transcribe the set first (python -m blspkd.bin.transcribe), or correct "
+        raise DataError(f"{path}: missing; transcribe the set first (stage 4 with --reads), or correct "
                         "`transcripts`") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); transcribe the set again") from None

@@ -56,7 +56,7 @@ class Measured:
     n: int  # utterances
     ci95: list[float]  # of the values over utterances: widest of the seeds
     difference: float | None = None  # mean minus the reference's; None for the reference itself, or where not compared
-    difference_ci95: list[float] | None = None
+    difference_ci95: list[float] | None = None  # None too where there are too few utterances to say
     p: float | None = None
     p_holm: float | None = None  # corrected for all systems that were compared on this set and metric
 
@@ -213,7 +213,8 @@ class _Comparison:
             return one
         difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed,
                                        (not runs[0].reads, not self.reference[0].reads))
-        return replace(one, difference=difference.value, difference_ci95=list(difference.ci95), p=difference.p)
+        return replace(one, difference=difference.value, p=difference.p,
+                       difference_ci95=None if difference.ci95 is None else list(difference.ci95))
 
     def _statistics(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
         """None for what is no sum over answers (costs, alignment)."""

@@ -7,6 +7,7 @@ from statistics import fmean
 from blspkd.evaluation import health, tables
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.correlation import FEW, Pairs, rho_text, spearman
+from blspkd.evaluation.paired_bootstrap import FEWEST
 from blspkd.evaluation.results import TYPE
 from blspkd.evaluation.results_page import duration
 
@@ -18,6 +19,7 @@ LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {refe
           "differences may be chance.")
 ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there "
         "are more marks than that.")
+UNTESTED = f" Sets of fewer than {FEWEST} utterances are not tested."
 PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are "
             "points that resemble one another): near +1 or -1, the measure puts them in the order (or the reverse "
             "order) of the task's scores; near 0 it says nothing about the task. A measure that only some systems have "
@@ -89,7 +91,8 @@ def screen(comparison: Comparison) -> str:
 
 def _legend(comparison: Comparison) -> str:
     once = all(len(one.values) == 1 for one in comparison.measured)
-    return (LEGEND + ONCE * once).format(reference=tables.system_label(comparison.reference))
+    untested = any(one.difference is not None and one.p is None for one in comparison.measured)
+    return (LEGEND + ONCE * once + UNTESTED * untested).format(reference=tables.system_label(comparison.reference))
 
 
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:

@@ -59,8 +59,13 @@ class PartsDir:
         with atomic_write(started) as file:
             json.dump({"fingerprint": self.fingerprint}, file)
 
-    def has_part(self, index: int) -> bool:
-        return self._part(index).is_file()
+    def has_part(self, index: int, batches: list[list[str]]) -> bool:
+        """Whether the part is there with all of its utterances, in their order; one that was cut is not."""
+        try:
+            rows = read_rows(self._part(index))
+        except DataError:
+            return False
+        return [row.get("utt_id") for row in rows] == [utt_id for batch in batches for utt_id in batch]
 
     def write_part(self, index: int, rows: Iterable[dict]) -> None:
         _write_rows(self._part(index), rows)
@@ -79,7 +84,7 @@ class PartsDir:
             left_by_a_kill.unlink()
 
     def rows(self) -> list[dict]:
-        return read_rows(self.path / self.rows_name)
+        return _read_all_rows(self.path / self.rows_name, self.path / self.marker_name)
 
     def _write_beside(self, rows: list[dict]) -> None:
         """Further files made from the rows."""
@@ -118,8 +123,8 @@ def read_finished(path: Path) -> list[dict]:
     """Rows of a finished decode directory; DataError with the remedy if it is missing or was not finished."""
     if not (path / "decode.json").is_file():
         state = "is not finished" if path.is_dir() else "is not there"
-        raise DataError(f"{path}: {state}; decode first (stage 4, or python -m blspkd.bin.decode)")
-    return read_rows(path / "hyp.jsonl")
+        raise DataError(f"{path}: {state}; decode first (stage 4)")
+    return _read_all_rows(path / "hyp.jsonl", path / "decode.json")
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -133,6 +138,16 @@ def read_rows(path: Path) -> list[dict]:
         raise DataError(f"{path}: missing; remove {path.parent} and decode again") from None
     except ValueError as error:
         raise DataError(f"{path}:{len(rows) + 1}: not JSON ({error}); remove {path.parent} and decode again") from None
+    return rows
+
+
+def _read_all_rows(path: Path, marker: Path) -> list[dict]:
+    """The rows of a finished file; DataError where they are not as many as its marker counts."""
+    rows = read_rows(path)
+    written = _read_json(marker).get("n", len(rows))
+    if written != len(rows):
+        raise DataError(f"{path}: {written} rows were written, {len(rows)} are there; remove {path.parent} and decode "
+                        "again")
     return rows
 
 

@@ -98,12 +98,12 @@ class _Run:
     def decode(self, directories: list[DecodeDir], parts: dict[str, Parts]) -> None:
         """Decode what is missing of `directories`; parts: by system, the same for all tasks."""
         total = sum(len(batch) for directory in directories for index, part in enumerate(parts[directory.system])
-                    if not directory.has_part(index) for batch in part)
+                    if not directory.has_part(index, part) for batch in part)
         with progress_bar(f"decode {self.eval_set.name}", total=total, unit="utt") as bar:
             for system in SYSTEM_ORDER:
                 own = [directory for directory in directories if directory.system == system]
                 for index, part in enumerate(parts.get(system, [])):
-                    missing = [directory for directory in own if not directory.has_part(index)]
+                    missing = [directory for directory in own if not directory.has_part(index, part)]
                     if missing:
                         self._decode_part(index, part, missing, bar.update)
                 for directory in own:

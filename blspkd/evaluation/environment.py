@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "sacrebleu", "jiwer")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "sentencepiece", "safetensors", "numpy",
+            "soundfile", "soxr", "sacrebleu", "jiwer")
 
 
 def describe_environment() -> list[tuple[str, str]]:

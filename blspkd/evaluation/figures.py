@@ -78,6 +78,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
                 _log_scale(axes)
             axes.set_title(LABELS.get(name, name))
             axes.set_xlabel("step")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
 
@@ -90,7 +91,7 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
         figure, panels = _panels(keys, 2, 2.8)
         for axes, key in zip(panels, keys, strict=True):
             for system, found in curves.items():
-                points = [point for point in found.get(key, []) if point["n"] * 10 >= found[key][0]["n"]]
+                points = reached(found.get(key, []))
                 axes.plot([point["position"] for point in points], [point["mean"] for point in points],
                           color=colours[system], marker="o", markersize=3)
             axes.set_title(titles.get(key, key))
@@ -100,6 +101,11 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
             axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
+
+
+def reached(points: Sequence[Mapping]) -> list[Mapping]:
+    """Positions that at least a tenth of the utterances reach."""
+    return [point for point in points if point["n"] * 10 >= points[0]["n"]]
 
 
 def scatter(trails: Mapping[tuple[str, str], Sequence[tuple[str, str, Sequence[tuple[float, float]]]]],

@@ -7,7 +7,9 @@ utterances, and the interval is Student's t with Welch's degrees of freedom, whi
 once is taken to spread like the other one; where both were trained once, only the utterances count.
 
 The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap,
-so that it can be corrected for many comparisons (`holm`).
+so that it can be corrected for many comparisons (`holm`). Few utterances understate their own spread: their variance is
+widened by n / (n - 1) and has n - 1 degrees of freedom. They bound p too: were there no difference, all n would point
+the same way with a probability of 2 / 2**n, so that p is never less, also where they all differ by the same amount.
 """
 
 import math
@@ -18,6 +20,8 @@ import numpy as np
 
 from blspkd.config import TaskConfig
 from blspkd.evaluation.metrics import count_edits, exact_matches, normalize
+
+FEWEST = 6  # utterances for a test: with 5 even the least p, 2 / 2**5, is above 0.05
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over seeds of one system minus that of another."""
+    """Mean over seeds of one system minus that of another; with fewer than FEWEST utterances that is all."""
 
     value: float
-    ci95: tuple[float, float]
-    p: float  # two-sided
+    ci95: tuple[float, float] | None = None
+    p: float | None = None  # two-sided
 
     @property
     def significant(self) -> bool:
         """The 95 % interval excludes 0."""
-        return self.ci95[0] > 0 or self.ci95[1] < 0
+        return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
 
 
 def statistics(metric: str, hypotheses: Sequence[str], references: Sequence[str], task: TaskConfig) -> Statistics:
@@ -69,19 +73,21 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     n = len(reference[0].table)
     if any(len(run.table) != n for run in (*system, *reference)):
         raise ValueError("paired_difference needs the same utterances in every run")
+    own, theirs = ([float(run.score(run.table.sum(0))) for run in runs] for runs in (system, reference))
+    value = float(np.mean(own) - np.mean(theirs))
+    if n < FEWEST:
+        return Difference(value)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=num_bootstrap).astype(np.float64)
     resampled = np.mean([run.score(draws @ run.table) for run in system], axis=0) - np.mean(
         [run.score(draws @ run.table) for run in reference], axis=0)
-    own, theirs = ([float(run.score(run.table.sum(0))) for run in runs] for runs in (system, reference))
-    spread = _seed_variances(own, theirs, trained)
-    error = math.sqrt(float(resampled.var(ddof=1)) + sum(variance for variance, _ in spread))
-    value = float(np.mean(own) - np.mean(theirs))
+    variances = [(float(resampled.var(ddof=1)) * n / (n - 1), n - 1), *_seed_variances(own, theirs, trained)]
+    error = math.sqrt(sum(variance for variance, _ in variances))
     if error == 0:
-        return Difference(value, (value, value), float(value == 0))
-    uncertain = sum(variance**2 / freedom for variance, freedom in spread)
-    freedom = min(error**4 / uncertain if uncertain else math.inf, 1e4)
+        return Difference(value, (value, value), 2.0 ** (1 - n) if value else 1.0)
+    freedom = min(error**4 / sum(variance**2 / freedom for variance, freedom in variances), 1e4)
     reach = _t_quantile(0.975, freedom) * error
-    return Difference(value, (value - reach, value + reach), 2 * (1 - _t_share_below(abs(value) / error, freedom)))
+    p = max(2 * (1 - _t_share_below(abs(value) / error, freedom)), 2.0 ** (1 - n))
+    return Difference(value, (value - reach, value + reach), p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

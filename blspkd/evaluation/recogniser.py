@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, Auto
 from blspkd.config import TranscribeConfig
 from blspkd.data import audio
 from blspkd.data.kaldi_dir import KaldiDir, Utterance
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files, write_text
@@ -34,12 +35,12 @@ class Recogniser:
         """Load `name`, a Hugging Face id or folder. Raises ModelError, and ConfigError for options it does not have."""
         check_model_path(name, "speech recogniser")
         try:
-            architectures = AutoConfig.from_pretrained(name).architectures or []
+            architectures = load_pretrained(AutoConfig, name).architectures or []
             self.is_ctc = any(architecture.endswith("ForCTC") for architecture in architectures)
             kind = AutoModelForCTC if self.is_ctc else AutoModelForSpeechSeq2Seq
-            self.model = kind.from_pretrained(name, dtype=getattr(torch, config.dtype)).to(device).eval()
-            self.extractor = AutoFeatureExtractor.from_pretrained(name)
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.model = load_pretrained(kind, name, dtype=getattr(torch, config.dtype)).to(device).eval()
+            self.extractor = load_pretrained(AutoFeatureExtractor, name)
+            self.tokenizer = load_pretrained(AutoTokenizer, name)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{name}: cannot be loaded as a speech recogniser ({reason})") from None
@@ -120,7 +121,7 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     parts = plan_parts(plan_batches(seconds, config.batch_size, float("inf")), config.part_size)
     recogniser = load_recogniser()
     folder.start()
-    todo = [(index, part) for index, part in enumerate(parts) if not folder.has_part(index)]
+    todo = [(index, part) for index, part in enumerate(parts) if not folder.has_part(index, part)]
     total = sum(len(batch) for _, part in todo for batch in part)
     with progress_bar(f"transcribe {data_dir.name}", total=total, unit="utt") as bar:
         for index, part in todo:

@@ -110,7 +110,8 @@ def _results(page: Document, experiments: Sequence[Experiment]) -> None:
 
 def _curves(page: Document, experiments: Sequence[Experiment]) -> None:
     curves = {experiment.label: dict(experiment.curves) for experiment in experiments if experiment.curves}
-    names = [name for name in CURVES if any(f"{kind}/{name}" in found for found in curves.values() for kind in KINDS)]
+    names = [name for name in CURVES  # a single point is no curve
+             if any(len(found.get(f"{kind}/{name}", ())) > 1 for found in curves.values() for kind in KINDS)]
     if not names:
         return
     notes = []
@@ -134,7 +135,8 @@ def _positions(page: Document, experiments: Sequence[Experiment]) -> None:
     for name in dict.fromkeys(name for experiment in experiments for name in experiment.summaries):
         curves = {experiment.label: experiment.summaries[name]["by_position"] for experiment in experiments
                   if name in experiment.summaries}
-        keys = [key for key in ("input_kl", "response_kl") if any(key in found for found in curves.values())]
+        keys = [key for key in ("input_kl", "response_kl")
+                if any(len(figures.reached(found.get(key, ()))) > 1 for found in curves.values())]
         if keys:
             drawn = figures.kl_by_position(curves, keys, colours_of(experiments))
             parts += [heading(name), picture(figures.data_uri(drawn), f"KL by position, {name}")]
@@ -164,7 +166,7 @@ def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: i
     main = _drawn(experiments)
     if main is None:
         page.section("utterances", "Utterances", paragraph(
-            "No alignment was measured, so no utterance can be drawn: run python -m blspkd.bin.align for at least one "
+            "No alignment was measured, so no utterance can be drawn: run stage 4 with --align_sets for at least one "
             "experiment."))
         return
     drawn = chosen(main, num_chosen, seed)

@@ -11,6 +11,7 @@ from blspkd.evaluation.results import Row, whole_tasks
 from blspkd.evaluation.tables import HEADLINES, metric_label
 
 MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
+TITLE = "Alignment against task scores"
 Trail = tuple[str, str, Pairs]  # system, set, (measure, score) of its snapshots by step and of the finished model
 
 
@@ -32,6 +33,14 @@ class Cloud:
 
     def snapshots(self, set_name: str) -> Pairs:
         return [pair for _, name, pairs in self.trails if name == set_name for pair in pairs[:-1]]
+
+    def points(self, set_name: str) -> Pairs:
+        """All that are drawn."""
+        return self.finished(set_name) + self.snapshots(set_name)
+
+    def rho(self, set_name: str) -> float | None:
+        """Spearman's, of all points; None where there are fewer than three, or all are the same."""
+        return spearman(*zip(*self.points(set_name), strict=True))
 
 
 def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
@@ -74,9 +83,16 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
     found = clouds(experiments)
     if not found:
         return
-    titles = {(cloud.measure, cloud.task): _title(cloud) for cloud in found}
-    drawn = {(cloud.measure, cloud.task): cloud.trails for cloud in found}
-    fewest = min(len(cloud.finished(name) + cloud.snapshots(name)) for cloud in found for name in cloud.sets)
+    sizes = [len(cloud.points(name)) for cloud in found for name in cloud.sets]
+    ordered = [cloud for cloud in found if any(cloud.rho(name) is not None for name in cloud.sets)]
+    if not ordered:
+        page.section("predicts", TITLE, paragraph(
+            f"There are too few systems and snapshots to put them in an order ({max(sizes)} in the largest set), or "
+            "they do not differ; with three or more (--exp_dirs) they are drawn here."))
+        return
+    titles = {(cloud.measure, cloud.task): _title(cloud) for cloud in ordered}
+    drawn = {(cloud.measure, cloud.task): cloud.trails for cloud in ordered}
+    fewest = min(sizes)
     warning = with_snapshots = ""
     if fewest < FEW:
         warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
@@ -93,7 +109,7 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
             own = [by_task.get((task, measure)) for measure in measures]
             lines.append([task, name, *(rho_text(cloud.finished(name), cloud.snapshots(name)) if cloud else "-"
                                         for cloud in own)])
-    page.section("predicts", "Alignment against task scores", paragraph(
+    page.section("predicts", TITLE, paragraph(
         "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
         "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
         "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round."
@@ -105,7 +121,5 @@ def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
 
 def _title(cloud: Cloud) -> str:
     """rho of all points that are drawn, where there are few sets."""
-    points = {name: cloud.finished(name) + cloud.snapshots(name) for name in cloud.sets}
-    texts = [f"rho {name} {rho_text(pairs)}" for name, pairs in points.items()
-             if spearman(*zip(*pairs, strict=True)) is not None]
+    texts = [f"rho {name} {rho_text(cloud.points(name))}" for name in cloud.sets if cloud.rho(name) is not None]
     return "\n".join(texts) if len(texts) < 3 else ""

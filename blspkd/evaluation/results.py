@@ -34,7 +34,7 @@ def read_results(path: str | Path) -> list[Row]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: missing; score first (stage 4, or python -m blspkd.bin.score)") from None
+        raise DataError(f"{path}: missing; score first (stage 4)") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); remove it and score again") from None
     if not isinstance(values, list):

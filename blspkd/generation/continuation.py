@@ -4,7 +4,7 @@ The Hugging Face back end: any causal LM that `AutoModelForCausalLM` loads and `
 the left, so that the continuations of a batch start at the same position.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 import blspkd
 from blspkd.config import ContinuationConfig
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import Prompt, check_model_path, load_tokenizer
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.generation import filters
@@ -36,7 +37,7 @@ def load_llm(name: str, dtype: str = "float32", device: str = "cpu") -> PreTrain
     """Load the causal LM `name` (Hugging Face id or folder) for inference; ModelError where that fails."""
     check_model_path(name, "LLM")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        model = load_pretrained(AutoModelForCausalLM, name, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: this LLM cannot be loaded ({reason}); name a folder with a saved causal LM, or a "
@@ -70,12 +71,14 @@ class ContinuationWriter:
         # Only what the configuration says: models bring defaults (top_k, repetition_penalty ...) that would interfere.
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_tokens, pad_token_id=self.pad_token, do_sample=False)
-        self._special_ids, self._special_strings = self._special_tokens()
+        self._special_ids = self.prompt.control_ids.union(self.tokenizer.all_special_ids)
         self.max_input_tokens = self._max_input_tokens()
 
-    def write(self, transcripts: Mapping[str, str]) -> Iterator[dict[str, Continuation]]:
+    def write(self, transcripts: Mapping[str, str], batches: slice = slice(None),
+              done: Collection[str] = ()) -> Iterator[dict[str, Continuation]]:
         """Continue `transcripts` (utterance id -> text); yields one batch after the other, longest prompts first.
 
+        batches: only these of them. done: utterances that are there; a batch of nothing else is left out.
         Raises DataError, naming the utterance, for a transcript that cannot be tokenised.
         """
         prompts: dict[str, list[int]] = {}
@@ -89,13 +92,14 @@ class ContinuationWriter:
                 too_long[utt_id] = Continuation("", 0, False, filters.INPUT_TOO_LONG)
             else:
                 prompts[utt_id] = ids.prefix + ids.input + ids.suffix
-        if too_long:
-            yield too_long
         order = sorted(prompts, key=lambda utt_id: (-len(prompts[utt_id]), utt_id.encode()))
-        for start in range(0, len(order), self.config.batch_size):
+        for start in range(0, max(1, len(order)), self.config.batch_size)[batches]:
             utt_ids = order[start:start + self.config.batch_size]
-            written = self._generate(utt_ids, [prompts[utt_id] for utt_id in utt_ids])
-            yield {utt_id: self._finish(ids) for utt_id, ids in zip(utt_ids, written, strict=True)}
+            skipped = too_long if start == 0 else {}
+            if all(utt_id in done for utt_id in [*utt_ids, *skipped]):
+                continue
+            written = self._generate(utt_ids, [prompts[utt_id] for utt_id in utt_ids]) if utt_ids else []
+            yield {**skipped, **{utt_id: self._finish(ids) for utt_id, ids in zip(utt_ids, written, strict=True)}}
 
     @torch.inference_mode()
     def _generate(self, utt_ids: list[str], prompts: list[list[int]]) -> list[list[int]]:
@@ -130,8 +134,8 @@ class ContinuationWriter:
         finished = bool(ids) and ids[-1] in self.end_tokens
         ids = ids[:-1] if finished else ids
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        reason = filters.reject(ids, text, finished, self._special_ids, self._special_strings,
-                                self.config.min_tokens, self.config.drop_unfinished)
+        reason = filters.reject(ids, text, finished, self._special_ids, self.config.min_tokens,
+                                self.config.drop_unfinished)
         return Continuation(text, len(ids), finished, reason)
 
     def _end_tokens(self) -> list[int]:
@@ -140,16 +144,6 @@ class ContinuationWriter:
         configured = configured if isinstance(configured, list) else [configured]
         found = {self.prompt.end_of_turn, self.tokenizer.eos_token_id, *configured}
         return sorted(token for token in found if token is not None)
-
-    def _special_tokens(self) -> tuple[set[int], list[str]]:
-        """Ids and spellings of the tokens that are not text."""
-        ids = set(self.tokenizer.all_special_ids)
-        strings = set(self.tokenizer.all_special_tokens)
-        for token_id, token in self.tokenizer.added_tokens_decoder.items():
-            if token.special:
-                ids.add(token_id)
-                strings.add(token.content)
-        return ids, sorted(string for string in strings if string)
 
     def _max_input_tokens(self) -> int:
         """Longest transcript, in tokens, whose prompt and continuation fit the LLM's context."""

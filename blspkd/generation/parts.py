@@ -1,17 +1,21 @@
-"""Continuations in parts: the unit that a job takes, that a kill can cost, and that a restart skips when it is there.
+"""Continuations in parts: what a kill can cost, and what a restart skips when it is there.
 
-Parts are fixed slices of the sorted utterances, whatever the number of jobs. Each is one file, written atomically,
-`<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`: a header line with what made it (model, prompt, options,
-transcripts, by a digest: its fingerprint), then a line per utterance. A part with another fingerprint is written anew.
-`merge` puts complete parts together.
+Parts are fixed slices of the sorted utterances, and the batches of a part are fixed too, whatever the number of jobs:
+so the continuations do not depend on it. The batches of all parts are shared out among the jobs. A job that writes a
+whole part puts it into `<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`, some of its batches into a file of the
+folder `part-<i>-of-<n>`. A file is written atomically: a header line with what made it (model, prompt, options,
+transcripts, by a digest: its fingerprint), then a line per utterance. A part is complete when its files, those with its
+fingerprint, hold every one of its utterances. `merge` puts complete parts together.
 """
 
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,9 @@ from blspkd.errors import ConfigError, DataError
 if TYPE_CHECKING:  # the merge needs no torch
     from blspkd.generation.continuation import Continuation
 
+ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
+# Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
+MAX_BAD_RATIO = 0.5
 FORMAT = 1  # of the part files and of the rules that make them; a change makes old parts stale
 
 
@@ -29,24 +36,69 @@ FORMAT = 1  # of the part files and of the rules that make them; a change makes 
 class Part:
     """One slice of the data directory's utterances."""
 
-    path: Path
+    path: Path  # the file of a job that writes all of it
     transcripts: dict[str, str]  # utterance id -> text
     fingerprint: str
 
-    def state(self) -> str:
-        """"missing", "stale" (made from something else, or no part at all) or "complete"."""
-        if not self.path.is_file():
-            return "missing"
-        header = read_header(self.path)
-        return "complete" if header is not None and header["fingerprint"] == self.fingerprint else "stale"
+    def path_of(self, batches: slice, batch_size: int) -> Path:
+        """The file of a job that writes these batches."""
+        if batches == slice(0, ceil(len(self.transcripts) / batch_size)):
+            return self.path
+        return self.path.with_suffix("") / f"batches-{batches.start + 1:05d}-{batches.stop:05d}.jsonl"
 
-    def write(self, continuations: Mapping[str, "Continuation"], settings: dict, versions: Mapping[str, str]) -> None:
-        """Write the part file; `continuations` holds every utterance of this part."""
+    def state(self) -> str:
+        """"missing", "stale" (made from something else, or no part at all), "incomplete" or "complete"."""
+        rows = [rows for _, rows in self.files()]
+        if not rows:
+            return "stale" if self._paths() else "missing"
+        return "complete" if self.transcripts.keys() == set().union(*rows) else "incomplete"
+
+    def lacks(self) -> list[str]:
+        """The utterances that none of its files holds."""
+        written = self.rows()
+        return [utt_id for utt_id in self.transcripts if utt_id not in written]
+
+    def rows(self) -> dict[str, dict]:
+        """Utterance id -> its line, for all that are there."""
+        return {utt_id: row for _, rows in self.files() for utt_id, row in rows.items()}
+
+    def files(self) -> Iterator[tuple[dict, dict[str, dict]]]:
+        """Header and rows of each of its files that has its fingerprint."""
+        for path in self._paths():
+            header = read_header(path)
+            if header is not None and header["fingerprint"] == self.fingerprint:
+                yield header, self._rows(path)
+
+    def write(self, continuations: Mapping[str, "Continuation"], settings: dict, versions: Mapping[str, str],
+              path: Path | None = None) -> None:
+        """Add continuations to the file `path`, or to that of the whole part."""
+        path = path or self.path
         header = {"fingerprint": self.fingerprint, "settings": settings, "versions": dict(versions)}
-        with atomic_write(self.path) as file:
+        before = read_header(path) or {}
+        rows = self._rows(path) if before.get("fingerprint") == self.fingerprint else {}
+        rows |= {utt_id: {"utt_id": utt_id, **asdict(written)} for utt_id, written in continuations.items()}
+        with atomic_write(path) as file:
             print(json.dumps(header, sort_keys=True), file=file)
             for utt_id in self.transcripts:
-                print(json.dumps({"utt_id": utt_id, **asdict(continuations[utt_id])}), file=file)
+                if utt_id in rows:
+                    print(json.dumps(rows[utt_id]), file=file)
+
+    def _paths(self) -> list[Path]:
+        """Its files, whatever they were made from."""
+        return [path for path in [self.path] if path.is_file()] + sorted(self.path.with_suffix("").glob("*.jsonl"))
+
+    def _rows(self, path: Path) -> dict[str, dict]:
+        """Utterance id -> line of a file; lines that are cut or belong elsewhere count as not written."""
+        rows = {}
+        with open(path, "rb") as file:
+            for line in islice(file, 1, None):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict) and ROW <= row.keys() and row["utt_id"] in self.transcripts:
+                    rows[row["utt_id"]] = row
+        return rows
 
 
 def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, Any], options: Mapping[str, Any]) -> dict:
@@ -58,8 +110,6 @@ def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, An
 def plan_parts(data_dir: Path, transcripts: Mapping[str, str], settings: dict) -> list[Part]:
     """Slice `transcripts` (sorted as in the data directory) into parts of settings' part_size utterances."""
     size = settings["generation"]["part_size"]
-    if size < 1:
-        raise ConfigError(f"part_size: {size} utterances in a part; give a positive number")
     utt_ids = list(transcripts)
     slices = [utt_ids[start:start + size] for start in range(0, len(utt_ids), size)]
     parts = []
@@ -68,13 +118,6 @@ def plan_parts(data_dir: Path, transcripts: Mapping[str, str], settings: dict) -
         rows = {utt_id: transcripts[utt_id] for utt_id in ids}
         parts.append(Part(path, rows, fingerprint(settings, rows)))
     return parts
-
-
-def parts_of_job(parts: list[Part], job: int, num_jobs: int) -> list[Part]:
-    """The parts of job `job` (1 ... num_jobs): every num_jobs-th one."""
-    if not 1 <= job <= num_jobs:
-        raise ConfigError(f"--job {job} --num_jobs {num_jobs}: jobs are numbered from 1 to num_jobs")
-    return parts[job - 1::num_jobs]
 
 
 def fingerprint(settings: dict, transcripts: Mapping[str, str]) -> str:
@@ -114,17 +157,22 @@ def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | N
         return False
     if "fingerprint" not in info:
         return False
+    with open(Path(data_dir) / "continuation", "rb") as file:
+        if sum(1 for _ in file) != info["counts"]["written"]:  # it was cut
+            return False
     if settings is None:
         settings = make_settings(info["model"], info["identity"], info["prompt"], info["generation"])
     return info["fingerprint"] == fingerprint(settings, transcripts)
 
 
-def merge(data_dir: Path, transcripts: Mapping[str, str]) -> dict:
+def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float = MAX_BAD_RATIO) -> dict:
     """Put the parts together into `continuation` and `continuation.info.json`, then remove them; returns the info.
 
-    Raises DataError where parts are missing or do not belong together, or nothing survived the filters; then nothing
-    is changed.
+    Raises DataError where utterances are missing or parts do not belong together, or where the filters dropped more
+    than `max_bad_ratio` of the utterances, or all; then nothing is changed.
     """
+    if not 0 <= max_bad_ratio <= 1:
+        raise ConfigError(f"max_bad_ratio: {max_bad_ratio} is no share; give a number from 0 to 1")
     data_dir = Path(data_dir)
     info_path = data_dir / "continuation.info.json"
     settings = _settings_of_parts(data_dir)
@@ -138,22 +186,28 @@ def merge(data_dir: Path, transcripts: Mapping[str, str]) -> dict:
     versions: dict[str, set[str]] = {}
     tokens = unfinished = 0
     for part in parts:
-        with open(part.path, encoding="utf-8") as file:
-            for name, version in json.loads(file.readline())["versions"].items():
+        rows: dict[str, dict] = {}
+        for header, more in part.files():
+            rows |= more
+            for name, version in header["versions"].items():
                 versions.setdefault(name, set()).add(version)
-            for row in map(json.loads, file):
-                if row["reason"] is not None:
-                    filtered.setdefault(row["reason"], []).append(row["utt_id"])
-                    continue
-                written[row["utt_id"]] = row["text"]
-                tokens += row["n_tokens"]
-                unfinished += not row["finished"]
+        for utt_id in part.transcripts:
+            row = rows[utt_id]
+            if row["reason"] is not None:
+                filtered.setdefault(row["reason"], []).append(utt_id)
+                continue
+            written[utt_id] = row["text"]
+            tokens += row["n_tokens"]
+            unfinished += not row["finished"]
     counts = {"utterances": len(transcripts), "written": len(written),
               "filtered": dict(sorted((reason, len(utt_ids)) for reason, utt_ids in filtered.items())),
               "tokens": tokens, "unfinished": unfinished}
-    if not written:
-        raise DataError(f"{data_dir}: none of {len(transcripts)} continuations passed the filters "
-                        f"({counts['filtered']}); is this LLM a chat model, and is the prompt right?")
+    bad_ratio = 1 - len(written) / len(transcripts)
+    if not written or bad_ratio > max_bad_ratio:
+        accept = (f"; to go on with the others, --max_bad_ratio {ceil(100 * bad_ratio) / 100:g}" if written else "")
+        raise DataError(f"{data_dir}: {summary(counts)}: more than --max_bad_ratio {max_bad_ratio:g} allows; is this "
+                        "LLM a chat model, are prompt and options right (conf/continuation.yaml)? With others, run "
+                        f"stage 2 again{accept}. Nothing was replaced; what the LLM wrote is in {parts_dir(data_dir)}")
     info = {"model": settings["model"], "prompt": settings["prompt"], "generation": settings["generation"],
             "counts": counts, "filtered": filtered,
             "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
@@ -170,9 +224,11 @@ def merge(data_dir: Path, transcripts: Mapping[str, str]) -> dict:
 
 def remove_strangers(data_dir: Path, parts: list[Part]) -> None:
     """Remove the part files of other runs that `parts`, the plan of this one, would not overwrite."""
-    planned = {part.path.name for part in parts}
-    for path in parts_dir(data_dir).glob("part-*-of-*.jsonl"):
-        if path.name not in planned:
+    planned = {part.path.stem for part in parts}
+    for path in parts_dir(data_dir).glob("part-*-of-*"):
+        if path.is_dir() and path.name not in planned:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.partition(".")[0] not in planned:
             path.unlink(missing_ok=True)
 
 
@@ -192,26 +248,30 @@ def summary(counts: Mapping[str, Any]) -> str:
 def _settings_of_parts(data_dir: Path) -> dict:
     """The settings of the newest part; the parts of another run are found stale by their fingerprints."""
     folder = parts_dir(data_dir)
-    paths = folder.glob("part-*-of-*.jsonl")
+    paths = folder.rglob("*.jsonl")
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
         header = read_header(path)
         if header is not None and header["settings"].get("format") == FORMAT:
             return header["settings"]
-    raise DataError(f"{folder}: no continuations to merge; run stage 2 (blspkd.bin.generate_continuations) first")
+    raise DataError(f"{folder}: no continuations to merge; run stage 2 first")
 
 
 def _check_complete(data_dir: Path, parts: list[Part], shown: int = 10) -> None:
-    """Raise DataError with the list of parts, and their utterances, that are missing or stale."""
+    """Raise DataError with the parts that are missing or stale, and every utterance that the others lack."""
     bad = [(part, state) for part in parts if (state := part.state()) != "complete"]
     if not bad:
         return
     lines = []
-    for part, state in bad[:shown]:
-        utt_ids = list(part.transcripts)
-        why = "" if state == "missing" else " (written with other options, another model or other transcripts)"
-        lines.append(f"  {part.path.name}: {len(utt_ids)} utterances, {utt_ids[0]} ... {utt_ids[-1]}{why}")
-    if len(bad) > shown:
-        lines.append(f"  ... and {len(bad) - shown} more")
-    utterances = sum(len(part.transcripts) for part, _ in bad)
-    raise DataError(f"{data_dir}: {len(bad)} of {len(parts)} parts are missing or stale, {utterances} utterances:\n"
-                    + "\n".join(lines) + "\nrun stage 2 again: the parts that are complete are kept")
+    missing = 0
+    for part, state in bad:
+        utt_ids = part.lacks()
+        missing += len(utt_ids)
+        if state == "incomplete":
+            lines.append(f"  {part.path.stem} lacks {len(utt_ids)} utterances: {' '.join(utt_ids)}")
+        elif len(lines) < shown:
+            why = "" if state == "missing" else " (written with other options, another model or other transcripts)"
+            lines.append(f"  {part.path.stem}: {len(utt_ids)} utterances, {utt_ids[0]} ... {utt_ids[-1]}{why}")
+    if len(bad) > len(lines):
+        lines.append(f"  ... and {len(bad) - len(lines)} more parts")
+    raise DataError(f"{data_dir}: {len(bad)} of {len(parts)} parts are missing, stale or incomplete, {missing} "
+                    "utterances:\n" + "\n".join(lines) + "\nrun stage 2 again: what is there is kept")

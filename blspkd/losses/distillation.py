@@ -116,6 +116,8 @@ class _Distillation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
+        if torch.is_grad_enabled():  # create_graph=True: `gradient` would pass for a constant
+            raise RuntimeError("the distillation loss has no second derivatives: differentiate it without create_graph")
         (gradient,) = ctx.saved_tensors
         return gradient * grad_loss.to(gradient.dtype), *[None] * 8
 

@@ -30,9 +30,9 @@ class Fired:
 def count(alpha: Tensor) -> Tensor:
     """The number of tokens at inference: max(1, round(sum of alpha)); halves go to the even number.
 
-    alpha: [B, T], zero on padding. Returns [B], int64.
+    alpha: [B, T], zero on padding; without any frame (T = 0) the sum is 0. Returns [B], int64.
     """
-    return _running_sum(alpha)[:, -1].round().clamp(min=1).long()
+    return _running_sum(F.pad(alpha, (1, 0)))[:, -1].round().clamp(min=1).long()
 
 
 def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None = None) -> Fired:
@@ -43,12 +43,15 @@ def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None
     n_tokens:   [B], int64, at least 1; when it is a CPU tensor nothing waits for the GPU
     max_tokens: N, when the caller knows max(n_tokens)
 
-    The result of an utterance does not depend on its padding or its batch mates. An utterance whose alpha is all zero
-    has nothing to integrate: its tokens are zero vectors that close at time 0.
+    The result of an utterance does not depend on its padding or its batch mates. An utterance whose alpha is all zero,
+    or that has no frame, has nothing to integrate: its tokens are zero vectors that close at time 0. There are first
+    derivatives only. No utterance at all (B = 0) gives no token.
     """
-    batch, num_frames, _ = frames.shape
-    max_tokens = int(n_tokens.max()) if max_tokens is None else max_tokens
+    if max_tokens is None:
+        max_tokens = int(n_tokens.max()) if len(n_tokens) else 0
     n_tokens = n_tokens.to(frames.device, non_blocking=True)
+    if not alpha.numel():
+        return _nothing(frames, alpha, n_tokens, max_tokens)
     ends = _frame_ends(alpha, n_tokens)  # [B, T]
     fires = torch.arange(1, max_tokens + 1, device=ends.device, dtype=ends.dtype)  # [N]: 1, 2, ..., N
     fires = torch.minimum(fires, ends.detach()[:, -1:])  # [B, N]; those past n_tokens[b] coincide with the last
@@ -59,6 +62,14 @@ def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None
     tokens = _integrate(frames, weights.to(frames.dtype), pieces)
     mask = torch.arange(max_tokens, device=ends.device) < n_tokens[:, None]
     return Fired(tokens=tokens, mask=mask, times=_fire_times(ends.detach(), fires, frame_before_fire, mask))
+
+
+def _nothing(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int) -> Fired:
+    """Of no utterance or no frame: zero tokens [B, N, C], connected to the graph."""
+    batch, _, width = frames.shape
+    return Fired(tokens=frames.new_zeros(batch, max_tokens, width) + 0 * (frames.sum() + alpha.sum()),
+                 mask=torch.arange(max_tokens, device=frames.device) < n_tokens[:, None],
+                 times=torch.zeros(batch, max_tokens, device=frames.device))
 
 
 @dataclass
@@ -104,6 +115,7 @@ class _WithFrameGradient(torch.autograd.Function):
     """The tokens, whose gradient for `frames` is a segment sum itself.
 
     `embedding_bag`'s own backward would clear and then fill the largest tensor of the step, and on a GPU sort first.
+    The weights are constants here, though alpha moves them: second derivatives would lack that part.
     """
 
     @staticmethod
@@ -113,6 +125,8 @@ class _WithFrameGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("CIF has no second derivatives: differentiate its tokens without create_graph")
         weights, token_of_piece, first_of_frame = ctx.saved_tensors
         token_of_piece = token_of_piece.clamp(max=grad.shape[1] - 1)  # padding, whose weights are zero
         return grad, _segment_sums(grad, weights, token_of_piece, first_of_frame), None, None, None

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
+from blspkd.data.waveform import as_waveform
 from blspkd.models.plora import speech_positions
 from blspkd.models.speech_llm import SpeechLlm, load_llm
 
@@ -80,10 +81,11 @@ class Listener:
         return cls(TextLlm(load_llm(config), prompt).to(device), load_tokenizer(config.llm), None)
 
     @torch.inference_mode()
-    def generate_from_speech(self, waveforms: list[np.ndarray], instructions: list[str],
-                             options: GenerationOptions | None = None) -> list[Generated]:
-        """Reply to float32 waveforms at `self.extractor.sampling_rate`, one instruction each."""
-        return self.reply(self.listen(waveforms), instructions, options)
+    def generate_from_speech(self, waveforms: list[np.ndarray | Tensor], instructions: list[str],
+                             options: GenerationOptions | None = None,
+                             sampling_rate: int | None = None) -> list[Generated]:
+        """Reply to waveforms, one instruction each; see `listen`."""
+        return self.reply(self.listen(waveforms, sampling_rate), instructions, options)
 
     @torch.inference_mode()
     def generate_from_text(self, transcripts: list[str], instructions: list[str],
@@ -99,9 +101,17 @@ class Listener:
         return self._generate(turns, [slice(0, 0)] * len(turns), counts, options or GenerationOptions())
 
     @torch.inference_mode()
-    def listen(self, waveforms: list[np.ndarray]) -> list[Tensor]:
-        """Speech tokens [n, D] of each waveform; they can be used for any number of instructions."""
-        features = [self.extractor(waveform) for waveform in waveforms]
+    def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None) -> list[Tensor]:
+        """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
+
+        waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
+        sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
+        Raises AudioError, with the waveform's number, for what cannot be used.
+        """
+        target = self.extractor.sampling_rate
+        rate = target if sampling_rate is None else sampling_rate
+        features = [self.extractor(as_waveform(waveform, rate, target, f"waveform {number} (counted from 0)"))
+                    for number, waveform in enumerate(waveforms)]
         speech = self.model.speech_tokens(
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),

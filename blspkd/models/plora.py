@@ -10,6 +10,7 @@ left on a module, threads do not see each other's calls, and what is text is nev
     llm(input_ids=...)                # outside: the base LLM, bit for bit
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blspkd.errors import ModelError
+from blspkd.models.kv_cache import find_cache
 
 
 class _Rows:
@@ -136,11 +138,44 @@ def add_plora(llm: nn.Module, rank: int, alpha: float, dropout: float, targets: 
         model = get_peft_model(llm, config)
     except ValueError as error:
         raise ModelError(f"plora_targets '{targets}': {error}") from None
+    config.target_modules = sorted(config.target_modules)  # a set, and would be saved in an order of its own every time
     return model if everywhere else _prepare(model)
 
 
+def save_plora(model: PeftModel, folder: Path) -> None:
+    """Write the weights in peft's format, for `load_plora`.
+
+    To peft alone they are LoRA at all positions. A key that it does not know makes it warn, with the key's name.
+    """
+    model.save_pretrained(folder)
+    if not any(isinstance(module, PLoraLinear) for module in model.modules()):
+        return
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"acts_at_speech_positions_only_see_README": True}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    readme = folder / "README.md"
+    _, metadata, _ = readme.read_text(encoding="utf-8").split("---\n", 2)  # and an empty form, of peft
+    readme.write_text(f"---\n{metadata}---\n{_CARD}", encoding="utf-8")
+
+
+_CARD = """
+# Partial LoRA
+
+These weights act at speech positions only; at text positions the LLM stays the original. peft alone reads them as plain
+LoRA and **applies them at all positions**, for which they were not trained. Load the folder above this one instead:
+
+```python
+from blspkd.models.listener import Listener
+listener = Listener.from_pretrained("exp/<tag>/model")
+```
+
+Or put them on an LLM with `add_plora` and `load_plora` of `blspkd.models.plora`, and call it within
+`speech_positions(mask)`.
+"""
+
+
 def load_plora(model: PeftModel, folder: Path) -> None:
-    """Load the weights that `PeftModel.save_pretrained` wrote into `folder` into the PLoRA of `model`."""
+    """Load the weights that `save_plora` wrote into `folder` into the PLoRA of `model`."""
     loaded = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise ModelError(f"{folder}: holds weights for other layers, {loaded.unexpected_keys[0]} among them")
@@ -185,7 +220,7 @@ def _enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
         _check_checkpointing(module)
         inputs = kwargs.get("inputs_embeds")
         inputs = inputs if inputs is not None else kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
+        cache = find_cache([*args, *kwargs.values()])
         past = cache.get_seq_length() if cache is not None else 0
         here = mask[:, past:past + inputs.shape[1]]
         # Every position of the call is in the index's range, also those behind the mask's end: they are text.

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from blspkd.models.kv_cache import find_cache
+
 
 class SharedPrefix:
     """Keys and values of the last prefix that was asked for."""
@@ -44,7 +46,7 @@ class SharedPrefix:
 @torch.no_grad()
 def _read(llm: nn.Module, prefix: np.ndarray, device: torch.device) -> list[tuple] | None:
     ids = torch.from_numpy(prefix).to(device, torch.int64)[None]
-    cache = getattr(llm.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
+    cache = find_cache(llm.base_model(input_ids=ids, use_cache=True).values())
     if not isinstance(cache, DynamicCache):
         return None
     # a sliding window may have lost some positions

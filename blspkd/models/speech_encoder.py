@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ModelError
 
@@ -38,8 +39,8 @@ class SpeechEncoder(nn.Module):
         """Load the encoder part of `name` (Hugging Face id or folder). Raises ModelError."""
         check_model_path(name, "speech encoder")
         try:
-            config = AutoConfig.from_pretrained(name)
-            model = AutoModel.from_pretrained(name, dtype=dtype, attn_implementation=attn_implementation)
+            config = load_pretrained(AutoConfig, name)
+            model = load_pretrained(AutoModel, name, dtype=dtype, attn_implementation=attn_implementation)
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"{name}: cannot be loaded as a speech encoder ({str(error).splitlines()[0]})") from None
         if config.model_type == "whisper":

@@ -21,11 +21,13 @@ from blspkd.atomic import atomic_path
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
 from blspkd.models.cformer import CFormer
 from blspkd.models.conv_subsampler import ConvSubsampler
-from blspkd.models.plora import add_plora, checkpoint_context, load_plora, speech_positions
+from blspkd.models.kv_cache import cache_argument
+from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
 from blspkd.models.speech_tokens import SpeechTokens
@@ -100,7 +102,8 @@ class SpeechLlm(nn.Module):
                              f"are damaged: {reason}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what was trained, and only that, atomically."""
+        """Write what was trained, and only that, atomically. Raises ModelError where a tensor has no elements."""
+        self.check_whole()
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
@@ -109,7 +112,16 @@ class SpeechLlm(nn.Module):
             if trained:
                 save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
             if self.config.plora_rank:
-                self.llm.save_pretrained(temporary / "plora")
+                save_plora(self.llm, temporary / "plora")
+
+    def check_whole(self) -> None:
+        """Raises ModelError where a trained tensor has no elements: it would be lost in what is saved."""
+        empty = [name for name, value in self.named_parameters() if value.requires_grad and not value.numel()]
+        if empty:
+            raise ModelError(f"{empty[0]} has no elements ({len(empty)} tensors in all), so that nothing is saved: "
+                             "DeepSpeed's ZeRO stage 3 splits them over the ranks, and its option "
+                             "stage3_gather_16bit_weights_on_model_save does not reach them; in the file that "
+                             'training.deepspeed names, set "stage": 2 in "zero_optimization"')
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -177,7 +189,8 @@ class SpeechLlm(nn.Module):
         """Run the LLM behind what is in `past`; inputs: input_ids [B, L] or inputs_embeds [B, L, D]."""
         start = 0 if past is None else past.get_seq_length()
         inputs = {name: values[:, start:] for name, values in inputs.items()}
-        states = self.causal_lm.base_model(**inputs, past_key_values=past, use_cache=start > 0).last_hidden_state
+        backbone = self.causal_lm.base_model
+        states = backbone(**inputs, **cache_argument(backbone, past), use_cache=start > 0).last_hidden_state
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
@@ -214,12 +227,12 @@ def load_llm(config: ModelConfig) -> nn.Module:
     """The causal LM `config.llm`, frozen, without dropout. Raises ModelError."""
     check_model_path(config.llm, "LLM")
     try:
-        llm_config = AutoConfig.from_pretrained(config.llm)
+        llm_config = load_pretrained(AutoConfig, config.llm)
         for name, value in list(vars(llm_config).items()):
             if "drop" in name and isinstance(value, float):
                 setattr(llm_config, name, 0.0)  # teacher and student must be the same function
-        llm = AutoModelForCausalLM.from_pretrained(config.llm, config=llm_config, dtype=getattr(torch, config.dtype),
-                                                   attn_implementation=config.attn_implementation)
+        llm = load_pretrained(AutoModelForCausalLM, config.llm, config=llm_config,
+                              dtype=getattr(torch, config.dtype), attn_implementation=config.attn_implementation)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
     llm.requires_grad_(False)

@@ -8,10 +8,12 @@ from torch import nn
 from blspkd.config import PromptConfig, TrainConfig
 from blspkd.config_file import from_dict, load_config, to_dict
 from blspkd.errors import ConfigError, DataError
+from blspkd.training.checkpoint import Split, begun_with
 
-# Keys that may change between a run's start and its continuation: they change no result.
+# Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
+# change together with the number of ranks.
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
-              "loss.chunk_mib"}
+              "loss.chunk_mib", "training.gradient_accumulation"}
 
 
 def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
@@ -33,8 +35,11 @@ def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
     return prompt
 
 
-def check_unchanged(config: TrainConfig, folder: str | Path) -> None:
-    """Make sure that a run that began in exp/<tag> began with this configuration. Raises ConfigError."""
+def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> None:
+    """Make sure that a run that began in exp/<tag> began with this configuration. Raises ConfigError.
+
+    The ranks may change as long as a step has as many batches as before: it then consists of the very same ones.
+    """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         return
@@ -44,6 +49,14 @@ def check_unchanged(config: TrainConfig, folder: str | Path) -> None:
     if changed:
         raise ConfigError(f"{path}: this run began with other options ({'; '.join(changed)}); choose another --tag, or "
                           f"remove {folder} to start anew")
+    before, now = begun_with(folder), Split(num_ranks, config.training.gradient_accumulation)
+    if before and before.batches_per_step != now.batches_per_step:
+        raise ConfigError(f"{folder}: this run began with {before}, and now there would be {now}: it would go on with "
+                          f"other batches; set ranks and gradient_accumulation so that their product is "
+                          f"{before.batches_per_step} again, choose another --tag, or remove {folder} to start anew")
+    if before and before.num_ranks != num_ranks and config.training.deepspeed:
+        raise ConfigError(f"{folder}: this run began with {before}, and now there would be {now}: DeepSpeed's "
+                          f"checkpoints are only for the same number of ranks; start it with {before.num_ranks} again")
 
 
 def describe(model: nn.Module) -> str:

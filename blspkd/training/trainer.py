@@ -19,6 +19,7 @@ from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
 from blspkd.progress import progress_bar
+from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
 from blspkd.training.objective import TERMS, Denominators, KdObjective
 
 logger = logging.getLogger(__name__)
@@ -37,20 +38,19 @@ def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingA
         bf16=training.bf16, use_cpu=use_cpu, ddp_backend="gloo" if several_cpu else None, seed=training.seed,
         logging_steps=training.log_steps, logging_first_step=True, logging_nan_inf_filter=False,
         save_strategy="steps", save_steps=training.save_steps,
-        save_total_limit=max(training.keep_checkpoints, training.average_checkpoints),
         eval_strategy="steps" if training.eval_steps else "no", eval_steps=training.eval_steps or None,
         ddp_find_unused_parameters=training.find_unused_parameters, deepspeed=training.deepspeed or None,
         report_to=["tensorboard"], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=not use_cpu,
         average_tokens_across_devices=False)
 
 
-def optimiser_steps(config: TrainConfig, examples: list[Example], num_ranks: int) -> int:
-    """Steps of the whole run: max_steps, or num_epochs in steps."""
+def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) -> int:
+    """Steps of the whole run: max_steps, or num_epochs in steps; split: with which the run began."""
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
-    batches = batches_per_epoch(examples, config.data, training.seed, num_ranks)
-    return max(1, math.ceil(training.num_epochs * batches / training.gradient_accumulation))
+    batches = batches_per_epoch(examples, config.data, training.seed, split.num_ranks)
+    return max(1, math.ceil(training.num_epochs * batches / split.accumulation))
 
 
 class KdTrainer(Trainer):
@@ -58,8 +58,8 @@ class KdTrainer(Trainer):
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
-        super().__init__(model=objective, args=arguments, callbacks=[_Bar(), _Snapshots(config, arguments)],
-                         eval_dataset=valid)
+        super().__init__(model=objective, args=arguments, eval_dataset=valid,
+                         callbacks=[_Bar(), _Snapshots(config, arguments), _Checkpoints(config)])
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
@@ -234,6 +234,24 @@ class _Snapshots(TrainerCallback):
             folder = self.folder / str(state.global_step)
             save_config(self.config, folder / "config.yaml")
             model.speech_llm.save_pretrained(folder / "model")
+
+
+class _Checkpoints(TrainerCallback):
+    """Checkpoints are finished when all ranks have written their part; before that the older ones stay."""
+
+    def __init__(self, config: TrainConfig):
+        training = config.training
+        self.keep = max(training.keep_checkpoints, training.average_checkpoints)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        model.speech_llm.check_whole()  # not after the first thousand steps
+
+    def on_save(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            dist.barrier()
+        if state.is_world_process_zero:
+            split = begun_with(args.output_dir) or Split(args.world_size, args.gradient_accumulation_steps)
+            finish_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", split, self.keep)
 
 
 class _Bar(TrainerCallback):

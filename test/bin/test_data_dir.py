@@ -44,7 +44,7 @@ def test_validate_fix_validate(folder, capsys):
     assert status("validate", folder) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {folder}: ") and "text:2: ann-1 stands after cem-1" in said
-    assert f"python -m blspkd.bin.data_dir fix {folder}" in said and "Traceback" not in said
+    assert f"utils/fix_data_dir.sh {folder}" in said and "Traceback" not in said
     assert status("fix", folder) == 0
     assert "text: no value removed: line 3" in capsys.readouterr().out
     assert status("validate", folder) == 0

@@ -16,7 +16,8 @@ import pytest
 from blspkd.bin import generate_continuations, merge_continuations
 from blspkd.data.kaldi_dir import read_continuations
 
-OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "4", "--instruction", "Continue:"]
+OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "1", "--instruction", "Continue:"]
+MERGE = ["--max_bad_ratio", "1", "--data_dir"]  # the filters drop most of what a random LLM writes
 OUTPUTS = ("continuation", "continuation.info.json")
 
 
@@ -61,7 +62,7 @@ def one_job(call, tiny_llm, tmp_path_factory) -> Path:
     data_dir = make_data_dir(tmp_path_factory.mktemp("one") / "train")
     done = call(generate_continuations, *options_for(tiny_llm, data_dir))
     assert done.returncode == 0, done.stderr
-    done = call(merge_continuations, "--data_dir", data_dir)
+    done = call(merge_continuations, *MERGE, data_dir)
     assert done.returncode == 0, done.stderr
     return data_dir
 
@@ -79,12 +80,12 @@ def test_one_job_writes_continuations_and_info_and_leaves_nothing_else(one_job, 
     assert sorted(path.name for path in one_job.iterdir()) == sorted([*OUTPUTS, "text", "utt2spk"])
 
 
-@pytest.mark.parametrize("num_jobs", [2, 3])
+@pytest.mark.parametrize("num_jobs", [2, 3, 7])
 def test_any_number_of_jobs_gives_the_same_files(one_job, call, tiny_llm, tmp_path, num_jobs):
     data_dir = make_data_dir(tmp_path / "train")
     for job in reversed(range(1, num_jobs + 1)):
         assert call(generate_continuations, *options_for(tiny_llm, data_dir, job, num_jobs)).returncode == 0
-    assert call(merge_continuations, "--data_dir", data_dir).returncode == 0
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
     assert contents(data_dir) == contents(one_job)
 
 
@@ -102,23 +103,67 @@ def test_killed_and_started_again_gives_the_same_files(one_job, call, tiny_llm, 
     assert 1 <= len(left) < 5
     (parts / "part-00005-of-00005.jsonl.tmp-1").write_text("what a kill leaves behind")
 
-    done = call(merge_continuations, "--data_dir", data_dir)
+    done = call(merge_continuations, *MERGE, data_dir)
     assert done.returncode == 1 and "parts are missing" in done.stderr and "run stage 2 again" in done.stderr
     assert not (data_dir / "continuation").exists()
 
     done = call(generate_continuations, *options_for(tiny_llm, data_dir))
     assert done.returncode == 0 and f"{len(left)} complete, {5 - len(left)} missing" in done.stdout
     assert {name: (parts / name).read_bytes() for name in left} == left
-    assert call(merge_continuations, "--data_dir", data_dir).returncode == 0
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
     assert contents(data_dir) == contents(one_job)
     assert not parts.exists()
+
+
+def test_a_run_with_another_number_of_jobs_goes_on_from_what_is_there(one_job, call, tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    for job in 1, 3, 5:
+        assert call(generate_continuations, *options_for(tiny_llm, data_dir, job, 5)).returncode == 0
+    there = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.jsonl")}
+    for job in 1, 2:
+        assert call(generate_continuations, *options_for(tiny_llm, data_dir, job, 2)).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
+def test_a_part_cut_at_a_line_end_is_filled_up(one_job, call, tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    assert call(generate_continuations, *options_for(tiny_llm, data_dir)).returncode == 0
+    part = data_dir / "continuation.parts" / "part-00002-of-00005.jsonl"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:-2]))
+    done = call(merge_continuations, *MERGE, data_dir)
+    assert done.returncode == 1 and "part-00002-of-00005 lacks 2 utterances: spk-utt008 spk-utt009\n" in done.stderr
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir))
+    assert done.returncode == 0 and "4 complete, 0 missing, 1 incomplete" in done.stdout
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
+def test_a_job_without_work_ends_before_the_heavy_imports(tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    words = options_for(tiny_llm, data_dir, 6, 100)
+    code = ("import sys; from blspkd.bin.generate_continuations import main; main(sys.argv[1:]); "
+            "print([name for name in ('torch', 'transformers') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        f"{data_dir}: job 6 of 100: nothing to do, because 23 utterances are work for 5 jobs: 23 batches of 1",
+        "[]"], done.stderr
+
+
+def test_too_many_dropped_ones_end_the_merge(call, tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    assert call(generate_continuations, *options_for(tiny_llm, data_dir)).returncode == 0
+    done = call(merge_continuations, "--data_dir", data_dir)
+    assert done.returncode == 1 and "more than --max_bad_ratio 0.5 allows" in done.stderr
+    assert not (data_dir / "continuation").exists()
 
 
 def test_a_second_run_does_nothing_and_other_options_do(one_job, call, tiny_llm):
     before = contents(one_job)
     done = call(generate_continuations, *options_for(tiny_llm, one_job))
     assert done.returncode == 0 and "up to date" in done.stdout
-    done = call(merge_continuations, "--data_dir", one_job)
+    done = call(merge_continuations, *MERGE, one_job)
     assert done.returncode == 0 and "up to date" in done.stdout
     for seed, expected in ((1, "5 missing"), (2, "5 stale")):
         done = call(generate_continuations, *options_for(tiny_llm, one_job, options=[*OPTIONS, "--seed", seed]))

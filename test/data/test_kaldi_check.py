@@ -89,7 +89,7 @@ def test_all_problems_come_at_once_with_counts_and_at_most_ten_examples(make_dir
     assert ("wav.scp", "missing file") in counts and ("spk2utt", "not in utt2spk") in counts
     assert max(len(problem.examples) for problem in problems) == SHOWN
     text = report(folder, problems)
-    assert "... and 90 more" in text and f"data_dir fix {folder}" in text
+    assert "... and 90 more" in text and f"utils/fix_data_dir.sh {folder}" in text
 
 
 def test_text_and_audio_are_not_asked_for_where_they_are_not_needed(make_dir):

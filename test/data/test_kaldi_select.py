@@ -18,7 +18,7 @@ def test_what_is_chosen(make_dir, choose, number, chosen):
 
 
 def test_the_shortest_need_durations(make_dir):
-    with pytest.raises(DataError, match="data_dir durations"):
+    with pytest.raises(DataError, match="utils/get_utt2dur.sh"):
         select.shortest(make_dir(), 2)
 
 

@@ -94,7 +94,7 @@ def test_bad_lines_are_refused_with_their_place(tmp_path, contents, messages):
         read_table(tmp_path / "text")
     for message in messages:
         assert message in str(raised.value)
-    assert f"data_dir fix {tmp_path}" in str(raised.value)
+    assert f"utils/fix_data_dir.sh {tmp_path}" in str(raised.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     real_open = open
     monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: real_open(
         "/dev/full" if ".tmp-" in str(path) else path, *args, **kwargs))
-    with pytest.raises(DataError, match="text: cannot be written: No space left"):
+    with pytest.raises(OSError, match="No space left on device: '.*/text'"):
         write_table(tmp_path / "text", {"a": "x"})
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""When words are spoken, as CTC hears it (base/ctc_alignment.py, base/align_words.py)."""
+"""When words are spoken, as CTC hears it (base/ctc_alignment.py, base/aligner.py)."""
 
 import itertools
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_ctc_says_which_frames_a_token_of_the_decoder_may_look_at(monkeypatch):
 
 def test_words_are_cut_where_speech_is_weakest(monkeypatch):
     monkeypatch.syspath_prepend(str(BASE))
-    from align_words import boundaries
+    from aligner import boundaries
 
     loudness = np.ones(100)
     loudness[40:43] = 0.0  # between the two words

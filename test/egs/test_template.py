@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ PYTHON = f"""#!{sys.executable} -S
 import os, sys, time
 from pathlib import Path
 
-if sys.argv[1] != "-m" or not sys.argv[2].startswith("blspkd.bin."):
+if sys.argv[1] != "-m" or not sys.argv[2].startswith("blspkd.bin.") or sys.argv[2:4] == ["blspkd.bin.compare", "plan"]:
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 name, words = sys.argv[2].removeprefix("blspkd.bin."), sys.argv[3:]
 options = dict(zip(words, words[1:]))
@@ -44,7 +45,8 @@ if name == "train":
         time.sleep(0.1)
     make(options["--output_dir"], "model/config.json")
 if name == "decode":
-    make(options["--exp_dir"], "decode_repeat_" + Path(options["--data_dir"]).name, "hyp.jsonl")
+    read = "." + options["--systems"].strip("[]") if "--llm" in options else ""
+    make(options["--exp_dir"], "decode_repeat_" + Path(options["--data_dir"]).name + read, "hyp.jsonl")
 if name == "score":
     make(options["--exp_dir"], "results.json")
 if name == "results":
@@ -206,8 +208,7 @@ def test_tag_comes_from_the_option_or_the_configuration_and_from_nothing_else(re
 
 @pytest.mark.parametrize("reads, system", [("transcript", "text"), ("openai/whisper-small", "cascade")])
 def test_what_reads_is_decoded_as_such(recipe, reads, system):
-    # It ends early: the stand-in for decode writes a listener's output.
-    recipe.run("--stage", "4", "--stop_stage", "4", "--tag", "reader", "--reads", reads)
+    recipe.succeed("--stage", "4", "--stop_stage", "4", "--tag", "reader", "--reads", reads)
     calls = {line.split()[0]: line for line in recipe.calls()}
     assert f"--systems [{system}] --transcripts exp/reader/asr_{{set}}" in calls["decode"]
     assert ("transcribe" in calls) == (system == "cascade")
@@ -236,10 +237,120 @@ def test_log_lines_say_when_and_where(after_stage_2):
     (["--stage", "evaluate"], "exp/train/model: not there; run stage 3 (train)"),
     (["stray"], "unexpected 'stray'"),
     (["--train_args", "--x 'y"], "cannot split into words"),
+    (["--stage", "9"], "--stage '9': there is no such stage; the stages are 1 data, 2 continuations, 3 train, "
+                       "4 evaluate, 5 compare"),
+    (["--stage", "0"], "--stage '0': there is no such stage"),
+    (["--stop_stage", "6"], "--stop_stage '6': there is no such stage"),
+    (["--skip_stages", "1 7"], "--skip_stages '7': there is no such stage"),
+    (["--nj", "0"], "--nj 0: give a whole number from 1 up"),
+    (["--num_nodes", "0"], "--num_nodes 0: give a whole number from 1 up"),
+    (["--num_procs", "0"], "--num_procs 0: give a whole number from 1 up"),
+    (["--num_threads", "0"], "--num_threads 0: give a whole number from 1 up"),
+    (["--compare_jobs", "0"], "--compare_jobs 0: give a whole number from 1 up"),
+    (["--ngpu", "-1"], "--ngpu '-1': give a whole number"),
+    (["--tag", "my_BLSPKD_JOB"], "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs"),
+    (["--stage", "5", "--stop_stage", "5"], "data/train/continuation: not there; run stage 2"),
 ])
 def test_impossible_requests_are_told(new, words, complaint):
     assert complaint in new.fail(*words)
     assert not (new.folder / "calls").exists()
+
+
+@pytest.mark.parametrize("tag", ["NODEexp", "JOB", "NODE"])
+def test_names_of_kaldis_job_numbers_are_names(recipe, tag):
+    recipe.succeed("--stage", "3", "--tag", tag)
+    assert (recipe.folder / "exp" / tag / "model").is_dir() and (recipe.folder / "exp" / tag / "train.log").is_file()
+    assert {path.name for path in (recipe.folder / "exp").iterdir()} == {tag}
+
+
+def test_folders_and_words_may_be_called_job(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    script = recipe.folder / "local/data.sh"
+    script.write_text(script.read_text().replace("data/$name", "NODE/JOB/$name"))
+    recipe.succeed("--stop_stage", "3", "--datadir", "NODE/JOB", "--expdir", "my JOB", "--continuation_args",
+                   "--instruction 'Find a JOB:'", "--train_args", "--cache_dir JOB")
+    calls = recipe.calls()
+    assert [line for line in calls if line.startswith("generate") and "--data_dir NODE/JOB/train --job 2 --num_jobs 2 "
+            "--instruction Find a JOB:" in line]
+    assert [line for line in calls if line.startswith("train") and "--output_dir my JOB/train --cache_dir JOB" in line]
+    assert (recipe.folder / "NODE/JOB/train/log/generate_continuations.2.log").is_file()
+
+
+KALDI = """#!/usr/bin/env bash
+# As Kaldi's run.pl, queue.pl and slurm.pl do it: the letters of the name are replaced wherever they stand.
+set -euo pipefail
+while [[ $1 == --* ]]; do shift 2; done
+name=${1%%=*}; numbers=${1#*=}
+for number in $(seq "${numbers%:*}" "${numbers#*:}"); do
+    words=("${@:2}")
+    words=("${words[@]//${name}/${number}}")
+    mkdir -p "$(dirname "${words[0]}")"
+    "${words[@]:1}" > "${words[0]}" 2>&1
+done
+"""
+
+
+def test_kaldis_scripts_can_run_the_jobs_of_any_name(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    (recipe.folder / "kaldi.sh").write_text(KALDI)
+    (recipe.folder / "kaldi.sh").chmod(0o755)
+    commands = recipe.folder / "cmd.sh"
+    commands.write_text(commands.read_text().replace("cluster=utils/run.py", "cluster=./kaldi.sh"))
+    recipe.succeed("--stop_stage", "4", "--tag", "my_JOB_on_NODE1")
+    assert (recipe.folder / "exp/my_JOB_on_NODE1/train.log").is_file()
+    assert (recipe.folder / "data/train/log/generate_continuations.2.log").is_file()
+    assert any("--job 2 --num_jobs 2" in line for line in recipe.calls())
+
+
+@pytest.mark.parametrize("text, words", [
+    ("--x 1 ; touch ran", ["--x", "1", ";", "touch", "ran"]),
+    ("--x $(touch ran) `touch ran` | cat > ran && touch ran", None),
+    ("--x 'a\nb' \"it's\" '' * ~", ["--x", "a\nb", "it's", "", "*", "~"]),
+    ("", []),
+    ("  \t ", []),
+])
+def test_what_options_hold_is_no_shell_code(recipe, text, words):
+    with open(recipe.folder / "python", "a") as file:  # the stand-in writes its words apart
+        file.write("if name == 'train':\n    make('words')\n    Path('words').write_text(repr(words))\n")
+    recipe.succeed("--stage", "3", "--stop_stage", "3", "--train_args", text)
+    written = literal_eval((recipe.folder / "words").read_text())
+    start = written.index("exp/train") + 1
+    assert written[start:] == (text.split() if words is None else words)
+    assert not (recipe.folder / "ran").exists()
+
+
+def test_the_share_of_dropped_continuations_can_be_chosen(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    recipe.succeed("--stop_stage", "2", "--max_bad_ratio", "0.9")
+    assert "merge_continuations --data_dir data/train --max_bad_ratio 0.9" in recipe.calls()
+
+
+def test_jobs_without_work_are_told(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    with open(recipe.folder / "python", "a") as file:
+        file.write("if name == 'generate_continuations' and options['--job'] == '2':\n"
+                   "    print('job 2: nothing to do')\n")
+    assert recipe.succeed("--stop_stage", "2").count("job 2: nothing to do\n") == 2  # train and valid
+
+
+def test_a_full_disk_is_one_message(new, tmp_path):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    with open(recipe.folder / "conf/continuation.yaml", "a") as file:
+        file.write("".join(f"key{number}: {number}\n" for number in range(500)))  # the marker records it
+    recipe.succeed("--stop_stage", "1")
+    result = subprocess.run(["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *recipe.command("--stage", "2")],
+                            cwd=recipe.folder, env=recipe.environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    told = r"^error: data/.done/continuations_train.json: File too large; raise"
+    assert re.search(told, result.stderr)
+    assert not list(recipe.folder.rglob("*.tmp-*"))
+
+
+def test_markers_that_a_kill_left_half_written_vanish(recipe):
+    half = recipe.folder / "data/.done/continuations_train.json.tmp-1"
+    half.write_text("{")
+    recipe.succeed("--stage", "2", "--stop_stage", "2")
+    assert not half.exists()
 
 
 def test_removed_output_is_made_again(recipe):
@@ -296,6 +407,26 @@ def test_mistake_that_left_nothing_behind_can_be_corrected(recipe):
     assert "error: train cannot" in error and "rerun: cd " in error
     (recipe.folder / "fail.train").unlink()
     recipe.succeed("--stage", "3", "--stop_stage", "3", "--train_args", "--learning_rate 1")
+
+
+def test_stage_5_compares_the_templates_own_systems(recipe):
+    recipe.succeed("--stage", "5", "--stop_stage", "5", "--compare_budget", "small")
+    calls = recipe.calls()
+    trained = [re.search(r"--config (\S+) .*--output_dir (\S+) .*--max_steps (\d+)", line).groups() for line in calls
+               if line.startswith("train")]
+    assert sorted(trained) == [(f"conf/compare/{name}.yaml", f"exp/compare_small/{name}-seed0", "200")
+                               for name in ("blsp", "blspkd+plora", "blspkd")]
+    read = [line for line in calls if line.startswith(("decode", "transcribe")) and "exp/compare_small/cascade" in line]
+    assert [line.split()[0] for line in read] == ["transcribe", "decode"]
+    assert "--recogniser openai/whisper-small" in read[0] and "--max_utterances 200" in read[1]
+
+
+def test_a_comparison_without_systems_says_where_to_copy_them_from(recipe):
+    shutil.rmtree(recipe.folder / "conf/compare")
+    (recipe.folder / "conf/compare.yaml").unlink()
+    error = recipe.fail("--stage", "5", "--stop_stage", "5")
+    source = re.search(r"copy compare.yaml and compare from (.*) and adapt", error)[1]
+    assert Path(source, "compare.yaml").is_file() and Path(source, "compare").is_dir()
 
 
 def test_killed_run_goes_on_but_not_with_other_options(recipe):

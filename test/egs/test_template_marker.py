@@ -9,15 +9,20 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from blspkd.config import TaskConfig
+from blspkd.model_files import WHOLE_FILE
 
 MARKER = Path(__file__).parents[2] / "egs/TEMPLATE/blspkd1/utils/stage_marker.py"
 
 
 def call(folder, *words):
-    return subprocess.run([sys.executable, str(MARKER), *words], cwd=folder, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(MARKER.parents[4])}  # as path.sh sets it
+    return subprocess.run([sys.executable, str(MARKER), *words], cwd=folder, capture_output=True, text=True,
+                          env=environment)
 
 
 def check(folder, *words):
@@ -83,6 +88,30 @@ def test_the_time_of_an_attempt_with_other_options_does_not_count(tmp_path):
     assert check(tmp_path, "--value", "a=2").returncode == 10
     assert not peaks.exists()
     assert finish(tmp_path)["seconds"] == 10
+
+
+def test_a_model_is_known_by_every_tensor_and_not_by_how_long_it_took(tmp_path):
+    def status():
+        return check(tmp_path, "--model", "llm", "model").returncode
+
+    weights = tmp_path / "model/model.safetensors"
+    weights.parent.mkdir()
+    random = np.random.default_rng(0)
+    save_file({name: random.standard_normal((1024, 6000), dtype=np.float32) for name in "abc"}, weights)
+    assert weights.stat().st_size > WHOLE_FILE and status() == 10
+    finish(tmp_path)
+    (weights.parent / "training.json").write_text('{"results": {"seconds": 3.1}}')
+    assert status() == 0
+    with open(weights, "r+b") as file:
+        file.seek(20_000_000)  # in a row of a
+        file.write(bytes(496))
+    assert status() == 10
+
+
+def test_it_waits_for_no_heavy_package(tmp_path):
+    code = f"import runpy, sys; runpy.run_path({str(MARKER)!r}); sys.exit(bool({{'numpy', 'yaml'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(MARKER.parents[4])},
+                          cwd=tmp_path, check=False).returncode == 0
 
 
 @pytest.fixture

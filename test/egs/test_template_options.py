@@ -18,6 +18,7 @@ tag=               # name
 internal=1
 . "{TEMPLATE}/utils/parse_options.sh"
 late=1             # not an option
+at_least 2 nj
 printf '%s|' "$train_set" "$nj" "$allow_pipes" "$tag" "$#" "$@"
 """
 
@@ -38,6 +39,7 @@ def script(tmp_path):
     (["--train-set", "x"], "x|4|false||0|"),
     (["--train_set=x=y"], "x=y|4|false||0|"),
     (["--nj", "8", "--nj", "2"], "train|2|false||0|"),
+    (["--nj", "08"], "train|8|false||0|"),
     (["--allow_pipes", "true"], "train|4|true||0|"),
     (["--tag", ""], "train|4|false||0|"),
     (["--tag", "--learning_rate 1e-3"], "train|4|false|--learning_rate 1e-3|0|"),
@@ -61,6 +63,8 @@ def test_options_set_variables(script, words, values):
     (["--nj", "two"], "--nj 'two': give a whole number"),
     (["--nj", "-1"], "--nj '-1': give a whole number"),
     (["--nj", ""], "--nj '': give a whole number"),
+    (["--nj", "99999999999999999999"], "--nj '99999999999999999999': give a whole number"),
+    (["--nj", "1"], "--nj 1: give a whole number from 2 up"),
     (["--allow_pipes", "yes"], "--allow_pipes 'yes': give true or false"),
 ])
 def test_mistakes_end_with_a_remedy(script, words, complaint):

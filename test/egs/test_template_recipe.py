@@ -37,7 +37,7 @@ def corpus(tmp_path_factory) -> Path:
     for name, sentences in SENTENCES.items():
         rows = []
         for number, sentence in enumerate(sentences):
-            path = f"{name}/speaker_{number % 2}/{number}.{ENDINGS[number % 3]}"
+            path = f"{name}/speaker {number % 2}/{number}.{ENDINGS[number % 3]}"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(folder / path, generator.standard_normal(22050) * 0.1, 22050)
             rows.append(f"{path}\t{sentence}\n")
@@ -81,8 +81,8 @@ def test_stage_1_makes_valid_data_directories(recipe, corpus):
         assert validate(folder) == []
         assert sorted(read_table(folder / "text").values()) == sorted(sentences)
         assert all(utterance.duration == pytest.approx(1.0, abs=0.01) for utterance in KaldiDir.read(folder))
-    assert read_table(recipe / "data" / "train" / "wav.scp")["train-speaker_1-1-flac"] == (
-        f"{corpus}/train/speaker_1/1.flac")
+    assert read_table(recipe / "data" / "train" / "wav.scp")["train-speaker-1-1-flac"] == (
+        f"{corpus}/train/speaker 1/1.flac")
 
 
 def test_filters_make_another_training_set(recipe):
@@ -96,7 +96,7 @@ def test_filters_make_another_training_set(recipe):
 
 def test_a_recording_that_changed_is_measured_again(recipe, corpus):
     run(recipe, "--stop_stage", "1")
-    soundfile.write(corpus / "train/speaker_1/1.flac", np.zeros(2 * 22050), 22050)
+    soundfile.write(corpus / "train/speaker 1/1.flac", np.zeros(2 * 22050), 22050)
     output = run(recipe, "--stop_stage", "1")
-    assert f"1 of 6 recordings changed: train-speaker_1-1-flac ({corpus}/train/speaker_1/1.flac)" in output
-    assert KaldiDir.read(recipe / "data" / "train")["train-speaker_1-1-flac"].duration == 2.0
+    assert f"1 of 6 recordings changed: train-speaker-1-1-flac ({corpus}/train/speaker 1/1.flac)" in output
+    assert KaldiDir.read(recipe / "data" / "train")["train-speaker-1-1-flac"].duration == 2.0

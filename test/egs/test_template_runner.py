@@ -1,5 +1,6 @@
 """utils/run.py: parallel jobs with logs, progress, reports of failures, and no orphans."""
 
+import json
 import os
 import pty
 import re
@@ -61,10 +62,29 @@ def test_every_job_gets_its_number_and_its_log(run, tmp_path):
         assert lines[-1].startswith("# Ended (code 0) at ")
 
 
-def test_shell_operators_work(run, tmp_path):
-    assert run("x.log", "seq", 5, "|", "tail", "-n", 1, ">", "out.txt").returncode == 0
-    assert (tmp_path / "out.txt").read_text() == "5\n"
-    assert run("x.log", "false", "|", "true").returncode == 1
+@pytest.mark.parametrize("word", [";", "|", ">", "&&", "$(touch ran)", "`touch ran`", "a\nb", "it's", '"', "*", ""])
+def test_arguments_reach_the_command_as_they_are(run, tmp_path, word):
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    result = run("x.log", sys.executable, "-c", code, word, "touch", "ran")
+    assert result.returncode == 0
+    assert f"\n{json.dumps([word, 'touch', 'ran'])}\n" in (tmp_path / "x.log").read_text()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("word, expected", [
+    ("JOB", "7"), ("part.JOB", "part.7"), ("a/JOB.log", "a/7.log"), ("--job=JOB", "--job=7"), ("JOBS", "JOBS"),
+    ("MY_JOB", "MY_JOB"), ("exp/JOBexp", "exp/JOBexp"), ("1JOB", "1JOB"),
+])
+def test_the_number_stands_where_its_name_is_a_word(run, tmp_path, word, expected):
+    assert run("JOB=7:7", "x.log", "echo", word).returncode == 0
+    assert f"\n{expected}\n" in (tmp_path / "x.log").read_text()
+
+
+def test_a_log_on_a_full_disk_is_one_message(run):
+    result = run("/dev/full", "echo", "said")
+    assert result.returncode == 1
+    assert re.fullmatch(r"run.py: /dev/full: No space left on device \(\d+ MB free\); free some space and start the "
+                        r"same command again\n", result.stderr)
 
 
 @pytest.mark.parametrize("options", [
@@ -78,6 +98,7 @@ def test_options_of_clusters_are_accepted(run, options):
 @pytest.mark.parametrize("words, complaint", [
     (["x.log"], "usage"),
     (["JOB=1:2", "x.log", "true"], "put JOB into its name"),
+    (["JOB=1:2", "JOBS.log", "true"], "put JOB into its name"),
     (["JOB=2:1", "x.JOB.log", "true"], "the last job comes before the first"),
     (["--max_jobs_run", "many", "x.log", "true"], "--max_jobs_run many: not a whole number"),
     (["--gpu", "1000", "x.log", "true"], "--ngpu 0 runs on the CPU"),

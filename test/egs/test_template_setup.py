@@ -1,6 +1,7 @@
 """The recipe template around blspkd.sh: setup.sh, path.sh, and scripts with Kaldi's names."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,23 @@ def test_data_directories_are_joined_and_fixed(kaldi, tmp_path):
     (tmp_path / "data/both/text").write_text("s2-c C\n")
     assert kaldi("fix_data_dir.sh", "--check_files", "false", "data/both").returncode == 0
     assert (tmp_path / "data/both/utt2spk").read_text() == "s2-c s2\n"
+
+
+def test_printed_remedies_work_when_they_are_pasted_in_the_recipes_folder(kaldi, tmp_path):
+    recipe = tmp_path / "recipe"
+    subprocess.run([TEMPLATE / "setup.sh", recipe], check=True, capture_output=True)
+    broken = tmp_path / "my data" / "train"
+    (tmp_path / "data").rename(tmp_path / "my data")
+    (broken / "text").write_text("s1-b B\ns1-a A\ns2-c C\n")
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "PYTHONPATH"}
+
+    def paste(command):
+        return subprocess.run(["bash", "-c", command], cwd=recipe, env=environment, text=True, capture_output=True)
+
+    error = paste(f"utils/validate_data_dir.sh --check_files false '{broken}'").stderr
+    [remedy] = re.findall(r"^  (utils/\S+ .*)$", error, re.MULTILINE)
+    assert paste(f"{remedy} --check_files false").returncode == 0
+    assert (broken / "text").read_text() == "s1-a A\ns1-b B\ns2-c C\n"
+    error = paste(f"utils/subset_data_dir.sh --shortest '{broken}' 1 data/one").stderr
+    [remedy] = re.findall(r"`(utils/\S+ .*)`", error)
+    assert "a.wav" in paste(remedy).stderr  # it was found, and looked for the audio

@@ -179,6 +179,19 @@ def test_the_legend_says_that_seeds_count_for_nothing_where_there_is_one():
     assert ["every system was trained once" in page for page in pages] == [True, False]
 
 
+def test_sets_of_few_utterances_are_not_tested_and_that_is_said(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    for run, right in zip(runs, [0, 5, 0, 0, 0, 0], strict=True):
+        make_run(tmp_path, run, right, n=5)
+    comparison = Comparison("blspkd", "full", 50, measure(runs, "blspkd", tmp_path, DECODE, ["test"]))
+    [text] = [one for one in comparison.measured if (one.system, one.metric) == ("text", "exact_match")]
+    assert (text.difference, text.difference_ci95, text.p, text.p_holm) == (100.0, None, None, None)
+    write_comparison(tmp_path / "comparison.json", comparison)
+    assert read_comparison(tmp_path / "comparison.json") == comparison
+    page = comparison_page.markdown(comparison)
+    assert "100.0 (+100.0) |" in page and "fewer than 6 utterances are not tested" in page
+
+
 def test_two_stars_are_for_what_is_significant_among_many(conf_dir, tmp_path):
     runs = plan(CONFIG, "full", conf_dir)
     for run, right in zip(runs, [30, 40, 26, 31, 27, 32], strict=True):

@@ -35,9 +35,60 @@ def test_the_statistics_of_all_utterances_give_the_score(metric):
 
 
 def test_a_system_does_not_differ_from_itself():
-    runs = [of_flags([True, False, True, True])]
+    runs = [of_flags([True, False, True, True, False, True])]
     found = paired_difference(runs, runs, 200, 0)
     assert found.value == 0 and found.ci95 == (0, 0) and found.p == 1 and not found.significant
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_fewer_than_six_utterances_are_never_called_different(n):
+    """Not even where one system is right and the other wrong every time: by chance that has p = 2 / 2**n."""
+    found = paired_difference([of_flags([True] * n)], [of_flags([False] * n)], 100, 0)
+    assert found.value == 100 and found.p is None and found.ci95 is None and not found.significant
+
+
+@pytest.mark.parametrize("n", [6, 10, 300])
+def test_equal_differences_are_as_unlikely_as_so_many_heads_in_a_row(n):
+    found = paired_difference([of_flags([True] * n)], [of_flags([False] * n)], 100, 0)
+    assert found.p == pytest.approx(2 / 2**n, rel=1e-9, abs=1e-300) and found.significant
+
+
+def test_nearly_equal_differences_are_no_more_unlikely_than_equal_ones():
+    table = np.stack([np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.001]), np.ones(6)], axis=1)
+    worse = of_flags([False] * 6)
+    assert paired_difference([Statistics(table, worse.score)], [worse], 100, 0).p == 2 / 2**6
+
+
+def pair_of_equals(random, n, gain=0.0):
+    """Two runs that share how hard an utterance is, and have noise of their own; `gain` of the first, in its units."""
+    hard = random.standard_normal(n)
+    return [[Statistics(np.stack([hard + shift + random.standard_normal(n), np.ones(n)], axis=1), of_flags([1]).score)]
+            for shift in (gain, 0.0)]
+
+
+def pair_of_error_rates(random, n, gain=0.0):
+    """Words and errors of two runs: a ratio of sums over utterances of 3 to 24 words, some of them much harder."""
+    words, hard = random.integers(3, 25, n), random.exponential(size=n)
+    return [[Statistics(np.stack([np.minimum(words, random.poisson(0.1 * words * hard * (1 + shift))), words],
+                                 axis=1).astype(float), of_flags([1]).score)] for shift in (gain, 0.0)]
+
+
+@pytest.mark.parametrize("pair", [pair_of_equals, pair_of_error_rates])
+@pytest.mark.parametrize("n", [20, 50])
+def test_few_utterances_call_equal_systems_different_as_rarely_as_many(n, pair, monkeypatch):
+    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
+    random = np.random.default_rng(n)
+    called = np.mean([paired_difference(*pair(random, n), 200, trial).p < 0.05 for trial in range(2000)])
+    assert 0.035 <= called <= 0.065  # before the correction, at n = 20: 0.075
+
+
+@pytest.mark.parametrize(("pair", "n", "least"), [(pair_of_equals, 6, 0.2), (pair_of_equals, 20, 0.8),
+                                                  (pair_of_error_rates, 20, 0.6), (pair_of_error_rates, 50, 0.95)])
+def test_few_utterances_suffice_for_large_differences(pair, n, least, monkeypatch):
+    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    random = np.random.default_rng(n)
+    called = np.mean([paired_difference(*pair(random, n, gain=1.0), 200, trial).p < 0.05 for trial in range(400)])
+    assert called >= least
 
 
 def test_pairs_count():
@@ -102,7 +153,12 @@ def test_holms_correction(p_values, adjusted):
 
 def trained_alike(random, number):
     """Seeds of one method whose scores spread normally, on so many utterances that nothing else counts."""
-    return [Statistics(np.array([[random.standard_normal()]]), lambda sums: sums[..., 0]) for _ in range(number)]
+    return [always(random.standard_normal()) for _ in range(number)]
+
+
+def always(score):
+    """The same score on every utterance."""
+    return Statistics(np.full((40, 1), score / 40), lambda sums: sums[..., 0])
 
 
 @pytest.mark.parametrize("seeds", [(1, 3), (3, 3), (3, 1)])
@@ -119,7 +175,7 @@ def test_p_is_as_rare_as_it_says_also_where_it_is_small(seeds, monkeypatch):
 def test_what_was_not_trained_has_no_spread_of_seeds(monkeypatch):
     monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
     random = np.random.default_rng(0)
-    fixed = [Statistics(np.array([[0.0]]), lambda sums: sums[..., 0])]
+    fixed = [always(0.0)]
     p_values = np.array([paired_difference(fixed, trained_alike(random, 3), 2, 0, (False, True)).p
                          for _ in range(2000)])
     assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.015)

@@ -129,6 +129,53 @@ def test_the_page_is_complete_and_fetches_nothing(tmp_path, data_dir, capsys):
     assert "MB" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("systems", "drawn"), [(1, False), (2, False), (3, True)])
+def test_points_are_drawn_where_they_can_be_in_an_order(tmp_path, data_dir, systems, drawn):
+    text = write(tmp_path, [make_experiment(tmp_path / "exp" / str(seed), data_dir, "blspkd", seed, 40.0 + seed)
+                            for seed in range(systems)])
+    assert ("alignment measures against task scores" in text) == ("rho of input KL" in text) == drawn
+    assert (f"{systems} in the largest set" in text) != drawn
+
+
+def test_measures_that_too_few_systems_have_are_not_drawn(tmp_path, data_dir, monkeypatch):
+    folders = [make_experiment(tmp_path / "exp" / str(seed), data_dir, "blspkd", seed, 40.0 + seed)
+               for seed in range(3)]
+    row = Row("blspkd", "test", "alignment", "top1", 9.0, [8.0, 10.0], 4, 0, "")
+    update_results(folders[0] / "results.json", [row], lambda row: False)
+    drawn = []
+    monkeypatch.setattr(figures, "scatter", lambda *args: drawn.append(args) or Figure())
+    write(tmp_path, folders)
+    assert list(drawn[0][0]) == [("input_kl", "translate BLEU")]
+
+
+def test_curves_of_one_point_are_not_drawn(tmp_path, data_dir, monkeypatch):
+    folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
+    writer = SummaryWriter(folder / "tensorboard")
+    writer.add_scalar("eval/count_accuracy", 50.0, 20)
+    writer.close()
+    drawn = []
+    monkeypatch.setattr(figures, "learning_curves", lambda *args: drawn.append(args) or Figure())
+    write(tmp_path, [folder])
+    assert drawn.pop()[1] == ["input_kl"]
+    shutil.rmtree(folder / "tensorboard")
+    writer = SummaryWriter(folder / "tensorboard")
+    writer.add_scalar("eval/count_accuracy", 50.0, 20)
+    writer.close()
+    assert "Learning curves" not in write(tmp_path, [folder]) and not drawn
+
+
+def test_kl_of_a_single_position_is_not_drawn(tmp_path, data_dir, monkeypatch):
+    folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
+    path = folder / "align_test" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["by_position"]["response_kl"] = summary["by_position"]["response_kl"][:1]
+    path.write_text(json.dumps(summary))
+    drawn = []
+    monkeypatch.setattr(figures, "kl_by_position", lambda *args: drawn.append(args) or Figure())
+    write(tmp_path, [folder])
+    assert drawn[0][1] == ["input_kl"]
+
+
 def test_what_data_holds_is_escaped_also_inside_pictures(tmp_path, data_dir):
     text = write(tmp_path, [make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd<b>")], "--title", "<i>T</i>")
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text and "<b>" not in text and "<i>" not in text

@@ -28,6 +28,15 @@ def write_all(writer, transcripts=TRANSCRIPTS) -> dict:
     return written
 
 
+def test_chosen_batches_are_those_of_the_whole(tiny_llm):
+    writer = make_writer(tiny_llm, batch_size=2, max_input_tokens=12)
+    every = list(writer.write(TRANSCRIPTS))
+    assert len(every) == 3 and any(written.reason == filters.INPUT_TOO_LONG for written in every[0].values())
+    assert list(writer.write(TRANSCRIPTS, slice(1, 3))) == every[1:]
+    assert list(writer.write(TRANSCRIPTS, done=[*every[0], *every[2]])) == [every[1]]
+    assert list(writer.write(TRANSCRIPTS, slice(3, 5))) == []
+
+
 @torch.inference_mode()
 def greedy_reference(writer, transcript: str) -> tuple[list[int], bool]:
     """One utterance, no padding, no cache: the arg max of the logits, token by token."""
@@ -127,3 +136,11 @@ def test_a_tokenizer_without_chat_template_is_refused(tiny_llm, tmp_path):
     (tmp_path / "llm" / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         make_writer(tmp_path / "llm")
+
+
+def test_a_reply_that_spells_a_special_token_is_kept_as_text(tiny_llm):
+    writer = make_writer(tiny_llm)
+    ids = writer.prompt.response("she said <|end|> twice")
+    written = writer._finish(ids)
+    assert (written.text, written.finished, written.reason) == ("she said <|end|> twice", True, None)
+    assert writer.prompt.response(written.text) == ids

@@ -7,7 +7,7 @@ from blspkd.generation.filters import is_looping, reject
 
 
 def verdict(ids, text, finished=True, **options):
-    return reject(ids, text, finished, special_ids={0, 9}, special_strings=["<|end|>", "<unk>"], **options)
+    return reject(ids, text, finished, special_ids=frozenset({0, 9}), **options)
 
 
 def test_an_ordinary_continuation_is_kept():
@@ -29,9 +29,9 @@ def test_unfinished_ones_are_dropped_only_on_request():
     assert verdict([5, 6], "and then", finished=False, drop_unfinished=True) == filters.UNFINISHED
 
 
-def test_special_tokens_are_found_as_ids_and_as_spelling():
+def test_special_tokens_are_found_and_text_that_spells_them_is_kept():
     assert verdict([5, 9, 6], "and then") == filters.SPECIAL_TOKENS
-    assert verdict([5, 6, 7], "and <|end|> then") == filters.SPECIAL_TOKENS
+    assert verdict([5, 6, 7], "and <|end|> then") is None
 
 
 def test_half_a_character_is_broken_text():

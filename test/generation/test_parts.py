@@ -14,7 +14,6 @@ from blspkd.generation.parts import (
     make_settings,
     merge,
     parts_dir,
-    parts_of_job,
     plan_parts,
     remove_strangers,
     summary,
@@ -37,18 +36,45 @@ def write(plan, made_by, reasons=None) -> None:
         part.write(rows, made_by, {"torch": "1"})
 
 
-def test_parts_cover_every_utterance_once_for_any_number_of_jobs(tmp_path):
+def test_parts_are_slices_in_the_order_of_the_utterances(tmp_path):
     plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
     assert [list(part.transcripts) for part in plan] == [["utt0", "utt1", "utt2"], ["utt3", "utt4", "utt5"], ["utt6"]]
-    for num_jobs in (1, 2, 3, 5):
-        shares = [part.path.name for job in range(num_jobs) for part in parts_of_job(plan, job + 1, num_jobs)]
-        assert sorted(shares) == sorted(part.path.name for part in plan)
 
 
-@pytest.mark.parametrize(("job", "num_jobs"), [(0, 2), (3, 2), (1, 0)])
-def test_job_numbers_out_of_range_are_refused(tmp_path, job, num_jobs):
-    with pytest.raises(ConfigError, match="jobs are numbered"):
-        parts_of_job(plan_parts(tmp_path, TRANSCRIPTS, settings()), job, num_jobs)
+def test_a_part_is_complete_when_its_files_hold_all_of_its_utterances(tmp_path):
+    part = plan_parts(tmp_path, TRANSCRIPTS, settings())[0]
+    rows = {utt_id: Continuation(utt_id, 4, True) for utt_id in part.transcripts}
+    part.write({"utt2": rows["utt2"]}, settings(), {}, part.path_of(slice(1, 2), 2))
+    assert part.state() == "incomplete" and part.lacks() == ["utt0", "utt1"]
+    part.write({utt_id: rows[utt_id] for utt_id in ("utt0", "utt1")}, settings(), {}, part.path_of(slice(0, 1), 2))
+    assert part.state() == "complete" and not part.path.exists()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda lines: lines[:3],  # at the end of a line
+    lambda lines: lines[:3] + [lines[3][:20]],
+    lambda lines: lines[:3] + [lines[3].replace("utt2", "utt9")],
+    lambda lines: lines[:3] + ["null\n"],
+])
+def test_a_part_that_lacks_an_utterance_is_not_complete_and_the_merge_names_it(tmp_path, damage):
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    write(plan, settings())
+    whole = plan[0].path.read_bytes()
+    plan[0].path.write_text("".join(damage(plan[0].path.read_text().splitlines(keepends=True))))
+    assert plan[0].state() == "incomplete"
+    with pytest.raises(DataError, match=r"1 of 3 parts .*, 1 utterances:\n  part-00001-of-00003 lacks 1 .*: utt2\n"):
+        merge(tmp_path, TRANSCRIPTS)
+    plan[0].write({"utt2": Continuation(TEXTS[2], 4, True)}, settings(), {"torch": "1"})
+    assert plan[0].state() == "complete" and plan[0].path.read_bytes() == whole
+
+
+def test_the_merge_names_every_missing_utterance(tmp_path):
+    transcripts = {f"utt{i:03d}": "text" for i in range(200)}
+    [part] = plan_parts(tmp_path, transcripts, settings(part_size=200))
+    part.write({"utt000": Continuation("text", 1, True)}, settings(part_size=200), {})
+    with pytest.raises(DataError) as raised:
+        merge(tmp_path, transcripts)
+    assert all(utt_id in str(raised.value) for utt_id in list(transcripts)[1:])
 
 
 def test_only_what_changes_a_part_makes_it_stale(tmp_path):
@@ -98,11 +124,37 @@ def test_merge_without_parts_says_what_to_run(tmp_path):
         merge(tmp_path, TRANSCRIPTS)
 
 
-def test_merge_of_nothing_but_dropped_ones_is_an_error(tmp_path):
+@pytest.mark.parametrize("max_bad_ratio", [0.5, 1.0])
+def test_merge_of_nothing_but_dropped_ones_is_an_error(tmp_path, max_bad_ratio):
     write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings(), dict.fromkeys(TRANSCRIPTS, "empty"))
-    with pytest.raises(DataError, match="none of 7 continuations passed.*'empty': 7"):
-        merge(tmp_path, TRANSCRIPTS)
+    with pytest.raises(DataError, match=r"0 continuations of 7 utterances, 7 dropped \(empty: 7\)"):
+        merge(tmp_path, TRANSCRIPTS, max_bad_ratio)
     assert not (tmp_path / "continuation").exists()
+
+
+def test_many_dropped_ones_are_an_error_that_replaces_nothing_and_can_be_accepted(tmp_path):
+    (tmp_path / "continuation").write_text("old")
+    plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
+    write(plan, settings(), dict.fromkeys(["utt0", "utt1", "utt2"], "empty") | {"utt4": "repetition"})
+    with pytest.raises(DataError, match=r"4 dropped \(empty: 3, repetition: 1\): more than --max_bad_ratio 0.5 allows"
+                                        r"(.|\n)*to go on with the others, --max_bad_ratio 0.58\. Nothing was"):
+        merge(tmp_path, TRANSCRIPTS)
+    assert (tmp_path / "continuation").read_text() == "old"
+    assert [part.state() for part in plan] == ["complete"] * 3
+    assert merge(tmp_path, TRANSCRIPTS, max_bad_ratio=0.58)["counts"]["written"] == 3
+
+
+def test_a_share_of_dropped_ones_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="max_bad_ratio: 50 is no share"):
+        merge(tmp_path, TRANSCRIPTS, max_bad_ratio=50)
+
+
+def test_continuations_cut_after_the_merge_are_not_up_to_date(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
+    merge(tmp_path, TRANSCRIPTS)
+    lines = (tmp_path / "continuation").read_text().splitlines(keepends=True)
+    (tmp_path / "continuation").write_text("".join(lines[:-1]))
+    assert not is_merged(tmp_path, TRANSCRIPTS, settings())
 
 
 def test_a_merge_killed_while_it_removed_the_parts_can_be_repeated(tmp_path):
@@ -129,8 +181,11 @@ def test_parts_of_another_slicing_are_removed(tmp_path):
     write(plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)), settings(part_size=2))
     plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
     write(plan, settings())
+    for part in plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)) + plan:
+        part.write({}, settings(), {}, part.path_of(slice(5, 6), 2))
     remove_strangers(tmp_path, plan)
-    assert sorted(parts_dir(tmp_path).iterdir()) == [part.path for part in plan]
+    assert sorted(parts_dir(tmp_path).rglob("*.jsonl")) == sorted(
+        path for part in plan for path in (part.path, part.path_of(slice(5, 6), 2)))
 
 
 def test_a_model_is_known_by_its_contents(tiny_llm, tmp_path):

@@ -64,6 +64,13 @@ def test_gradcheck(kind):
                                     label_weights=weights).loss, (student.requires_grad_(),))
 
 
+def test_second_derivatives_are_refused_not_wrong():
+    student, teacher, head, weights, _ = problem()
+    loss = distillation_loss(student.requires_grad_(), teacher, head, weights, Divergence()).loss
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(loss, student, create_graph=True)
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_jsd_endpoints_are_forward_and_reverse_kl(beta):
     student, teacher, head, weights, _ = problem()

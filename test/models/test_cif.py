@@ -103,6 +103,17 @@ def test_gradients(n):
     assert torch.autograd.gradcheck(lambda f, a: fire(f, a, n_tokens).tokens, (frames, alpha))
 
 
+@pytest.mark.parametrize("differentiable", [("frames",), ("alpha",), ("frames", "alpha")])
+def test_second_derivatives_are_refused_not_wrong(differentiable):
+    """The gradient of the frames depends on alpha, which its formula takes for a constant, and the other way round."""
+    torch.manual_seed(0)
+    inputs = {"frames": torch.randn(2, 7, 3), "alpha": torch.rand(2, 7) + 0.1}
+    leaves = [inputs[name].requires_grad_() for name in differentiable]
+    tokens = fire(inputs["frames"], inputs["alpha"], torch.tensor([3, 2])).tokens
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(tokens.sum(), leaves, create_graph=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_frames_fire_at_the_same_places(dtype):
     torch.manual_seed(0)
@@ -139,3 +150,15 @@ def test_alpha_that_is_not_finite_gives_tokens_that_are_not_and_spares_batch_mat
 def test_count_rounds_and_is_at_least_one():
     alpha = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.1, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 0.5]])
     assert count(alpha).tolist() == [3, 1, 2, 2]  # halves go to the even number
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 5), (0, 0), (2, 0)])
+def test_no_utterance_and_no_frame_are_integrated_like_any_other_number(batch, length):
+    frames, alpha = torch.randn(batch, length, 3, requires_grad=True), torch.rand(batch, length, requires_grad=True)
+    n_tokens = torch.tensor([1, 4])[:batch]
+    assert torch.equal(count(alpha), torch.ones(batch, dtype=torch.int64))
+    fired = fire(frames, alpha, n_tokens)
+    assert fired.tokens.shape == (batch, 4 if batch else 0, 3) and fired.tokens.dtype == frames.dtype
+    assert not fired.tokens.any() and not fired.times.any() and fired.mask.sum(1).tolist() == n_tokens.tolist()
+    fired.tokens.sum().backward()
+    assert frames.grad.shape == frames.shape and alpha.grad.shape == alpha.shape

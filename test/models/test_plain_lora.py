@@ -1,8 +1,12 @@
 """Plain LoRA, the comparison: the teacher stays the base LLM, but text that the trained model reads does not."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.batching import TokenBatch
@@ -71,3 +75,14 @@ def test_training_reaches_its_weights_with_a_teacher_pass_in_between(build):
     gradients = [p.grad for name, p in model.llm.named_parameters() if "lora_" in name]
     assert gradients and all(gradient is not None and gradient.any() for gradient in gradients)
     assert all(p.requires_grad for name, p in model.llm.named_parameters() if "lora_" in name)
+
+
+@pytest.mark.parametrize(("positions", "told"), [("speech", True), ("all", False)])
+def test_peft_alone_says_that_it_would_apply_partial_lora_everywhere(build, tmp_path, tiny_llm, positions, told):
+    build(positions).save_pretrained(tmp_path / "model")
+    folder = tmp_path / "model" / "plora"
+    assert ("speech positions only" in (folder / "README.md").read_text(encoding="utf-8")) == told
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), folder)
+    assert any("at_speech_positions_only_see_README" in str(warning.message) for warning in caught) == told

@@ -84,6 +84,17 @@ def layer_and_input(layer_class=nn.Linear):
     return PLoraLinear(layer_class(3, 3), "default", config, r=2), torch.randn(2, 4, 3, requires_grad=True)
 
 
+def test_second_derivatives():
+    layer, x = layer_and_input()
+    layer, x = layer.double(), x.detach().double().requires_grad_()
+
+    def function(x):
+        with _Running(torch.tensor([1, 6])):
+            return layer(x).sin()
+
+    assert torch.autograd.gradgradcheck(function, (x,))
+
+
 def test_the_result_may_be_changed_in_place_afterwards():
     layer, x = layer_and_input()
     gradients = []

@@ -1,5 +1,10 @@
 """The assembled model: saved and loaded whole, refused when parts do not fit; and at work."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +122,37 @@ def test_speech_tokens_have_the_norm_of_text_embeddings(saved):
     tokens = listener.listen(waveforms(16000))[0]
     rms = model.causal_lm.get_input_embeddings().weight.pow(2).mean().sqrt()
     torch.testing.assert_close(tokens.pow(2).mean(-1).sqrt(), rms.expand(len(tokens)), rtol=1e-4, atol=1e-5)
+
+
+SAVE = """
+import sys, torch
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.models.speech_llm import SpeechLlm
+torch.manual_seed(0)
+config = ModelConfig(llm=sys.argv[1], speech_encoder=sys.argv[2], plora_rank=2, train_encoder=True)
+SpeechLlm.from_config(config, PromptConfig("Continue:")).save_pretrained(sys.argv[3])
+"""
+
+
+def test_equal_models_are_equal_files(tiny_llm, tiny_encoder, tmp_path):
+    """Whatever order Python's sets have in this process."""
+    for seed in ("1", "2"):
+        subprocess.run([sys.executable, "-c", SAVE, tiny_llm, tiny_encoder, str(tmp_path / seed)], check=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])})
+    one, two = ({path.relative_to(tmp_path / seed): path.read_bytes() for path in (tmp_path / seed).rglob("*.*")}
+                for seed in ("1", "2"))
+    assert one.keys() == two.keys() and len(one) == 6
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+@pytest.mark.parametrize("saved", ["cformer+plora+encoder"], indirect=True)
+@pytest.mark.parametrize("part", ["adapter", "encoder", "llm"])
+def test_a_tensor_without_elements_is_never_written(saved, part):
+    """As DeepSpeed's ZeRO stage 3 leaves parameters: shared out among the ranks, and empty between two steps."""
+    folder, model = saved
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    name, parameter = [(name, p) for name, p in getattr(model, part).named_parameters() if p.requires_grad][-1]
+    parameter.data = torch.empty(0)
+    with pytest.raises(ModelError, match=rf"{part}\.{name}.*ZeRO stage 3"):
+        model.save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

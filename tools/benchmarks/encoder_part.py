@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from blspkd.data.features import FeatureExtractor, pad_windows
+from blspkd.data.pretrained import load_pretrained
 from blspkd.models.speech_encoder import SpeechEncoder
 
 UTTERANCES = 4
@@ -32,7 +33,7 @@ def run(device: str, quick: bool = False) -> list[Row]:
                                vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)
         WhisperModel(config).save_pretrained(folder)
         WhisperFeatureExtractor().save_pretrained(folder)
-        theirs = WhisperModel.from_pretrained(folder, attn_implementation="sdpa").get_encoder().to(device).eval()
+        theirs = load_pretrained(WhisperModel, folder, attn_implementation="sdpa").get_encoder().to(device).eval()
         padded, trimmed = (SpeechEncoder.from_pretrained(folder, pad, "sdpa", torch.float32).to(device).eval()
                            for pad in (True, False))
         inputs = {pad: _features(Path(folder), pad, device) for pad in (True, False)}

@@ -31,6 +31,7 @@ allow_pipes=false                           # stage 1: run the commands (ending 
 filter_opts=                                # stage 1: options of `data_dir filter`; given: train on TRAIN-SET_filtered
 continuation_config=conf/continuation.yaml  # stage 2: prompt and sampling
 continuation_args=                          # stage 2: what overrides the configuration, e.g. "--max_new_tokens 40"
+max_bad_ratio=0.5                           # stage 2: largest share of the continuations that its filters may drop
 train_config=conf/train.yaml                # stage 3: model, loss, data, training
 train_args=                                 # stage 3: what overrides it, e.g. "--learning_rate 1e-4 --bf16 true"
 inference_config=conf/decode.yaml           # stage 4: tasks and decoding
@@ -57,6 +58,10 @@ given_options=("$@")
 . utils/log.sh
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
+at_least 1 nj num_nodes num_procs num_threads compare_jobs
+case "${given_options[*]}" in  # Kaldi's slurm.pl and queue.pl replace these letters wherever they stand
+    *BLSPKD_JOB* | *BLSPKD_NODE*) die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name" ;;
+esac
 . ./path.sh
 . ./cmd.sh
 stages="data continuations train evaluate compare"
@@ -121,10 +126,12 @@ if stage continuations; then
                 --value "continuation_args=${continuation_args}" --data "${dir}" text \
                 --output "${dir}/continuation" \
                 --remedy "To write them again, remove ${dir}/continuation; to keep them, give another --datadir"; then
-            ${generate_cmd} --gpu "${gpu_per_job}" JOB="1:${nj}" "${dir}/log/generate_continuations.JOB.log" \
+            ${generate_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${nj}" \
+                "${dir}/log/generate_continuations.BLSPKD_JOB.log" \
                 "${python}" -m blspkd.bin.generate_continuations --config "${continuation_config}" --llm "${llm}" \
-                --data_dir "${dir}" --job JOB --num_jobs "${nj}" "${continuation_words[@]}"
-            "${python}" -m blspkd.bin.merge_continuations --data_dir "${dir}"
+                --data_dir "${dir}" --job BLSPKD_JOB --num_jobs "${nj}" "${continuation_words[@]}"
+            { grep -h "nothing to do" "${dir}/log/generate_continuations.${nj}.log" || true; } | tail -n 1
+            "${python}" -m blspkd.bin.merge_continuations --data_dir "${dir}" --max_bad_ratio "${max_bad_ratio}"
             steps_done
         fi
     done
@@ -143,8 +150,9 @@ if stage train; then
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
-        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" NODE="1:${num_nodes}" \
-            "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.NODE.log; else echo train.log; fi)" \
+        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" \
+            BLSPKD_NODE="1:${num_nodes}" \
+            "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.BLSPKD_NODE.log; else echo train.log; fi)" \
             utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
             --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
             blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
@@ -185,12 +193,12 @@ if stage evaluate; then
     if [ "${#to_decode[@]}" -gt 0 ]; then
         num_jobs=$((nj < ${#to_decode[@]} ? nj : ${#to_decode[@]}))
         if [ -n "${reads}" ] && [ "${reads}" != transcript ]; then
-            ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/transcribe.JOB.log" \
-                "${python}" -m blspkd.bin.transcribe --job JOB --num_jobs "${num_jobs}" --recogniser "${reads}" \
+            ${decode_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${num_jobs}" "${exp}/log/transcribe.BLSPKD_JOB.log" \
+                "${python}" -m blspkd.bin.transcribe --job BLSPKD_JOB --num_jobs "${num_jobs}" --recogniser "${reads}" \
                 --data_dir "${to_decode[@]}" --output_dir "${exp}/asr_{set}" "${transcribe_words[@]}"
         fi
-        ${decode_cmd} --gpu "${gpu_per_job}" JOB="1:${num_jobs}" "${exp}/log/decode.JOB.log" \
-            "${python}" -m blspkd.bin.decode --job JOB --num_jobs "${num_jobs}" --config "${inference_config}" \
+        ${decode_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${num_jobs}" "${exp}/log/decode.BLSPKD_JOB.log" \
+            "${python}" -m blspkd.bin.decode --job BLSPKD_JOB --num_jobs "${num_jobs}" --config "${inference_config}" \
             "${decoder[@]}" --data_dir "${to_decode[@]}" --exp_dir "${exp}" "${inference_words[@]}"
         steps_done
     fi
@@ -229,7 +237,9 @@ if stage evaluate; then
 fi
 
 if stage compare; then
-    needs "${compare_config}" "it names the systems to compare; see egs/mini/blspkd1/${compare_config}"
+    template=$(dirname "$(readlink -f blspkd.sh)")
+    needs "${compare_config}" "it names systems, each a file of ${compare_config%.yaml}; copy compare.yaml and compare \
+from ${template}/conf and adapt them"
     for name in ${train_set} ${valid_set} ${align_sets}; do
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
@@ -255,9 +265,9 @@ if stage compare; then
     if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
     all_ran=true
     utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
-        JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.JOB.log" \
-        utils/compare_run.sh JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" --num_procs 1 --nj 1 \
-        --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
+        BLSPKD_JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.BLSPKD_JOB.log" \
+        utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
+        --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
         --inference_args "${inference_args}" || all_ran=false
     "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
     compared=()

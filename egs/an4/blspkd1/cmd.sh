@@ -5,6 +5,7 @@
 # (partitions, what --gpu means) in conf/slurm.conf or conf/queue.conf, and name it here, for example
 #   cluster="slurm.pl --mem 16G"
 # The jobs need this folder, the models and the data at the same path on every machine.
+# Kaldi's scripts hand the words of a command to a shell: give them no $, ` or ; in options (utils/run.py takes any).
 # shellcheck shell=bash disable=SC2034
 
 cluster=utils/run.py

@@ -16,6 +16,7 @@ exec ./run.sh \
     --datadir data/debug \
     --tag debug \
     --continuation_args "--dtype float32 --max_new_tokens 8" \
+    --max_bad_ratio 1 \
     --train_config conf/debug.yaml \
     --inference_args "--dtype float32 --max_new_tokens 8 --num_bootstrap 50" \
     --compare_config conf/compare_debug.yaml \

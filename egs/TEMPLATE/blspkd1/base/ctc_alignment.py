@@ -3,6 +3,8 @@
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from blspkd.data.control_tokens import read_texts
+
 BLANK = 0
 
 
@@ -56,7 +58,7 @@ def word_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[l
     For tokenizers to which a word is the same wherever it stands, as that of train_tokenizer.py.
     """
     words = sorted({word for text in texts for word in text.split()})
-    tokens = dict(zip(words, tokenizer(words, add_special_tokens=False)["input_ids"], strict=True))
+    tokens = dict(zip(words, read_texts(tokenizer, words), strict=True))
     rows = [[token for word in text.split() for token in tokens[word]] for text in texts]
     numbers = [np.repeat(np.arange(len(text.split())), [len(tokens[word]) for word in text.split()]) for text in texts]
     return rows, numbers

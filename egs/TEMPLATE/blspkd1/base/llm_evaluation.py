@@ -7,6 +7,7 @@ import jiwer
 import sacrebleu
 import torch
 from lm_rows import Row
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from blspkd.data.prompts import Prompt
@@ -39,11 +40,10 @@ def answer_rows(model: LlamaForCausalLM, prompt: Prompt, rows: list[Row], batch_
     tokenizer = prompt.tokenizer
     answers = []
     for start in range(0, len(rows), batch_size):
-        texts = [tokenizer.apply_chat_template([{"role": "user", "content": f"{row.instruction}\n{row.input}"}],
-                                               tokenize=False, add_generation_prompt=True)
-                 for row in rows[start:start + batch_size]]
-        inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-        output = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=80,
-                                do_sample=False)
-        answers += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        turns = [prompt.split(row.input, row.instruction) for row in rows[start:start + batch_size]]
+        turns = [torch.tensor(ids.prefix + ids.input + ids.suffix) for ids in turns]
+        inputs = pad_sequence(turns, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
+        is_real = pad_sequence([torch.ones_like(ids) for ids in turns], batch_first=True, padding_side="left")
+        output = model.generate(inputs, attention_mask=is_real, max_new_tokens=80, do_sample=False)  # [B, L + written]
+        answers += tokenizer.batch_decode(output[:, inputs.shape[1]:], skip_special_tokens=True)
     return answers

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 
 from blspkd.atomic import atomic_path
 from blspkd.config import PromptConfig
+from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def make_llm(options: "LlmOptions", made_from: dict) -> None:
     """Train, evaluate and save: afterwards `options.output_dir` is a complete Hugging Face folder."""
     begin = time.monotonic()
     folder = Path(options.output_dir)
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
+    tokenizer = load_pretrained(AutoTokenizer, options.tokenizer_dir)
     prompt = Prompt(tokenizer, PromptConfig())
     exchanges = Exchanges.encode(read_rows(Path(options.lm_dir) / "train.jsonl"), prompt)
     model = build_llm(options, len(tokenizer), prompt)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blspkd.data.control_tokens import read_texts
 from blspkd.data.prompts import Prompt
 from blspkd.errors import DataError
 
@@ -57,12 +58,11 @@ class Exchanges:
         The tokenizer of `train_tokenizer.py` reads a piece of text the same alone and behind a newline or a special
         token, so inputs and outputs can be tokenised in one go.
         """
-        tokenizer = prompt.tokenizer
         pieces, starts, spans = [], [0], []
         for first in range(0, len(rows), 5000):
             block = rows[first:first + 5000]
-            inputs = tokenizer([row.input for row in block], add_special_tokens=False)["input_ids"]
-            outputs = tokenizer([row.output for row in block], add_special_tokens=False)["input_ids"]
+            inputs = read_texts(prompt.tokenizer, [row.input for row in block])
+            outputs = read_texts(prompt.tokenizer, [row.output for row in block])
             for row, input_ids, output_ids in zip(block, inputs, outputs, strict=True):
                 prefix, suffix = prompt.around(row.instruction)
                 ids = prefix + input_ids + suffix + output_ids + [prompt.end_of_turn]

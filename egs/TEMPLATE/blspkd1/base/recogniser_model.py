@@ -19,6 +19,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from blspkd.data.pretrained import load_pretrained
 from blspkd.models.speech_encoder import SpeechEncoder, attention_mask
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def save_ctc_head(model: RecogniserWithHeads, tokens: list[int], folder: Path) -
 
 def load_with_ctc_head(folder: Path, dropout: float = 0.0) -> tuple[RecogniserWithHeads, list[int]]:
     """A recogniser as `train_recogniser.py` leaves it, its head for words untaught; and what `save_ctc_head` got."""
-    model = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dropout=dropout)
+    model = load_pretrained(WhisperForConditionalGeneration, folder, attn_implementation="eager", dropout=dropout)
     with safe_open(folder / CTC_HEAD, framework="pt") as file:
         tokens = json.loads(file.metadata()["tokens"])
         model = RecogniserWithHeads(model, 1 + len(tokens), 1)

@@ -40,6 +40,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperProcesso
 
 from blspkd.atomic import atomic_path
 from blspkd.data.kaldi_dir import KaldiDir
+from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[i
     epoch = rows_of_an_epoch(sizes, options.repeats)
     texts = [utterance.text for train_dir in train_dirs for utterance in KaldiDir.read(train_dir).utterances.values()]
     old = options.init_dir
-    processor = WhisperProcessor.from_pretrained(old) if old else build_processor(texts, options)
+    processor = load_pretrained(WhisperProcessor, old) if old else build_processor(texts, options)
     speech = read_speech_set(train_dirs, processor.feature_extractor)
-    llm_tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_dir)
+    llm_tokenizer = load_pretrained(AutoTokenizer, options.tokenizer_dir)
     if old:
         model, ctc_tokens = load_with_ctc_head(Path(old), options.dropout)
         targets = Targets.of(speech, processor.tokenizer, llm_tokenizer, ctc_tokens)
@@ -125,7 +126,7 @@ class Targets:
     def of(cls, speech: SpeechSet, tokenizer: WhisperTokenizer, llm_tokenizer: PreTrainedTokenizerBase,
            ctc_tokens: list[int] | None = None) -> "Targets":
         """ctc_tokens: the numbering of a recogniser that exists. Raises ConfigError where it lacks one."""
-        transcripts = [torch.tensor(ids) for ids in tokenizer(transcript_form(speech.texts))["input_ids"]]
+        transcripts = transcript_tokens(speech.texts, tokenizer)
         ctc, ctc_words, ctc_tokens = number_tokens(speech.texts, llm_tokenizer, ctc_tokens)
         words = next_words(transcripts, tokenizer)
         return cls(transcripts, token_spans(speech, words), words, ctc, ctc_words, ctc_tokens)
@@ -225,6 +226,12 @@ def number_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase,
         raise ConfigError(f"init_dir: that recogniser was never taught '{tokenizer.decode(sorted(strange)[:1])}'")
     numbers = {token: number for number, token in enumerate(tokens, start=1)}
     return [torch.tensor([numbers[token] for token in row]) for row in rows], words, tokens
+
+
+def transcript_tokens(texts: list[str], tokenizer: WhisperTokenizer) -> list[Tensor]:
+    """[U] of each text: ids with the start and end tokens; what a text itself spells is text."""
+    encoded = tokenizer(transcript_form(texts), split_special_tokens=True)
+    return [torch.tensor(ids) for ids in encoded["input_ids"]]
 
 
 def next_words(transcripts: list[Tensor], tokenizer: WhisperTokenizer) -> list[np.ndarray]:

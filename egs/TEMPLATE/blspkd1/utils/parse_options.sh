@@ -72,9 +72,20 @@ _unknown_option() {  # NAME
 _set_option() {  # NAME VALUE
     case ${_option_kind[$1]} in
         truth) [[ $2 == true || $2 == false ]] || _option_error "--$1 '$2': give true or false" ;;
-        number) [[ $2 =~ ^[0-9]+$ ]] || _option_error "--$1 '$2': give a whole number" ;;
+        number)
+            [[ $2 =~ ^[0-9]{1,18}$ ]] || _option_error "--$1 '$2': give a whole number"
+            printf -v "$1" '%d' "$((10#$2))"  # 08 is no octal number
+            return ;;
     esac
     printf -v "$1" '%s' "$2"
+}
+
+at_least() {  # NUMBER NAME ...: these options must not be smaller
+    local smallest=$1 name
+    shift
+    for name in "$@"; do
+        ((${!name} >= smallest)) || _option_error "--${name} ${!name}: give a whole number from ${smallest} up"
+    done
 }
 
 _declared_options "${BASH_SOURCE[1]}"

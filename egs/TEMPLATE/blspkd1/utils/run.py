@@ -4,9 +4,10 @@
     run.py [options] [JOB=first:last] LOG COMMAND [ARGUMENT ...]
     run.py --num_threads 2 JOB=1:4 exp/log/decode.JOB.log decode --part JOB
 
-`JOB` becomes the job's number in LOG and in every argument. Words that are shell operators (`|`, `>`, `&&` ...) act
-as such; all others reach the command unchanged. Options, each with a value; those that only a cluster needs are
-accepted and ignored:
+`JOB`, or whatever name stands before the `=`, becomes the job's number in LOG and in the arguments, where it stands
+as a word: `JOB`, `part.JOB`, not `JOBS` or `MY_JOB`. Everything else reaches the command unchanged: no shell reads
+it, so that `;`, `|` or `$(...)` is text (for a pipeline: `bash -c "..."`). Options, each with a value; those that
+only a cluster needs are accepted and ignored:
     --max_jobs_run N   at most N jobs at a time; default: the number of CPU cores divided by --num_threads
     --keep_going true  start waiting jobs even when one has failed
     --num_threads N    CPU threads of one job
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from runner.job import Job, now, signal_group
 from runner.memory import note_alive, record_peak, tree_mib
+from runner.refusals import tell_refusals
 from runner.screen import Screen
 from runner.watchdog import Watchdog
 
@@ -54,11 +56,12 @@ class Request:
     command: list = field(default_factory=list)
 
     def jobs(self) -> list:
-        def fill(word, number):
-            return word.replace(self.name, str(number)) if self.name else word
-
-        return [Job(number, fill(self.log, number), [fill(word, number) for word in self.command])
+        return [Job(number, self.fill(self.log, number), [self.fill(word, number) for word in self.command])
                 for number in range(self.first, self.last + 1)]
+
+    def fill(self, text: str, number: object) -> str:
+        """`text` with a job's number in the place of the name."""
+        return re.sub(rf"\b{self.name}\b", str(number), text) if self.name else text
 
 
 def parse(arguments: list) -> Request:
@@ -83,7 +86,7 @@ def parse(arguments: list) -> Request:
     request.log, *request.command = words
     if request.last < request.first:
         fail(f"{request.name}={request.first}:{request.last}: the last job comes before the first")
-    if request.last > request.first and request.name not in request.log:
+    if request.last > request.first and request.fill(request.log, "") == request.log:
         fail(f"{request.log}: several jobs cannot share one log; put {request.name} into its name")
     return request
 
@@ -234,10 +237,10 @@ def main() -> None:
             if some:
                 screen.say(f"{what}: job {', '.join(str(job.number) for job in some)}", error=True)
         sys.exit(1)
-    log = request.log.replace(request.name, "*") if len(jobs) > 1 else jobs[0].log
+    log = request.fill(request.log, "*") if len(jobs) > 1 else jobs[0].log
     screen.say(f"{now()} (run.py) {len(jobs)} job{'s' if len(jobs) > 1 else ''} done in "
                f"{time.monotonic() - started:.0f} s: {log}")
 
 
 if __name__ == "__main__":
-    main()
+    tell_refusals("run.py", main)

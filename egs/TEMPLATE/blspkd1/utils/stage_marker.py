@@ -7,7 +7,7 @@
 
 `check` ends with status 0 when the step is done and made from the same things, 10 when it has to run, and 1 with an
 error that says what changed when something is there that was made from other things: nothing is reused or removed
-silently. Standard library only: it must work before anything is installed.
+silently. Standard library only, blspkd's part included: it must work before anything is installed.
 """
 
 import argparse
@@ -25,8 +25,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from runner.refusals import tell_refusals
+
+from blspkd import model_files  # path.sh makes sure of it
+
 TO_RUN = 10  # exit status
-MIB = 1 << 20
 AUDIO = "audio of "  # and the path of a wav.scp: what says whether its recordings changed
 SHOWN = 3  # recordings named in a message
 TIME = "%Y-%m-%dT%H:%M:%S"
@@ -201,8 +204,8 @@ def significant_lines(path: Path, ignored: list, above: tuple = ()):
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's contents; of more than 256 MiB, of its size and three samples."""
-    return "sha256:" + digest(path, 256 * MIB)
+    """Of a file's contents; of more than 256 MiB, of its size and samples."""
+    return "sha256:" + model_files.file_digest(path, 256 << 20)
 
 
 def recordings(scp: Path) -> Iterator:
@@ -246,26 +249,13 @@ def present(pattern: str) -> list:
 
 
 def folder_digest(path: Path) -> str:
-    """Of the names and contents of the files below a folder; large ones (weights) are sampled."""
+    """Of the names and contents of the files below a folder; large ones (weights) are sampled in every tensor."""
     total = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts and ".tmp-" not in file.name:
-            total.update(f"{file.relative_to(path)} {digest(file, 8 * MIB)}\n".encode())
+        if (file.is_file() and "__pycache__" not in file.parts and ".tmp-" not in file.name
+                and file.name not in model_files.RECORDS):
+            total.update(f"{file.relative_to(path)} {model_files.file_digest(file)}\n".encode())
     return "sha256:" + total.hexdigest()
-
-
-def digest(path: Path, whole: int) -> str:
-    size = path.stat().st_size
-    total = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        if size <= whole:
-            for block in iter(lambda: file.read(MIB), b""):
-                total.update(block)
-        else:
-            for position in (0, size // 2, size - MIB):
-                file.seek(position)
-                total.update(file.read(MIB))
-    return total.hexdigest()
 
 
 def read_marker(path: Path) -> dict:
@@ -282,8 +272,13 @@ def write_marker(path: Path, marker: dict) -> None:
 def write(path: Path, text: str) -> None:
     """All of it or nothing."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def now() -> str:
@@ -291,4 +286,4 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tell_refusals("error", main)

@@ -20,7 +20,9 @@ stage_number() {  # NAME-OR-NUMBER [OPTION]
         listed+=" ${number} ${name},"
         number=$((number + 1))
     done
-    [[ $1 =~ ^[0-9]+$ ]] || die "--$2 '$1': there is no such stage; the stages are${listed%,}"
+    if ! [[ $1 =~ ^[0-9]{1,9}$ ]] || ((10#$1 < 1 || 10#$1 >= number)); then
+        die "--$2 '$1': there is no such stage; the stages are${listed%,}"
+    fi
     echo "$((10#$1))"
 }
 
@@ -57,6 +59,7 @@ step() {  # MARKER [what it is made from: see stage_marker.py]: are this step's 
             flock "${lock}"
         fi
     fi
+    rm -f "${marker}.tmp-"*  # of a run that was killed
     "${python}" "${_utils}/stage_marker.py" check "${marker}" --stage "${_stage}" "$@" || status=$?
     if [[ ${status} -eq 10 ]]; then
         if [[ ${#_open_steps[@]} -eq 0 ]]; then
@@ -99,13 +102,9 @@ stage_times() {  # FILE MARKER-FOLDER ...: time and memory of every stage, from 
 }
 
 split_words() {  # ARRAY TEXT: fill the array with the words of the text; quotes keep words together as in a shell
-    local words=""
-    if [[ -n ${2// /} ]]; then
-        words=$(xargs -n 1 printf '%s\n' <<< "$2") || die "$1: cannot split into words: $2"
-        mapfile -t "$1" <<< "${words}"
-    else
-        eval "$1=()"
-    fi
+    local words
+    words=$("${python}" "${_utils}/split_words.py" "$2") || die "$1: cannot split into words: $2"
+    eval "$1=(${words})"  # quoted by split_words.py: nothing is expanded
 }
 
 unique_words() {  # TEXT: its words, each once

@@ -11,8 +11,6 @@ from pathlib import Path
 from runner.memory import usage_mib
 from runner.output import JobOutput
 
-OPERATORS = {"|", "|&", "||", "&&", ";", "<", ">", ">>", "2>", "2>>", "2>&1", "&>", ">&"}
-
 
 class Job:
     """A command that runs in a session of its own, so that all of it can be told to stop."""
@@ -33,23 +31,21 @@ class Job:
     def command_line(self) -> str:
         """The command as one types it in a shell."""
         settings = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items() if key != "BLSPKD_LIVE"]
-        return " ".join(settings + [word if word in OPERATORS else shlex.quote(word) for word in self.words])
+        return " ".join(settings + [shlex.join(self.words)])
 
     def start(self) -> None:
         """Start the process. One that cannot be started has ended at once, with a shell's status for that."""
-        operators = any(word in OPERATORS for word in self.words)
-        arguments = ["bash", "-o", "pipefail", "-c", self.command_line] if operators else self.words
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.output = JobOutput(self.log)
         self.output.note(f"# {self.command_line}\n# Started on {socket.gethostname()} in {os.getcwd()} at {now()}\n#\n")
         self.started = time.monotonic()
         try:
-            self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                             stderr=subprocess.STDOUT, start_new_session=True,
                                             env={**os.environ, **self.environment})
             os.set_blocking(self.process.stdout.fileno(), False)
         except OSError as error:
-            self.output.feed(f"cannot start {arguments[0]}: {error.strerror}\n".encode())
+            self.output.feed(f"cannot start {self.words[0]}: {error.strerror}\n".encode())
             self.status = 127 if isinstance(error, FileNotFoundError) else 126
             self._account()
 

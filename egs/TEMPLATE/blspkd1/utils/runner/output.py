@@ -23,8 +23,7 @@ class JobOutput:
 
     def note(self, text: str) -> None:
         """Write a remark of the runner's own."""
-        self.file.write(text.encode())
-        self.file.flush()
+        self._put(text.encode())
 
     def feed(self, data: bytes) -> None:
         for piece in re.split(rb"([\r\n])", data):
@@ -37,7 +36,6 @@ class JobOutput:
                 self._line, self._in_bar = b"", True
             else:
                 self._line += piece
-        self.file.flush()
 
     @property
     def bar(self) -> str:
@@ -51,9 +49,17 @@ class JobOutput:
         self.note(account)
         self.file.close()
 
+    def _put(self, data: bytes) -> None:
+        try:
+            self.file.write(data)
+            self.file.flush()
+        except OSError as error:
+            error.filename = self.file.name
+            raise
+
     def _write(self, line: bytes) -> None:
         line = BAR_AND_MESSAGE.sub(b"", clean(line)).rstrip()
-        self.file.write(line + b"\n")
+        self._put(line + b"\n")
         text = line.decode(errors="replace")
         self.new_lines.append(text)
         self.last_lines.append(text)

@@ -1,0 +1,22 @@
+"""The KV cache in the calls of a Hugging Face LLM, by whatever name this release of transformers has for it.
+
+It was `past_key_values` until transformers 5.23 and is `cache` from 5.24 on, in arguments and in outputs; some models
+keep the old name. So a cache is recognised by what it is, and only a call of ours has to ask for the name.
+"""
+
+import inspect
+from collections.abc import Iterable
+
+from torch import nn
+from transformers import Cache
+
+
+def find_cache(values: Iterable[object]) -> Cache | None:
+    """The KV cache among the arguments or the outputs of a call; None where there is none."""
+    return next((value for value in values if isinstance(value, Cache)), None)
+
+
+def cache_argument(llm: nn.Module, cache: Cache | None) -> dict[str, Cache | None]:
+    """`cache` as the keyword argument that the forward call of `llm` takes."""
+    name = "cache" if "cache" in inspect.signature(llm.forward).parameters else "past_key_values"
+    return {name: cache}

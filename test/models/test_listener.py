@@ -1,0 +1,52 @@
+"""What a listener takes for sound: arrays of every usual kind, at the rate that is told."""
+
+import numpy as np
+import pytest
+import soxr
+import torch
+
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.data.features import FeatureExtractor
+from blspkd.data.prompts import load_tokenizer
+from blspkd.errors import AudioError
+from blspkd.models.listener import GenerationOptions, Listener
+from blspkd.models.speech_llm import SpeechLlm
+
+SPEECH = (np.sin(np.arange(16000) / 7) * np.linspace(0, 0.5, 16000)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def listener(tiny_llm, tiny_encoder):
+    torch.manual_seed(0)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_heads=2, adapter_ffn_dim=32,
+                         num_pre_cif_layers=1, num_post_cif_layers=1, pad_to_30s=False, attn_implementation="eager")
+    model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
+    return Listener(model, load_tokenizer(tiny_llm), FeatureExtractor(tiny_encoder, pad_to_30s=False))
+
+
+@pytest.mark.parametrize("samples", [(SPEECH * 2**15).round().astype(np.int16), torch.from_numpy(SPEECH)[None]],
+                         ids=["int16", "tensor"])
+def test_the_same_speech_gives_the_same_tokens(listener, samples):
+    expected = listener.listen([SPEECH])[0]
+    torch.testing.assert_close(listener.listen([samples])[0], expected, rtol=0, atol=0.05 * expected.abs().max().item())
+
+
+def test_another_rate_is_converted(listener):
+    slow = soxr.resample(SPEECH, 16000, 8000)
+    expected = listener.listen([soxr.resample(slow, 8000, 16000)])[0]
+    assert torch.equal(listener.listen([slow], sampling_rate=8000)[0], expected)
+    replies = [listener.generate_from_speech([samples], ["Continue:"], GenerationOptions(max_new_tokens=3), **rate)
+               for samples, rate in ((slow, {"sampling_rate": 8000}), (soxr.resample(slow, 8000, 16000), {}))]
+    assert replies[0] == replies[1]
+
+
+def test_a_bad_waveform_is_named_by_its_number(listener):
+    bad = SPEECH.copy()
+    bad[77] = np.nan
+    with pytest.raises(AudioError, match="waveform 1 .*sample 77"):
+        listener.generate_from_speech([SPEECH, bad], ["a", "b"])
+
+
+def test_one_waveform_instead_of_a_list_is_explained(listener):
+    with pytest.raises(AudioError, match="list of waveforms"):
+        listener.listen(SPEECH)
