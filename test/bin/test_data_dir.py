@@ -1,7 +1,9 @@
 """The command line of the data-directory verbs: flags, messages and exit codes."""
 
+import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -147,6 +149,43 @@ def test_mistakes_end_with_a_message_and_not_with_zero(folder, tmp_path, capsys,
     assert status(*words) in (1, 2)
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+MANY = 5000  # utterances
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A directory as those of a million utterances are, and the same in four parts."""
+    folder = tmp_path_factory.mktemp("large") / "train"
+    folder.mkdir()
+    ids = [f"spk{number // 100:05d}-{number:06d}" for number in range(MANY)]
+    values = {"wav.scp": "/data/corpora/some-corpus/audio/train/{0:.8}/{0}.flac", "utt2spk": "{0:.8}",
+              "text": "about a dozen words that someone once said to somebody else in a room", "utt2dur": "1.2345"}
+    for name, value in values.items():
+        (folder / name).write_text("".join(f"{utt_id} {value.format(utt_id)}\n" for utt_id in ids))
+    assert status("fix", "--check_files", "false", folder) == 0
+    assert status("split", folder, 4) == 0
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["subset", "split", "combine", "stats", "fix", "fix unsorted"])
+def test_a_million_utterances_fit_into_700_mb(large, tmp_path, verb):
+    """60 MB are there before the first utterance, so that 640 bytes are left for each."""
+    words = {"subset": ["--first", large, MANY * 9 // 10, tmp_path / "part"], "split": [large, 32],
+             "combine": [tmp_path / "all", *(large / "split4" / str(part) for part in range(1, 5))], "stats": [large]}
+    if verb.startswith("fix"):
+        shutil.copytree(large, tmp_path / "broken")
+        if verb == "fix unsorted":
+            lines = (large / "text").read_text().splitlines(keepends=True)
+            (tmp_path / "broken" / "text").write_text("".join(lines[:9:-1]))
+    tracemalloc.start()
+    try:
+        assert status(verb.split()[0], *words.get(verb, ["--check_files", "false", tmp_path / "broken"])) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / MANY < 640
 
 
 def test_the_module_is_a_command(folder):
