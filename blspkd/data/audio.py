@@ -4,15 +4,14 @@ Formats are those of libsndfile: wav (every PCM width, float, extensible), flac,
 and more; besides, entries `file.ark:offset` of a Kaldi archive that holds wav data (as `wav-copy` writes it) or
 encoded files (as kaldiio writes them). Archives are read here and not by kaldiio, so that an utterance costs only its
 own bytes, and because kaldiio unpickles what it finds. Reading a segment of a long file seeks to it and reads little
-else; mp3 alone has no index, so that its frames are walked through (0.6 s for an hour): long mp3 recordings with
-`segments` are better converted to flac.
+else; mp3 alone has no index, so that its frames are walked through (0.15 s for an hour) once in every process.
 
 What cannot be used as it is ends in an AudioError that names the file: missing, not a regular file, undecodable,
 truncated, without samples, NaN or Inf, several channels of which nobody chose one, a segment outside the recording.
 Any sampling rate is accepted: `load` resamples (soxr, high quality).
 """
 
-import io
+import logging
 import os
 import re
 import stat
@@ -24,26 +23,21 @@ import numpy as np
 import soundfile
 import soxr
 
+from blspkd.data.audio_header import check_complete, compression
 from blspkd.data.kaldi_archive import open_entry
-from blspkd.data.mp3 import count_samples
+from blspkd.data.mp3 import LEAD, Mp3File, is_mp3
 from blspkd.errors import AudioError
 
 USUAL_RATE = 16000  # Hz, of what speech encoders read
 MAX_OVERSHOOT = 0.5  # seconds a segment may reach past the end of its recording: as Kaldi's extract-segments
 MAX_PEAK = 8.0  # float samples above 1 are clipped; far above they are on another scale, e.g. that of 16 bit integers
 MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its header announces: three frames
-MP3_EXTRA = 5 * 1152  # samples that its frames may hold beyond that: the encoder's delay and padding, its first frame
-MP3_LEAD = 2.0  # seconds decoded before an mp3 segment: its first frames need bits from the frames before them
-STREAMED = 0x7FFF0000  # a wav header with at least this many bytes was written to a pipe: the length is the file's
-UNKNOWN_LENGTH = 1 << 40  # libsndfile reports a number beyond this where the header has none
 
+logger = logging.getLogger(__name__)
+_damaged: set[str] = set()  # paths of which this was told
 _BLOCK = 1 << 20  # samples
 _WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 _ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
-# What libsndfile's log says of a file that was cut short: wav and aiff, Wave64, Sun AU; RF64.
-_CUT_SHORT = (
-    re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (?P<told>\d+) \(should be (?P<found>\d+)\)", re.MULTILINE),
-    re.compile(r"frame count (?P<found>\d+) does not match value from 'ds64' chunk of (?P<told>\d+)"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +56,18 @@ class AudioSource:
 def load(source: AudioSource | str, sampling_rate: int = USUAL_RATE) -> np.ndarray:
     """Samples of `source`: float32 [samples] in [-1, 1] at `sampling_rate` Hz; raises AudioError."""
     source = _as_source(source)
-    try:
-        with _open(source.path) as file:
+    with _open(source.path) as file:
+        try:
             samples = _read(file, source)
-            rate = file.samplerate
-        if rate != sampling_rate:
-            samples = soxr.resample(samples, rate, sampling_rate)
+            if file.samplerate != sampling_rate:
+                samples = soxr.resample(samples, file.samplerate, sampling_rate)
             if not len(samples):
                 raise AudioError(f"{_name(source)}: too short to be resampled to {sampling_rate} Hz; leave it out")
-        return np.clip(samples, -1.0, 1.0, dtype=np.float32)
-    except MemoryError:
-        raise _too_long(source) from None
+            return np.clip(samples, -1.0, 1.0, out=samples)
+        except MemoryError:
+            hours = _frames(file, source)[1] / file.samplerate / 3600
+            raise AudioError(f"{_name(source)}: {hours:.1f} hours do not fit into memory; cut the recording by "
+                             "`segments`, leave it out, or allow more memory (ulimit -v)") from None
 
 
 def duration(source: AudioSource | str) -> float:
@@ -97,8 +92,6 @@ def durations(sources: list[AudioSource]) -> list[float | AudioError]:
                     results.append(_duration(file, source))
                 except AudioError as error:
                     results.append(error)
-                except MemoryError:
-                    results.append(_too_long(source))
     except AudioError as error:
         return [error] * len(sources)
     return results
@@ -111,11 +104,8 @@ def copy_to_wav(path: str, destination: str | os.PathLike) -> None:
         large = file.frames * file.channels * 8 >= 1 << 32
         with soundfile.SoundFile(destination, "w", file.samplerate, file.channels, subtype,
                                  format="RF64" if large else "WAV") as copy:
-            done = 0
-            while done < file.frames:
-                block = _decode(file, AudioSource(path), done, min(_BLOCK, file.frames - done))
+            for block in _blocks(file, AudioSource(path), 0, file.frames):
                 copy.write(block)
-                done += len(block)
 
 
 def sampling_rate(source: AudioSource | str) -> int:
@@ -154,28 +144,40 @@ def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
     if round(count * USUAL_RATE / file.samplerate) < 1:
         raise AudioError(f"{_name(source)}: too short to be resampled to {USUAL_RATE} Hz; leave it out")
     if file.subtype in ("FLOAT", "DOUBLE"):
-        _read(file, source)
+        blocks = _checked_blocks(file, source)
     else:
         slack = MP3_SLACK if file.format == "MP3" else 0
-        _decode(file, source, first + max(0, count - 1 - slack), 1)
+        blocks = _blocks(file, source, first + max(0, count - 1 - slack), 1, lead=0.0)
+    for _ in blocks:
+        pass
     return count / file.samplerate
 
 
 def _read(file: soundfile.SoundFile, source: AudioSource) -> np.ndarray:
     """Samples of the chosen channel and segment: float32 [samples] at the file's own rate, finite."""
+    samples = np.empty(_frames(file, source)[1], np.float32)
+    done = 0
+    for block in _checked_blocks(file, source):
+        samples[done:done + len(block)] = block
+        done += len(block)
+    return samples[:done]
+
+
+def _checked_blocks(file: soundfile.SoundFile, source: AudioSource) -> Iterator[np.ndarray]:
+    """The same block by block, each as soon as it is known to be finite."""
     first, count = _frames(file, source)
-    lead = min(first, round(MP3_LEAD * file.samplerate)) if file.format == "MP3" else 0
-    samples = _decode(file, source, first - lead, lead + count)[lead:, source.channel or 0]
-    if not len(samples):
-        raise AudioError(f"{_name(source)}: the file is truncated; get it again or leave it out")
-    if not np.isfinite(samples).all():
-        bad = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise AudioError(f"{_name(source)}: NaN or Inf at sample {first + bad}; write the file again or leave it out")
-    peak = float(np.abs(samples).max())
+    peak = 0.0
+    for block in _blocks(file, source, first, count):
+        samples = block[:, source.channel or 0]
+        if not np.isfinite(samples).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(samples))[0])
+            raise AudioError(f"{_name(source)}: NaN or Inf at sample {bad}; write the file again or leave it out")
+        peak = max(peak, float(np.abs(samples).max()))
+        first += len(samples)
+        yield samples
     if peak > MAX_PEAK:
         raise AudioError(f"{_name(source)}: samples reach {peak:.4g}, float audio has to be within -1 and 1; scale it "
                          "(16 bit integers stored as float: divide by 32768)")
-    return np.ascontiguousarray(samples)
 
 
 def _frames(file: soundfile.SoundFile, source: AudioSource) -> tuple[int, int]:
@@ -197,18 +199,38 @@ def _frames(file: soundfile.SoundFile, source: AudioSource) -> tuple[int, int]:
     return first, last - first
 
 
-def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: int) -> np.ndarray:
-    """float32 [count, channels]"""
+def _blocks(file: soundfile.SoundFile, source: AudioSource, first: int, count: int, lead: float = LEAD
+            ) -> Iterator[np.ndarray]:
+    """`count` samples from `first` on: float32 [n, channels]; lead: see `Mp3File.read_piece`."""
+    done = 0
+    while done < count:
+        asked = min(_BLOCK, count - done)
+        block = _decode(file, source, first + done, asked, lead)
+        done += len(block)
+        missing = count - done if len(block) < asked else 0
+        if missing > (MP3_SLACK if file.format == "MP3" else 0) or not done:
+            raise AudioError(f"{_name(source)}: {missing} of {count} samples are not there: the file is truncated; "
+                             "get it again or leave it out")
+        yield block
+        if missing:
+            return
+
+
+def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: int, lead: float) -> np.ndarray:
+    """float32 [n, channels], n <= count"""
     try:
-        file.seek(first)
-        samples = file.read(count, dtype="float32", always_2d=True)
+        if file.format == "MP3":
+            samples, said = file.read_piece(first, count, lead)
+        else:
+            file.seek(first)
+            samples, said = file.read(count, dtype="float32", always_2d=True), []
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{_name(source)}: cannot be decoded near sample {first} ({_reason(error)}); "
                          "truncated or corrupt? Get the file again or leave it out") from None
-    missing = count - len(samples)
-    if missing > (MP3_SLACK if file.format == "MP3" else 0) or not len(samples):
-        raise AudioError(f"{_name(source)}: {missing} of {count} samples are not there: the file is truncated; "
-                         "get it again or leave it out")
+    if said and source.path not in _damaged:
+        _damaged.add(source.path)
+        logger.warning("%s: damaged? Between %.1f and %.1f s the mp3 decoder said: %s. Get it again or leave it out",
+                       source.path, first / file.samplerate, (first + count) / file.samplerate, said[0])
     return samples
 
 
@@ -225,10 +247,11 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
             raise AudioError(f"{path}: is not a regular file")
         if not status.st_size:
             raise AudioError(f"{path}: is an empty file; get it again or leave it out")
+        key = path, status.st_size, status.st_mtime_ns
         with open(place, "rb") as raw:
             window = raw if place == path else open_entry(raw, int(path.rpartition(":")[2]), path)
-            with soundfile.SoundFile(window) as file:
-                _check_complete(file, window, path)
+            with Mp3File(window, key) if is_mp3(window) else soundfile.SoundFile(window) as file:
+                check_complete(file, window, path)
                 yield file
     except FileNotFoundError:
         raise AudioError(f"{path}: there is no such file; mend wav.scp (relative paths count from the working "
@@ -236,47 +259,8 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise AudioError(f"{path}: cannot be read: {_reason(error)}") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless raw
-        raise AudioError(f"{path}: is not audio that libsndfile can decode ({_compression(place) or _reason(error)}); "
+        raise AudioError(f"{path}: is not audio that libsndfile can decode ({compression(place) or _reason(error)}); "
                          "convert it, get it again or leave it out") from None
-
-
-def _compression(place: str) -> str:
-    """What a NIST SPHERE file that cannot be decoded is compressed with: sph2pipe uncompresses these."""
-    with open(place, "rb") as raw:
-        head = raw.read(4096)
-    coding = re.search(rb"sample_coding -s\d+ (\S*embedded-\S+)", head) if head.startswith(b"NIST_1A") else None
-    return f"NIST SPHERE, {coding[1].decode('ascii', 'replace')}: uncompress it with sph2pipe" if coding else ""
-
-
-def _check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> None:
-    log = file.extra_info
-    expected, found = file.frames, file.frames
-    for pattern in _CUT_SHORT:
-        cut = pattern.search(log)
-        if cut and int(cut["told"]) < STREAMED:
-            expected, found = int(cut["told"]), int(cut["found"])
-            break
-    if file.format == "NIST":
-        position = raw.tell()
-        raw.seek(0)
-        count = re.search(rb"sample_count -i (\d+)", raw.read(4096))
-        raw.seek(position)
-        expected = int(count[1]) if count else expected
-    if found < expected or "lacks an end-of-stream bit" in log:
-        raise AudioError(f"{path}: the file is truncated; get it again or leave it out")
-    if not file.frames:
-        raise AudioError(f"{path}: holds no samples; leave it out")
-    if file.format == "MP3" and (real := count_samples(raw)) > file.frames + MP3_EXTRA:
-        found, told = real / file.samplerate, file.frames / file.samplerate
-        raise AudioError(f"{path}: only {told:.2f} of its {found:.2f} s would be read (variable bit rate without a "
-                         "Xing header, or several files joined?); convert it to flac")
-    if file.frames >= UNKNOWN_LENGTH:
-        raise AudioError(f"{path}: does not say how long it is (written to a pipe?); convert it to wav")
-
-
-def _too_long(source: AudioSource) -> AudioError:
-    return AudioError(f"{_name(source)}: does not fit into memory at once; cut the recording into utterances with "
-                      "`segments`, or leave it out")
 
 
 def _as_source(source: AudioSource | str) -> AudioSource:

@@ -18,6 +18,7 @@ from blspkd.errors import DataError
 from blspkd.progress import progress_bar
 
 SHOWN = 10  # examples of one kind of problem
+MORE_THAN_TWO = "more than an id and a speaker"  # of a line of utt2spk
 _BAR_FROM_LINES = 500_000  # below, it takes less than some seconds
 
 
@@ -133,10 +134,15 @@ class _Checker:
     def check_utt2spk(self) -> None:
         interned: dict[str, str] = {}
         for number, key, value in self.rows("utt2spk"):
-            if key in self.ids:
+            if len(value.split()) > 1:
+                self.add("utt2spk", MORE_THAN_TWO, f"utt2spk:{number}: {f'{key} {value}'!r}: ids hold no blanks; replace "
+                         "those of file names, e.g. by -")
+                if key in self.ids:
+                    continue
+            elif key in self.ids:
                 self.add("utt2spk", "duplicate id", f"utt2spk:{number}: {key} stands here a second time")
                 continue
-            if value and value not in interned and (problem := key_problem(value)):
+            elif value and value not in interned and (problem := key_problem(value)):
                 self.add("utt2spk", "bad value", f"utt2spk:{number}: {key}: speaker: {problem}")
             self.ids[key] = len(self.speakers)
             self.speakers.append(interned.setdefault(value, value))

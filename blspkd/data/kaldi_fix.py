@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blspkd.atomic import atomic_path
 from blspkd.data.audio import is_command
-from blspkd.data.kaldi_check import SHOWN, audio_file_problem
+from blspkd.data.kaldi_check import MORE_THAN_TWO, SHOWN, audio_file_problem
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, parse_segment
 from blspkd.data.kaldi_files import SEVERAL_LINES, Follows, data_files, known_file
 from blspkd.data.tables import key_problem, parse_json_string, scan_lines
@@ -190,6 +190,9 @@ def _read(file: Path, faults: list[str], ids: dict[str, str]) -> dict[str, str]:
 
     for number, key, value in scan_lines(file, note):
         if not value:
+            continue
+        if file.name == "utt2spk" and len(value.split()) > 1:
+            note(f"{MORE_THAN_TWO} (ids hold no blanks; replace those of file names)", number, key)
             continue
         if key in rows:
             note("duplicate id", number, key)

@@ -1,49 +1,199 @@
-"""How long an mp3 stream really is: by walking over the headers of its frames, without decoding.
+"""What mp3 needs besides libsndfile: how long a stream really is, a way to its pieces, the decoder's messages.
 
 An mp3 file has no length of its own. Encoders note it in the first frame (Xing, Info, VBRI); where that is missing, or
-where files were written one behind the other, decoders guess it from the first frames' bit rate.
-Headers: ISO/IEC 11172-3 and 13818-3, layer III.
+where files were written one behind the other, decoders guess it from the first frames' bit rate. Walking over the
+headers of all frames tells, without decoding. Headers: ISO/IEC 11172-3 and 13818-3, layer III.
+
+It has no index either: to find a piece of it, the decoder walks there from the beginning. Here it is shown a file in
+which frames before the piece are missing; that costs a walk once, and then what the piece is long.
 """
 
 import io
 import mmap
+import os
+import re
+import tempfile
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+LEAD = 2.0  # seconds decoded before a piece: its first frames need bits from the frames before them
+HEAD = 8  # frames at the beginning that the decoder looks at when it opens a file
+STEP = 256  # frames between two places in an index
+MAX_INDICES = 4096  # kept in memory, of 5 KB for an hour
 
 _KBITS = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
           2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}  # MPEG 2 and 2.5
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _LAYER_3 = 1
+_MESSAGE = re.compile(rb"\[[^\]]*mpg123[^\]]*\] |(?=Warning: Xing stream size|\s+$)"
+                      rb"|(?=Note: (Illegal Audio-MPEG|Trying to resync|Skipped|Hit end|missing))")
+# What the decoder says where bits or frames before a piece are missing.
+_SEEKING = re.compile("part2_3_length|reservoir|Xing stream size")
+_stderr = Lock()
+os.register_at_fork(before=_stderr.acquire, after_in_parent=_stderr.release, after_in_child=_stderr.release)
+_indices: dict[tuple, "FrameIndex"] = {}
 
 
 @dataclass(frozen=True)
-class _Frame:
+class FrameIndex:
+    """Where the frames of an mp3 stream are."""
+
+    samples: int  # per channel, in all frames of layer III; 0 if there are none
+    frame_samples: int
+    places: array  # of the frames HEAD, HEAD + STEP, ...: bytes; empty where not all frames are alike and without gaps
+
+
+class _Frame(NamedTuple):
     size: int  # bytes
     samples: int
+    kind: tuple[int, int, bool]  # version, sampling rate, whether it has one channel
 
 
-def count_samples(raw: io.RawIOBase) -> int:
-    """Samples per channel in all frames of layer III of an open file, whose position stays; 0 if there are none."""
+class Spliced(io.RawIOBase):
+    """The first `head` bytes of an open file, and what is in it from `place` on, as a file of its own."""
+
+    def __init__(self, file: io.BufferedIOBase, head: int, place: int):
+        self.file, self.head, self.gap, self.position = file, head, place - head, 0
+        self.length = file.seek(0, io.SEEK_END) - self.gap
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
+        self.position = max(0, base + offset)
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        data = b""
+        if self.position < self.head:
+            self.file.seek(self.position)
+            data = self.file.read(min(len(buffer), self.head - self.position))
+        if len(data) < len(buffer):
+            self.file.seek(self.position + len(data) + self.gap)
+            data += self.file.read(len(buffer) - len(data))
+        buffer[:len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+class Mp3File(soundfile.SoundFile):
+    """An open mp3 file, and where its frames are; `key` tells it from others (path, size and date)."""
+
+    def __init__(self, raw: io.BufferedIOBase, key: tuple):
+        with caught_messages():  # strange tags are no mistake
+            super().__init__(raw)
+        self.raw = raw
+        if key not in _indices:
+            if len(_indices) == MAX_INDICES:
+                _indices.clear()
+            _indices[key] = index_frames(raw)
+        self.index = _indices[key]
+
+    def read_piece(self, first: int, count: int, lead: float = LEAD) -> tuple[np.ndarray, list[str]]:
+        """At most `count` samples from `first` on, float32 [n, channels], and what the decoder says of damage.
+
+        lead: seconds decoded before; without, there are samples, but not the right ones.
+        """
+        before = min(first, round(lead * self.samplerate))
+        with caught_messages() as said:
+            samples = self._read_from(first - before, before + count)[before:]
+        if first or count < self.frames:
+            said = [message for message in said if lead and not _SEEKING.search(message)]
+        return samples, said
+
+    def _read_from(self, first: int, count: int) -> np.ndarray:
+        steps = max(0, first // self.index.frame_samples // STEP - 1) if self.index.places else 0
+        if not steps:
+            self.seek(first)
+            return self.read(count, dtype="float32", always_2d=True)
+        position = self.raw.tell()
+        with soundfile.SoundFile(Spliced(self.raw, self.index.places[0], self.index.places[steps])) as near:
+            near.seek(first - steps * STEP * self.index.frame_samples)
+            samples = near.read(count, dtype="float32", always_2d=True)
+        self.raw.seek(position)
+        return samples
+
+
+def is_mp3(raw: io.BufferedIOBase) -> bool:
+    """Whether an open file begins as mp3 files do; it is at its beginning, before and after."""
+    head = raw.read(3)
+    raw.seek(0)
+    return head == b"ID3" or (len(head) == 3 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+
+
+@contextmanager
+def caught_messages() -> Iterator[list[str]]:
+    """What the decoder prints on stderr in this block: the list holds it when the block has ended.
+
+    stderr belongs to the process, so that this is for one thread at a time; what others print meanwhile comes out at
+    the end.
+    """
+    said: list[str] = []
+    with _stderr, _capture() as capture:
+        real = os.dup(2)
+        os.dup2(capture.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            capture.seek(0)
+            for line in capture:
+                message = _MESSAGE.match(line)
+                if message:
+                    said.append(line[message.end():].decode(errors="replace").strip())
+                else:
+                    os.write(2, line)
+
+
+def _capture() -> io.BufferedRandom:
+    return open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+
+
+def index_frames(raw: io.RawIOBase) -> FrameIndex:
+    """Of an open file, whose position stays."""
     try:
         with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:  # hours are not to fill the memory
-            return _count(data)
+            return _walk(data)
     except io.UnsupportedOperation:  # an archive's entry
         position = raw.tell()
         raw.seek(0)
         data = raw.read()
         raw.seek(position)
-        return _count(data)
+        return _walk(data)
 
 
-def _count(data: bytes | mmap.mmap) -> int:
-    place = total = 0
+def _walk(data: bytes | mmap.mmap) -> FrameIndex:
+    place = end = total = number = 0
+    places, alike, kind = array("Q"), True, None
     while 0 <= place < len(data):
         frame = _frame(data, place)
         if frame:
+            if number and (place != end or frame.kind != kind):
+                alike = False
+            if number % STEP == HEAD:
+                places.append(place)
+            kind = frame.kind
             total += frame.samples
-            place += frame.size
+            number += 1
+            place = end = place + frame.size
         else:
             place = place + size if (size := _tag_size(data[place:place + 10])) else _next_frame(data, place)
-    return total
+    return FrameIndex(total, total // max(1, number), places if alike else array("Q"))
 
 
 def _tag_size(head: bytes) -> int:
@@ -63,7 +213,8 @@ def _frame(data: bytes | mmap.mmap, place: int) -> _Frame | None:
         return None
     samples = 1152 if version == 3 else 576
     bits = 1000 * _KBITS[3 if version == 3 else 2][kbits]
-    return _Frame(samples // 8 * bits // _RATES[version][rate] + padding, samples)
+    return _Frame(samples // 8 * bits // _RATES[version][rate] + padding, samples,
+                  (version, rate, data[place + 3] >> 6 == 3))
 
 
 def _next_frame(data: bytes | mmap.mmap, place: int) -> int:

@@ -44,7 +44,7 @@ BAD = {
     "no text": ({"text": None}, ("text", "missing file", "text")),
     "no wav.scp": ({"wav__scp": None}, ("wav.scp", "missing file", "wav.scp")),
     "empty utt2spk": ({"utt2spk": ""}, ("utt2spk", "no utterance", "holds none")),
-    "two speakers": ({"utt2spk": ["ann-1 a b", *UTT2SPK[1:]]}, ("utt2spk", "bad value", "'a b'")),
+    "two speakers": ({"utt2spk": ["ann-1 a b", *UTT2SPK[1:]]}, ("utt2spk", "more than an id and a speaker", "'ann-1 a b'")),
     "spk2utt of another": ({"spk2utt": ["ann ann-1 bob-1"]}, ("spk2utt", "contradicts utt2spk", "bob-1 is ann's here")),
     "spk2utt too short": ({"spk2utt": ["ann ann-1"]}, ("spk2utt", "lacks utterances of utt2spk", "ann-2")),
     "spk2utt too long": ({"spk2utt": ["ann ann-1 ann-9"]}, ("spk2utt", "not in utt2spk", "ann-9")),
@@ -125,3 +125,12 @@ def test_several_lines_of_an_utterance_are_right_where_words_have_times(make_dir
 def test_numbers_are_those_of_every_tool(make_rich_dir, times):
     folder = make_rich_dir(segments=[f"ann-1 rec1 {times}"])
     assert ("segments", "bad value") in {(problem.file, problem.kind) for problem in validate(folder)}
+
+
+def test_ids_with_blanks_are_told_as_such(make_dir):
+    ids = [f"track {number}" for number in (1, 2)]
+    folder = make_dir(utt2spk=[f"{utt_id} {utt_id}" for utt_id in ids])
+    [problem] = [problem for problem in validate(folder) if problem.kind == "more than an id and a speaker"]
+    assert problem.examples == [
+        f"utt2spk:{number}: 'track {number} track {number}': ids hold no blanks; replace those of file names, e.g. by -"
+        for number in (1, 2)]

@@ -65,6 +65,28 @@ def test_each_kind_is_mended_and_told(make_dir, files, kept, told):
     assert fix(folder) == []
 
 
+@pytest.fixture
+def blank_names(make_dir):
+    """What a script makes of the files `track 1.wav` ... that takes their names as ids."""
+    ids = [f"track {number}" for number in range(1, 4)]
+    return make_dir(wav__scp=[f"{utt_id} /audio/{utt_id}.wav" for utt_id in ids], spk2utt=None,
+                    text=[f"{utt_id} words" for utt_id in ids], utt2spk=[f"{utt_id} {utt_id}" for utt_id in ids])
+
+
+def test_ids_with_blanks_are_told_as_such(blank_names):
+    with pytest.raises(DataError) as raised:
+        fix(blank_names)
+    assert ("utt2spk: more than an id and a speaker (ids hold no blanks; replace those of file names) removed: line 1, "
+            "line 2, line 3") in str(raised.value)
+
+
+def test_a_single_id_with_a_blank_is_told_as_such(make_dir):
+    folder = make_dir(utt2spk=[f"{utt_id} {utt_id[:3]}" for utt_id in IDS] + ["track 1 track 1"])
+    assert ("utt2spk: more than an id and a speaker (ids hold no blanks; replace those of file names) removed: line 7"
+            ) in fix(folder)
+    assert list(read_table(folder / "utt2spk")) == IDS
+
+
 def test_missing_audio_takes_its_utterances_along(make_dir, tmp_path):
     (tmp_path / "empty.wav").touch()
     folder = make_dir()
