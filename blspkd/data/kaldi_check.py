@@ -135,7 +135,8 @@ class _Checker:
         interned: dict[str, str] = {}
         for number, key, value in self.rows("utt2spk"):
             if len(value.split()) > 1:
-                self.add("utt2spk", MORE_THAN_TWO, f"utt2spk:{number}: {f'{key} {value}'!r}: ids hold no blanks; replace "
+                self.add("utt2spk", MORE_THAN_TWO,
+                         f"utt2spk:{number}: {f'{key} {value}'!r}: ids hold no blanks; replace "
                          "those of file names, e.g. by -")
                 if key in self.ids:
                     continue
