@@ -1,11 +1,13 @@
 """What has to open the recordings of a data directory: their durations, and commands in wav.scp made into files."""
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blspkd.atomic import atomic_path
-from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command, size_and_date
+from blspkd.data.audio import AudioSource, copy_to_wav, durations, is_command, load, size_and_date
 from blspkd.data.kaldi_dir import parse_channel, parse_duration, read_sources
 from blspkd.data.kaldi_fix import back_up
 from blspkd.data.tables import read_table, remedy_command, write_table
@@ -24,11 +26,13 @@ from blspkd.progress import progress, progress_bar
 
 BAD_AUDIO = ".bad_audio"  # `<utt-id> <what is wrong>`, written by `write_durations` if any are bad
 MADE_FROM = ".utt2dur_from"  # `<utt-id> <digest>` of what each row of utt2dur was made from
+SLOW_SEGMENT = 0.1  # seconds to read an utterance, from which on that is worth a warning
 SHORTEST = 1e-4  # seconds in utt2dur, which has four decimals
 _SHOWN = 50
 _TASK_FILES = 32  # recordings in one task of a process
 _FILES_PER_PROCESS = 500  # starting a process takes as long as opening about as many headers
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Task = list[tuple[list[str], list[AudioSource]]]  # for each recording: utterances, their sources
 
@@ -70,11 +74,28 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
             f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
             *listed, *more, "mend them, or leave them out:",
             f"  {remedy_command('fix_data_dir.sh', path, '--remove', path / BAD_AUDIO)}"]))
+    _warn_of_slow_segments(path, sources)
     seconds.update((utt_id, f"{max(result, SHORTEST):.4f}") for utt_id, result in found.items())
     write_table(path / "utt2dur", seconds)
     write_table(path / MADE_FROM, made_from)  # last: a run that is killed before measures again
     (path / BAD_AUDIO).unlink(missing_ok=True)
     return True
+
+
+def _warn_of_slow_segments(path: Path, sources: Mapping[str, AudioSource]) -> None:
+    """mp3 with something between its frames is walked through from its beginning for every piece, in every epoch."""
+    pieces = [source for source in sources.values() if source.end is not None and source.path.endswith(".mp3")]
+    if not pieces:
+        return
+    last = max(pieces, key=lambda source: source.start)
+    load(last)  # the first time, every mp3 is walked through
+    start = time.perf_counter()
+    load(last)
+    slowest = time.perf_counter() - start
+    if slowest > SLOW_SEGMENT:
+        logger.warning("%s: %d utterances are cut out of mp3 recordings, and reading one takes up to %.2f s: up to "
+                       "%.0f min in every epoch. Convert the recordings to flac (ffmpeg -i NAME.mp3 NAME.flac) and "
+                       "name those in wav.scp", path, len(pieces), slowest, max(1, len(pieces) * slowest / 60))
 
 
 def choose_channel(path: str | os.PathLike, channel: int) -> None:

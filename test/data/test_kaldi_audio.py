@@ -214,3 +214,17 @@ def test_the_shortest_audio_has_a_duration_that_can_be_read(make_dir):
     folder = make_dir()
     soundfile.write(folder.parent / "audio" / "ann-1.wav", [0.5], 16000)
     assert write_durations(folder) and validate(folder) == []
+
+
+@pytest.mark.parametrize("form, told", [("MP3", True), ("FLAC", False)])
+def test_cutting_long_mp3_recordings_is_announced_with_its_cost(tmp_path, monkeypatch, caplog, form, told):
+    monkeypatch.setattr(kaldi_audio, "SLOW_SEGMENT", 0.0)  # that of a recording of minutes
+    recording = tmp_path / f"r.{form.lower()}"
+    soundfile.write(recording, np.sin(np.arange(160000) * 0.1) / 2, 16000, format=form)
+    (tmp_path / "wav.scp").write_text(f"r {recording}\n")
+    (tmp_path / "segments").write_text("r-1 r 0.0 1.0\nr-2 r 4.0 6.0\n")
+    (tmp_path / "utt2spk").write_text("r-1 r\nr-2 r\n")
+    (tmp_path / "text").write_text("r-1 a\nr-2 b\n")
+    assert kaldi_audio.write_durations(tmp_path)
+    assert ("2 utterances are cut out of mp3 recordings" in caplog.text) == told
+    assert ("Convert the recordings to flac" in caplog.text) == told
