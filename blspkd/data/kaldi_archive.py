@@ -3,39 +3,11 @@
 import io
 import os
 
+from blspkd.data.byte_ranges import ByteRanges
 from blspkd.errors import AudioError
 
 
-class Window(io.RawIOBase):
-    """`length` bytes of an open file from `start` on, as a file of its own."""
-
-    def __init__(self, file: io.BufferedIOBase, start: int, length: int):
-        self.file, self.start, self.length, self.position = file, start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def readinto(self, buffer) -> int:
-        wanted = min(len(buffer), max(0, self.length - self.position))
-        self.file.seek(self.start + self.position)
-        data = self.file.read(wanted)
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-
-def open_entry(file: io.BufferedIOBase, offset: int, path: str) -> Window:
+def open_entry(file: io.BufferedIOBase, offset: int, path: str) -> ByteRanges:
     """The audio file inside the Kaldi archive `file` at `offset`, as a file. Raises AudioError, which names `path`."""
     file.seek(offset)
     head = file.read(16)
@@ -49,4 +21,4 @@ def open_entry(file: io.BufferedIOBase, offset: int, path: str) -> Window:
                          "write the archive with Kaldi's wav-copy, and mend wav.scp")
     if start + length > os.fstat(file.fileno()).st_size:
         raise AudioError(f"{path}: the archive is truncated, or this entry's length is unknown; write it again")
-    return Window(file, start, length)
+    return ByteRanges(file, (start, start + length))

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from blspkd.data.byte_ranges import ByteRanges
+
 LEAD = 2.0  # seconds decoded before a piece: its first frames need bits from the frames before them
 HEAD = 8  # frames at the beginning that the decoder looks at when it opens a file
 STEP = 256  # frames between two places in an index
@@ -56,40 +58,6 @@ class _Frame(NamedTuple):
     kind: tuple[int, int, bool]  # version, sampling rate, whether it has one channel
 
 
-class Spliced(io.RawIOBase):
-    """The first `head` bytes of an open file, and what is in it from `place` on, as a file of its own."""
-
-    def __init__(self, file: io.BufferedIOBase, head: int, place: int):
-        self.file, self.head, self.gap, self.position = file, head, place - head, 0
-        self.length = file.seek(0, io.SEEK_END) - self.gap
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def readinto(self, buffer) -> int:
-        data = b""
-        if self.position < self.head:
-            self.file.seek(self.position)
-            data = self.file.read(min(len(buffer), self.head - self.position))
-        if len(data) < len(buffer):
-            self.file.seek(self.position + len(data) + self.gap)
-            data += self.file.read(len(buffer) - len(data))
-        buffer[:len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-
 class Mp3File(soundfile.SoundFile):
     """An open mp3 file, and where its frames are; `key` tells it from others (path, size and date)."""
 
@@ -121,7 +89,8 @@ class Mp3File(soundfile.SoundFile):
             self.seek(first)
             return self.read(count, dtype="float32", always_2d=True)
         position = self.raw.tell()
-        with soundfile.SoundFile(Spliced(self.raw, self.index.places[0], self.index.places[steps])) as near:
+        head, place, end = self.index.places[0], self.index.places[steps], self.raw.seek(0, io.SEEK_END)
+        with soundfile.SoundFile(ByteRanges(self.raw, (0, head), (place, end))) as near:
             near.seek(first - steps * STEP * self.index.frame_samples)
             samples = near.read(count, dtype="float32", always_2d=True)
         self.raw.seek(position)
