@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["blspkd", "blspkd.*"]),
-    package_data={"blspkd.evaluation": ["report_template.html"]},
+    package_data={"blspkd.reporting": ["templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

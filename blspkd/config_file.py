@@ -77,7 +77,7 @@ def to_dict(config: Any) -> dict:
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write `config`, fully resolved, as YAML."""
-    from blspkd.atomic import atomic_write
+    from blspkd.files import atomic_write
 
     with atomic_write(path) as file:
         yaml.safe_dump(to_dict(config), file, sort_keys=False, allow_unicode=True)

@@ -11,8 +11,8 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from blspkd.atomic import atomic_path, atomic_write
 from blspkd.errors import DataError, command, writing
+from blspkd.files import atomic_path, atomic_write
 
 
 def raising(error: BaseException):

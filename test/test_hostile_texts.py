@@ -12,10 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from blspkd.config import ContinuationConfig, DataConfig, ModelConfig, PromptConfig
 from blspkd.data.control_tokens import is_control
 from blspkd.data.examples import make_examples
-from blspkd.data.filters import count_tokens
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
+from blspkd.data.operations.filter import count_tokens
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.generation.continuation import ContinuationWriter
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.listener import GenerationOptions, Listener
 
 _spec = importlib.util.spec_from_file_location("families", Path(__file__).with_name("tokenizer_families.py"))

@@ -22,7 +22,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--nj", type=int, default=1, help="parallel jobs (default: 1)")
     args = parser.parse_args(words)
 
-    from blspkd.data.noise import add_noise
+    from blspkd.data.operations.noise import add_noise
 
     made = add_noise(args.source, args.destination, args.wav_dir, args.snr_db, args.seed, args.noise_dir, args.nj)
     print(f"{args.destination}: {'written' if made else 'is up to date'}")

@@ -30,10 +30,10 @@ from blspkd.evaluation.comparison import (
     strangers,
     write_comparison,
 )
-from blspkd.evaluation.comparison_page import screen
-from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
+from blspkd.reporting.comparison_page import screen
+from blspkd.reporting.comparison_time import time_left
 
 
 @command

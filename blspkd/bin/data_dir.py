@@ -3,9 +3,10 @@
 import argparse
 from dataclasses import fields
 
-from blspkd.data import filters, kaldi_audio, kaldi_check, kaldi_fix, kaldi_select, kaldi_verbs
-from blspkd.data.kaldi_dir import parse_channel
+from blspkd.data.operations import filter as filters
 from blspkd.errors import DataError, command
+from blspkd.kaldi import check, fix, recordings, select, verbs
+from blspkd.kaldi.data_dir import parse_channel
 
 
 @command
@@ -15,16 +16,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    problems = kaldi_check.validate(args.dir, need_text=not args.no_text, need_audio=not args.no_wav,
+    problems = check.validate(args.dir, need_text=not args.no_text, need_audio=not args.no_wav,
                                     check_files=args.check_files)
     if problems:
-        raise DataError(kaldi_check.report(args.dir, problems))
+        raise DataError(check.report(args.dir, problems))
     print(f"{args.dir}: in order")
 
 
-def fix(args: argparse.Namespace) -> None:
-    remove = kaldi_select.read_ids(args.remove) if args.remove else ()
-    done = kaldi_fix.fix(args.dir, check_files=args.check_files, remove=remove)
+def fix_(args: argparse.Namespace) -> None:
+    remove = select.read_ids(args.remove) if args.remove else ()
+    done = fix.fix(args.dir, check_files=args.check_files, remove=remove)
     print("\n".join([f"{args.dir}: fixed", *(f"  {line}" for line in done)]) if done else
           f"{args.dir}: nothing to fix")
 
@@ -34,40 +35,40 @@ def subset(args: argparse.Namespace) -> None:
         if len(args.places) != 2:
             raise DataError("usage: subset (--spk-list | --utt-list) FILE SRC_DIR DEST_DIR")
         source, destination = args.places
-        chosen = (kaldi_select.of_speakers(source, args.spk_list) if args.spk_list
-                  else kaldi_select.of_list(source, args.utt_list))
+        chosen = (select.of_speakers(source, args.spk_list) if args.spk_list
+                  else select.of_list(source, args.utt_list))
     else:
         if len(args.places) != 3 or not args.places[1].isdecimal():
             raise DataError("usage: subset [--first | --last | --shortest | --per-spk | --speakers] SRC_DIR NUMBER "
                             "DEST_DIR")
         source, number, destination = args.places
-        chosen = (args.choose or kaldi_select.spread)(source, int(number))
-    print(f"{destination}: {kaldi_verbs.subset(source, destination, chosen)} utterances")
+        chosen = (args.choose or select.spread)(source, int(number))
+    print(f"{destination}: {verbs.subset(source, destination, chosen)} utterances")
 
 
 def copy(args: argparse.Namespace) -> None:
-    number = kaldi_verbs.copy(args.src_dir, args.dest_dir, lambda old: f"{args.utt_prefix}{old}{args.utt_suffix}",
+    number = verbs.copy(args.src_dir, args.dest_dir, lambda old: f"{args.utt_prefix}{old}{args.utt_suffix}",
                               lambda old: f"{args.spk_prefix}{old}{args.spk_suffix}")
     print(f"{args.dest_dir}: {number} utterances")
 
 
 def split(args: argparse.Namespace) -> None:
-    for part in kaldi_verbs.split(args.dir, args.number, per_utt=args.per_utt):
+    for part in verbs.split(args.dir, args.number, per_utt=args.per_utt):
         print(part)
 
 
 def combine(args: argparse.Namespace) -> None:
-    for note in kaldi_verbs.combine(args.dest, args.sources):
+    for note in verbs.combine(args.dest, args.sources):
         print(note)
     print(f"{args.dest}: made from {', '.join(args.sources)}")
 
 
 def stats(args: argparse.Namespace) -> None:
-    print(kaldi_select.stats(args.dir))
+    print(select.stats(args.dir))
 
 
 def durations(args: argparse.Namespace) -> None:
-    written = kaldi_audio.write_durations(args.dir, args.nj)
+    written = recordings.write_durations(args.dir, args.nj)
     print(f"{args.dir}/utt2dur: {'written' if written else 'is up to date'}")
 
 
@@ -79,12 +80,12 @@ def filter_(args: argparse.Namespace) -> None:
 
 
 def choose_channel(args: argparse.Namespace) -> None:
-    kaldi_audio.choose_channel(args.dir, args.channel)
+    recordings.choose_channel(args.dir, args.channel)
     print(f"{args.dir}/reco2channel: channel {args.channel} of every recording")
 
 
 def materialize(args: argparse.Namespace) -> None:
-    count = kaldi_audio.materialize(args.dir, args.dump_dir, allow_pipes=args.allow_pipes, num_jobs=args.nj)
+    count = recordings.materialize(args.dir, args.dump_dir, allow_pipes=args.allow_pipes, num_jobs=args.nj)
     print(f"{args.dir}/wav.scp: {count} commands made into files")
 
 
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     option(checking, "--no-wav", action="store_true", help="it may lack wav.scp")
     for name in ("--no-feats", "--no-spk-sort", "--non-print"):
         option(checking, name, action="store_true", help="Kaldi's option; always so here")
-    fixing = verb(fix, "remove what cannot be used, sort the rest, keep a backup in DIR/.backup", "DIR")
+    fixing = verb(fix_, "remove what cannot be used, sort the rest, keep a backup in DIR/.backup", "DIR")
     option(fixing, "--remove", metavar="FILE", help="also remove the utterances that FILE lists")
     for one in (checking, fixing):
         option(one, "--check_files", type=_true_or_false, default=True, metavar="true|false",
@@ -134,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     choosing = verb(subset, "write some utterances to a new directory; spread evenly if no option says which")
     which = choosing.add_mutually_exclusive_group()
     for name, function, text in (
-            ("--first", kaldi_select.first, "the first NUMBER"), ("--last", kaldi_select.last, "the last NUMBER"),
-            ("--shortest", kaldi_select.shortest, "the NUMBER shortest by utt2dur"),
-            ("--per-spk", kaldi_select.per_speaker, "NUMBER of each speaker"),
-            ("--speakers", kaldi_select.speakers, "random speakers that have NUMBER utterances together")):
+            ("--first", select.first, "the first NUMBER"), ("--last", select.last, "the last NUMBER"),
+            ("--shortest", select.shortest, "the NUMBER shortest by utt2dur"),
+            ("--per-spk", select.per_speaker, "NUMBER of each speaker"),
+            ("--speakers", select.speakers, "random speakers that have NUMBER utterances together")):
         option(which, name, dest="choose", action="store_const", const=function, help=text)
     option(which, "--spk-list", metavar="FILE", help="the speakers that FILE lists (no NUMBER)")
     option(which, "--utt-list", metavar="FILE", help="the utterances that FILE lists (no NUMBER)")

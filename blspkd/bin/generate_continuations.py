@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(ContinuationConfig, args.config, overrides)
 
     # Imported here, so that --help and mistakes in the options answer at once.
-    from blspkd.data.kaldi_dir import KaldiDir
     from blspkd.generation.parts import is_merged, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
+    from blspkd.kaldi.data_dir import KaldiDir
 
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
     sizes = len(transcripts), config.part_size, config.batch_size

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
                         help="largest share of the utterances that the filters may drop (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from blspkd.data.kaldi_dir import KaldiDir
+    from blspkd.kaldi.data_dir import KaldiDir
 
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
     if not parts_dir(args.data_dir).is_dir() and is_merged(args.data_dir, transcripts):

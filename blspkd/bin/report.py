@@ -22,7 +22,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
-    from blspkd.evaluation.report import write_report
+    from blspkd.reporting.report import write_report
 
     size = write_report(args.exp_dirs, args.output, title=args.title, num_chosen=args.num_chosen,
                         num_worst=args.num_worst, seed=args.seed)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from blspkd.errors import ConfigError, command
-from blspkd.evaluation import comparison_page
 from blspkd.evaluation.comparison import read_comparison
-from blspkd.evaluation.environment import describe_environment, git_commit, without_machine_paths
 from blspkd.evaluation.results import read_results
-from blspkd.evaluation.results_page import Page, read_examples, read_stage_times, screen, write_page
+from blspkd.reporting import comparison_page
+from blspkd.reporting.environment import describe_environment, git_commit, without_machine_paths
+from blspkd.reporting.results_page import Page, read_examples, read_stage_times, screen, write_page
 
 
 @command

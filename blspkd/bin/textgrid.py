@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blspkd.errors import DataError, command
 from blspkd.evaluation.decode_dir import read_rows
-from blspkd.evaluation.textgrid import tiers_of, write_textgrid
+from blspkd.reporting.textgrid import tiers_of, write_textgrid
 
 
 @command

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blspkd.audio.samples import AudioSource, load
 from blspkd.config import DataConfig
-from blspkd.data.audio import AudioSource, load
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
-from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.data.prompts import Prompt
-from blspkd.data.tables import remedy_command
 from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
+from blspkd.kaldi.data_dir import KaldiDir
+from blspkd.kaldi.tables import remedy_command
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blspkd.atomic import atomic_path
 from blspkd.errors import DataError
+from blspkd.files import atomic_path
 
 _MAX_OPEN = 512  # shards that a process keeps mapped
 

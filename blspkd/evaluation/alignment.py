@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from blspkd.config import DataConfig, DecodeConfig
 from blspkd.data.batching import Batch, TokenBatch, collate, lay_out
 from blspkd.data.examples import ExampleDataset, make_examples
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations, read_table
-from blspkd.data.word_times import Word, read_word_times
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
 from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files
 from blspkd.evaluation.eval_set import draw, plan_batches, plan_parts
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
+from blspkd.kaldi.word_times import Word, read_word_times
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm

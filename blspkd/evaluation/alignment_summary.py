@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from blspkd.atomic import atomic_write
 from blspkd.evaluation.boundaries import NEAR_MS
 from blspkd.evaluation.results import Row, read_results, update_results
 from blspkd.evaluation.scoring import Experiment
+from blspkd.files import atomic_write
 
 BLOCK = 100  # resamples drawn at a time, as in `metrics.bootstrap_ratio`: the same seed draws the same utterances
 RARITY = (0, 1, 10, 100, 1000)  # lower ends of the classes of training frequency

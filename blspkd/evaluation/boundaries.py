@@ -9,7 +9,7 @@ is left out: CIF always closes it with the last frame, whatever was said.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blspkd.data.word_times import Word
+from blspkd.kaldi.word_times import Word
 
 NEAR_MS = (50, 100)  # shares of errors within these are reported
 

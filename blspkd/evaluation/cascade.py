@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from blspkd.atomic import atomic_write
 from blspkd.config import ModelConfig
 from blspkd.errors import ConfigError, DataError
+from blspkd.files import atomic_write
 
 NO_ADAPTER = "none"  # in config.yaml: an LLM by itself
 

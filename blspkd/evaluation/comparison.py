@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from blspkd.atomic import atomic_write
 from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
 from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
@@ -19,6 +18,7 @@ from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scoring import mean_matches
+from blspkd.files import atomic_write
 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from blspkd.atomic import atomic_write
-from blspkd.data.kaldi_dir import write_table
 from blspkd.errors import DataError
+from blspkd.files import atomic_write
+from blspkd.kaldi.data_dir import write_table
 
 log = logging.getLogger(__name__)
 # System -> ending of the directory's name.

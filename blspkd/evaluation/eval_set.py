@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from blspkd.audio import samples as audio
 from blspkd.config import DecodeConfig
-from blspkd.data import audio
-from blspkd.data.kaldi_dir import KaldiDir, Utterance, read_instructions, read_references
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
+from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references
 
 TYPED = ("text", "cascade")  # systems that read instead of listening
 Parts = list[list[list[str]]]  # parts of batches of utterance ids

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoTokenizer
 
+from blspkd.audio import samples as audio
 from blspkd.config import TranscribeConfig
-from blspkd.data import audio
-from blspkd.data.kaldi_dir import KaldiDir, Utterance
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files, write_text
 from blspkd.evaluation.eval_set import plan_batches, plan_parts
+from blspkd.kaldi.data_dir import KaldiDir, Utterance
 from blspkd.progress import progress_bar
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
+from blspkd.files import atomic_write
 
 TYPE = ":"  # in a row's task, before a type of question: qa:who is the part of qa whose instructions begin with "who"
 DIGITS = 6  # significant digits kept of values and intervals, which may be tiny

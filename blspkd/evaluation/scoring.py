@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from blspkd.atomic import atomic_write
 from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import health, metrics
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
+from blspkd.files import atomic_write
 
 log = logging.getLogger(__name__)
 MANY_UNFINISHED = 0.05  # share of answers cut off at max_new_tokens that is worth a warning

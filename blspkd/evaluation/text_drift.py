@@ -13,11 +13,11 @@ from blspkd.config import DataConfig, DecodeConfig
 from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.metrics import bootstrap_ratio
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlmConfig

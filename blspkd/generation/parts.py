@@ -19,9 +19,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blspkd.atomic import atomic_write
-from blspkd.data.kaldi_dir import write_continuations
 from blspkd.errors import ConfigError, DataError
+from blspkd.files import atomic_write
+from blspkd.kaldi.data_dir import write_continuations
 
 if TYPE_CHECKING:  # the merge needs no torch
     from blspkd.generation.continuation import Continuation

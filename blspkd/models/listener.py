@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from blspkd.audio.waveform import as_waveform
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
-from blspkd.data.waveform import as_waveform
 from blspkd.models.plora import speech_positions
 from blspkd.models.speech_llm import SpeechLlm, load_llm
 

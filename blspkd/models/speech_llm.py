@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Cache
 
-from blspkd.atomic import atomic_path
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
+from blspkd.files import atomic_path
 from blspkd.models.cformer import CFormer
 from blspkd.models.conv_subsampler import ConvSubsampler
 from blspkd.models.kv_cache import cache_argument

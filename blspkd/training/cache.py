@@ -27,8 +27,8 @@ import transformers
 from torch import Tensor
 
 import blspkd
+from blspkd.audio.samples import size_and_date
 from blspkd.config import TrainConfig
-from blspkd.data.audio import size_and_date
 from blspkd.data.batching import Batch, BatchPlan
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from blspkd.atomic import atomic_write
 from blspkd.errors import DataError
+from blspkd.files import atomic_write
 from blspkd.model_files import file_digest
 
 logger = logging.getLogger(__name__)

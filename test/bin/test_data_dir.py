@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from blspkd.bin.data_dir import main
-from blspkd.data.tables import read_table
+from blspkd.kaldi.tables import read_table
 
 IDS = ["ann-1", "ann-2", "bob-1", "bob-2", "bob-3", "cem-1"]
 

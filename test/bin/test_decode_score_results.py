@@ -11,7 +11,7 @@ import yaml
 
 from blspkd.bin import decode, results, score
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.data.kaldi_dir import write_table
+from blspkd.kaldi.data_dir import write_table
 from blspkd.models.listener import Generated, Listener
 from blspkd.models.speech_llm import SpeechLlm
 

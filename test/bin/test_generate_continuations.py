@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from blspkd.bin import generate_continuations, merge_continuations
-from blspkd.data.kaldi_dir import read_continuations
+from blspkd.kaldi.data_dir import read_continuations
 
 OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "1", "--instruction", "Continue:"]
 MERGE = ["--max_bad_ratio", "1", "--data_dir"]  # the filters drop most of what a random LLM writes

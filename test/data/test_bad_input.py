@@ -25,9 +25,9 @@ from blspkd.config import DataConfig, ModelConfig, PromptConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
-from blspkd.data.kaldi_dir import KaldiDir
-from blspkd.data.tables import read_table, write_table
 from blspkd.errors import command
+from blspkd.kaldi.data_dir import KaldiDir
+from blspkd.kaldi.tables import read_table, write_table
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.trainer import KdTrainer

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blspkd.audio.samples import AudioSource
 from blspkd.config import DataConfig
-from blspkd.data.audio import AudioSource
 from blspkd.data.batching import BatchPlan, collate, lay_out
 from blspkd.data.examples import Example, LoadedExample
 from blspkd.data.features import Features

@@ -6,9 +6,9 @@ from blspkd.config import DataConfig, PromptConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import DataError
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from blspkd.data.kaldi_check import validate
-from blspkd.data.tables import read_table
 from blspkd.errors import DataError
+from blspkd.kaldi.check import validate
+from blspkd.kaldi.tables import read_table
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "egs" / "an4" / "blspkd1"

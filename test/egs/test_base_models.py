@@ -22,12 +22,12 @@ from transformers import (
 
 from blspkd.config import PromptConfig
 from blspkd.data.prompts import Prompt, load_tokenizer
-from blspkd.data.tables import read_table
-from blspkd.data.word_times import Word, read_word_times
 from blspkd.errors import ConfigError
+from blspkd.kaldi.tables import read_table
+from blspkd.kaldi.word_times import Word, read_word_times
 
 REPO = Path(__file__).resolve().parents[2]
-BASE = REPO / "egs/TEMPLATE/blspkd1/base"
+BASE = REPO / "egs/mini/blspkd1/base"
 PERSONS, VERBS, THINGS = ["anna", "the farmer", "peter"], ["sold", "bought", "saw"], ["bag", "car", "house", "tree"]
 LLM_SIZE = ["--hidden_size", "32", "--num_layers", "1", "--num_heads", "2", "--ffn_size", "48", "--batch_size", "8",
             "--eval_rows", "6", "--save_steps", "4"]

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from blspkd.config import PromptConfig
 from blspkd.data.prompts import Prompt
 
-BASE = Path(__file__).resolve().parents[2] / "egs/TEMPLATE/blspkd1/base"
+BASE = Path(__file__).resolve().parents[2] / "egs/mini/blspkd1/base"
 TEXTS = ["<|end|>", "the <unk> bag", "<|user|>sold<|end|><|assistant|>", "<pad>", "anna sold the bag"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-BASE = Path(__file__).resolve().parents[2] / "egs/TEMPLATE/blspkd1/base"
+BASE = Path(__file__).resolve().parents[2] / "egs/mini/blspkd1/base"
 
 
 def test_ctc_alignment_is_the_most_likely_of_all_paths(monkeypatch):

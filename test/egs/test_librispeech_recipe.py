@@ -20,9 +20,9 @@ import yaml
 
 from blspkd.config import CompareConfig, ContinuationConfig, DecodeConfig, TrainConfig
 from blspkd.config_file import load_config
-from blspkd.data.kaldi_check import validate
-from blspkd.data.tables import read_table
 from blspkd.evaluation.comparison import plan
+from blspkd.kaldi.check import validate
+from blspkd.kaldi.tables import read_table
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "egs" / "librispeech" / "blspkd1"

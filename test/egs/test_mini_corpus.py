@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-LOCAL, BASE = REPO / "egs/mini/blspkd1/local", REPO / "egs/TEMPLATE/blspkd1/base"
+LOCAL, BASE = REPO / "egs/mini/blspkd1/local", REPO / "egs/mini/blspkd1/base"
 SETS = ("train=train/training valid=valid/training test_heard=test/training test_unheard=test/held_out "
         "test_hard=test/hard")
 SIZES = ["--base_models", "false", "--num_train", "30", "--num_valid", "8", "--num_test", "12", "--num_lm", "200"]

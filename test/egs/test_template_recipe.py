@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from blspkd.data.kaldi_check import validate
-from blspkd.data.kaldi_dir import KaldiDir
-from blspkd.data.tables import read_table
+from blspkd.kaldi.check import validate
+from blspkd.kaldi.data_dir import KaldiDir
+from blspkd.kaldi.tables import read_table
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = {"train": ["the farmer sold six bags", "a nurse saw the old house", "we found two red cats", "go",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blspkd.data.word_times import Word
 from blspkd.evaluation.boundaries import Boundary, errors_ms, word_boundaries
+from blspkd.kaldi.word_times import Word
 
 WORDS = [Word(0.1, 0.3, "the"), Word(0.3, 0.8, "lawyer"), Word(0.8, 1.1, "in the"), Word(1.1, 1.6, "zoo")]
 TEXT = "the lawyer in the zoo"

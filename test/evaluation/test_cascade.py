@@ -7,11 +7,11 @@ import yaml
 
 from blspkd.bin import decode, score
 from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, TaskConfig
-from blspkd.data.kaldi_dir import read_table, write_table
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.cascade import describe_experiment, read_transcripts
 from blspkd.evaluation.decode_dir import read_rows
 from blspkd.evaluation.scoring import score_experiment
+from blspkd.kaldi.data_dir import read_table, write_table
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlm
 

@@ -9,7 +9,6 @@ from blspkd.bin import compare
 from blspkd.bin.compare import systems_to_decode
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
-from blspkd.evaluation import comparison_page
 from blspkd.evaluation.comparison import (
     Comparison,
     Measured,
@@ -22,9 +21,10 @@ from blspkd.evaluation.comparison import (
     read_comparison,
     write_comparison,
 )
-from blspkd.evaluation.comparison_time import time_left
 from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
+from blspkd.reporting import comparison_page
+from blspkd.reporting.comparison_time import time_left
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
 CONFIG = CompareConfig(systems={"text": 1, "blsp": 2, "blspkd": 3},

@@ -12,11 +12,11 @@ import soundfile
 import torch
 
 from blspkd.config import DecodeConfig, TaskConfig
-from blspkd.data.kaldi_dir import read_table, write_table
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import read_rows
 from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model
 from blspkd.evaluation.eval_set import plan_batches
+from blspkd.kaldi.data_dir import read_table, write_table
 from blspkd.models.listener import Generated
 
 RATE = 16000

@@ -17,13 +17,13 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from blspkd.audio import samples as audio
 from blspkd.bin import transcribe as command
 from blspkd.config import TranscribeConfig
-from blspkd.data import audio
-from blspkd.data.kaldi_dir import KaldiDir
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import CONTROL
 from blspkd.evaluation.recogniser import Recogniser, transcribe_set
+from blspkd.kaldi.data_dir import KaldiDir
 
 
 @pytest.fixture(scope="module")

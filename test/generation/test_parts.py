@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from blspkd.data.kaldi_dir import read_continuations
 from blspkd.errors import ConfigError, DataError
 from blspkd.generation.continuation import Continuation
 from blspkd.generation.model_identity import model_identity
@@ -18,6 +17,7 @@ from blspkd.generation.parts import (
     remove_strangers,
     summary,
 )
+from blspkd.kaldi.data_dir import read_continuations
 
 TRANSCRIPTS = {f"utt{i}": f"sentence number {i}" for i in range(7)}
 TEXTS = ['and "so" on', "line\nbreak", "Grüße 你好 🦊", "a\u2028b\x85c", "back\\slash\ttab", " leading", "trailing "]

@@ -16,8 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from blspkd.audio.samples import AudioSource
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.data.audio import AudioSource
 from blspkd.data.batching import lay_out
 from blspkd.data.examples import Example
 from blspkd.models.plora import add_plora

@@ -16,9 +16,9 @@ from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig, Tra
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
-from blspkd.data.kaldi_dir import KaldiDir, read_continuations
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.checkpoint import complete_checkpoints
 from blspkd.training.objective import TERMS, Denominators, KdObjective

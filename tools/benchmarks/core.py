@@ -20,7 +20,7 @@ import measure
 import report
 import torch
 
-from blspkd.evaluation.environment import without_machine_paths
+from blspkd.reporting.environment import without_machine_paths
 
 PARTS = ("cif", "kd", "plora", "batching", "encoder")
 

@@ -21,9 +21,9 @@ import psutil
 import torch
 from transformers import WhisperFeatureExtractor
 
-from blspkd.atomic import atomic_write
+from blspkd.files import atomic_write
 from blspkd.config import DataConfig
-from blspkd.data.audio import AudioSource, duration
+from blspkd.audio.samples import AudioSource, duration
 from blspkd.data.batching import BatchPlan, collate
 from blspkd.data.examples import Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor

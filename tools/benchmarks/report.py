@@ -6,8 +6,8 @@ from pathlib import Path
 
 from measure import Row
 
-from blspkd.atomic import atomic_write
-from blspkd.evaluation.environment import describe_environment
+from blspkd.files import atomic_write
+from blspkd.reporting.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 TITLE = "# Benchmarks\n\nWritten by the commands in this folder; each section names the machine it ran on.\n"

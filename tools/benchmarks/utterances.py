@@ -7,7 +7,7 @@ about 3.1 LLM tokens a second, continuations of up to 64 tokens, nearly half of 
 
 import numpy as np
 
-from blspkd.data.audio import AudioSource
+from blspkd.audio.samples import AudioSource
 from blspkd.data.examples import Example
 
 SAMPLING_RATE = 16000

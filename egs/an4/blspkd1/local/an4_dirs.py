@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from blspkd.data.kaldi_dir import write_table
 from blspkd.errors import DataError, command
+from blspkd.kaldi.data_dir import write_table
 
 LINE = re.compile(r"(?:<s>)?(?P<text>.*?)(?:</s>)?\s*\((?P<name>[^()\s]+)\)\s*")
 

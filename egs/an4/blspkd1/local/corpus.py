@@ -20,9 +20,9 @@ from continuations import continue_text
 from grammar import Grammar
 from tasks import INSTRUCTIONS, answer
 
-from blspkd.atomic import atomic_write
-from blspkd.data.kaldi_dir import KaldiDir, write_table
 from blspkd.errors import command
+from blspkd.files import atomic_write
+from blspkd.kaldi.data_dir import KaldiDir, write_table
 
 CONTINUE = "Continue the following text."
 SHARES = {"continue": 0.22, "repeat": 0.12, "digits": 0.15, "backwards": 0.15, "letters": 0.12, "german": 0.16,

@@ -8,9 +8,9 @@ makes llm/ (Qwen2 with a chat template) and whisper/ (encoder and decoder, windo
 import argparse
 from pathlib import Path
 
-from blspkd.atomic import atomic_path
-from blspkd.data.tables import read_table
 from blspkd.errors import command
+from blspkd.files import atomic_path
+from blspkd.kaldi.tables import read_table
 
 
 @command

@@ -10,9 +10,9 @@ each recording beside it. The ids stay as they are. As in Kaldi's recipe of the 
 import argparse
 from pathlib import Path
 
-from blspkd.data.kaldi_fix import spk2utt
-from blspkd.data.tables import write_table
 from blspkd.errors import DataError, command
+from blspkd.kaldi.fix import spk2utt
+from blspkd.kaldi.tables import write_table
 
 SHOWN = 3  # ids in a message
 

@@ -20,8 +20,8 @@ from german import translate
 from grammar import Grammar, Sentence
 from questions import KINDS, Question, questions
 
-from blspkd.atomic import atomic_write
 from blspkd.errors import command
+from blspkd.files import atomic_write
 
 INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
                 "translate": "Translate the following text into German.",

@@ -1,0 +1,125 @@
+"""The report's section on what alignment predicts: its measures against task scores, a point for every model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blspkd.evaluation.results import Row, whole_tasks
+from blspkd.reporting import figures
+from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
+from blspkd.reporting.report_data import Experiment, all_rows
+from blspkd.reporting.report_html import Document, grid, paragraph, picture
+from blspkd.reporting.tables import HEADLINES, metric_label
+
+MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
+TITLE = "Alignment against task scores"
+Trail = tuple[str, str, Pairs]  # system, set, (measure, score) of its snapshots by step and of the finished model
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One alignment measure against one task's score over all experiments that have both."""
+
+    measure: str
+    task: str  # with its metric
+    trails: list[Trail]
+
+    @property
+    def sets(self) -> list[str]:
+        return list(dict.fromkeys(set_name for _, set_name, _ in self.trails))
+
+    def finished(self, set_name: str) -> Pairs:
+        """The finished models on one set. Sets differ for reasons of their own."""
+        return [pairs[-1] for _, name, pairs in self.trails if name == set_name]
+
+    def snapshots(self, set_name: str) -> Pairs:
+        return [pair for _, name, pairs in self.trails if name == set_name for pair in pairs[:-1]]
+
+    def points(self, set_name: str) -> Pairs:
+        """All that are drawn."""
+        return self.finished(set_name) + self.snapshots(set_name)
+
+    def rho(self, set_name: str) -> float | None:
+        """Spearman's, of all points; None where there are fewer than three, or all are the same."""
+        return spearman(*zip(*self.points(set_name), strict=True))
+
+
+def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
+    """By task, then measure; every task with its first metric."""
+    first: dict[str, str] = {}
+    for row in whole_tasks(all_rows(experiments)):
+        if row.metric in HEADLINES:
+            first.setdefault(row.task, row.metric)
+    found = []
+    for task, metric in first.items():
+        for measure in MEASURES:
+            trails = []
+            for experiment in experiments:
+                finished = _points(experiment, experiment.rows, measure, task, metric)
+                before = [_points(experiment, rows, measure, task, metric)
+                          for _, rows in sorted(experiment.snapshots.items())]
+                trails += [(experiment.label, name, [*(points[name] for points in before if name in points), end])
+                           for name, end in finished.items()]
+            if trails:
+                found.append(Cloud(measure, f"{task} {HEADLINES[metric]}", trails))
+    return found
+
+
+def _points(experiment: Experiment, rows: Sequence[Row], measure: str, task: str,
+            metric: str) -> dict[str, tuple[float, float]]:
+    """Set -> (measure, score) of one model."""
+    values = {(row.task, row.metric, row.set): row.value for row in rows if row.system == experiment.label}
+    return {name: (values["alignment", measure, name], score) for (own, found, name), score in values.items()
+            if (own, found) == (task, metric) and ("alignment", measure, name) in values}
+
+
+def colours_of(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """A colour per trained system, the same in every picture of a page."""
+    return figures.palette([experiment.label for experiment in experiments if experiment.curves or experiment.summaries
+                            or any(row.task == "alignment" for row in experiment.rows)])
+
+
+def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
+    """The section with its picture and table; nothing where no experiment has both measures."""
+    found = clouds(experiments)
+    if not found:
+        return
+    sizes = [len(cloud.points(name)) for cloud in found for name in cloud.sets]
+    ordered = [cloud for cloud in found if any(cloud.rho(name) is not None for name in cloud.sets)]
+    if not ordered:
+        page.section("predicts", TITLE, paragraph(
+            f"There are too few systems and snapshots to put them in an order ({max(sizes)} in the largest set), or "
+            "they do not differ; with three or more (--exp_dirs) they are drawn here."))
+        return
+    titles = {(cloud.measure, cloud.task): _title(cloud) for cloud in ordered}
+    drawn = {(cloud.measure, cloud.task): cloud.trails for cloud in ordered}
+    fewest = min(sizes)
+    warning = with_snapshots = ""
+    if fewest < FEW:
+        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
+                   "chance. Give more systems and checkpoints.")
+    if any(cloud.snapshots(name) for cloud in found for name in cloud.sets):
+        with_snapshots = (" Small points are snapshots of trainings, joined by a line that ends at the finished model; "
+                          "the table's first rho is over finished models alone, the second over all points. Those of "
+                          "one training resemble one another, so that n says too much.")
+    by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
+    measures = list(dict.fromkeys(cloud.measure for cloud in found))
+    lines = []
+    for task in dict.fromkeys(cloud.task for cloud in found):
+        for name in dict.fromkeys(name for cloud in found if cloud.task == task for name in cloud.sets):
+            own = [by_task.get((task, measure)) for measure in measures]
+            lines.append([task, name, *(rho_text(cloud.finished(name), cloud.snapshots(name)) if cloud else "-"
+                                        for cloud in own)])
+    page.section("predicts", TITLE, paragraph(
+        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
+        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
+        "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round."
+        + with_snapshots + warning),
+        picture(figures.data_uri(figures.scatter(drawn, titles, colours_of(experiments))),
+                "alignment measures against task scores"),
+        grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
+
+
+def _title(cloud: Cloud) -> str:
+    """rho of all points that are drawn, where there are few sets."""
+    texts = [f"rho {name} {rho_text(cloud.points(name))}" for name in cloud.sets if cloud.rho(name) is not None]
+    return "\n".join(texts) if len(texts) < 3 else ""

@@ -1,0 +1,203 @@
+"""The tables of stage 5: every system's mean over seeds, and whether it differs from the reference system."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from blspkd.evaluation import health
+from blspkd.evaluation.comparison import Comparison, Measured
+from blspkd.evaluation.paired_bootstrap import FEWEST
+from blspkd.evaluation.results import TYPE
+from blspkd.reporting import tables
+from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
+from blspkd.reporting.results_page import duration
+
+LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
+          "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that "
+          "was trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, "
+          "about one gets a * by chance; ** stands where the difference is significant also among all systems of its "
+          "column (Holm's correction: of twenty columns without any difference, about one has a ** at all). Unmarked "
+          "differences may be chance.")
+ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there "
+        "are more marks than that.")
+UNTESTED = f" Sets of fewer than {FEWEST} utterances are not tested."
+PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are "
+            "points that resemble one another): near +1 or -1, the measure puts them in the order (or the reverse "
+            "order) of the task's scores; near 0 it says nothing about the task. A measure that only some systems have "
+            "is judged on those.")
+WITH_SNAPSHOTS = (" The first number is over finished models, a second one also over what chosen trainings were at "
+                  "earlier steps.")
+HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
+                                    for metric in health.KNOWN) + "."
+COUNT = ("alignment", "count_accuracy")
+ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
+             "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
+COST = ("trained_parameters_m", "checkpoint_mib", "wall_s", "peak_mib", "utterances_per_s")
+DRIFT = ("kl_to_base", "changed_top1", "max_state_diff")
+Column = tuple[str, str]  # task, metric
+
+
+def markdown(comparison: Comparison) -> str:
+    """All tables, set by set, as Markdown."""
+    measured, task_metrics = comparison.measured, _task_metrics(comparison.measured)
+    steps = (f"{comparison.max_steps:,} training steps of every system" if comparison.max_steps
+             else "steps as configured")
+    blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
+    for set_name in _sets(measured, task_metrics):
+        blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
+    types = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types):
+        columns = [column for column in types if column[0].startswith(task + TYPE)]
+        for set_name in _sets(measured, columns):
+            blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
+                       _table(measured, set_name, columns)]
+    first_task = next((one.task for one in measured if one.metric in health.KNOWN), "")
+    for title, legend, task, metrics in (
+            ("Alignment", "", "alignment", ALIGNMENT),
+            (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
+            ("Cost", "", "cost", COST),
+            ("What training did to the LLM on text", "", "text", DRIFT)):
+        columns = [(task, metric) for metric in metrics]
+        for set_name in _sets(measured, columns):
+            blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
+                       _table(measured, set_name, columns)]
+            legend = ""  # once, above the first table
+    aligned = _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
+    predictions = [block for set_name in aligned
+                   for block in _predictions(comparison, set_name, _first_of(task_metrics))]
+    if predictions:
+        legend = PREDICTS + (WITH_SNAPSHOTS if any(one.task == "alignment" for one in comparison.snapshots) else "")
+        blocks += ["### What alignment predicts", legend, *predictions]
+    return "\n\n".join(blocks)
+
+
+def screen(comparison: Comparison) -> str:
+    """The task tables for a terminal: means and differences, one metric a task."""
+    task_metrics = _task_metrics(comparison.measured)
+    first = _first_of(task_metrics)
+    blocks = []
+    for set_name in _sets(comparison.measured, task_metrics):
+        heads, rows = _cells(comparison.measured, set_name, [*first, COUNT], with_range=False)
+        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+        blocks.append("\n".join(tables.GAP.join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width)
+                                                in enumerate(zip(row, widths, strict=True))).rstrip()
+                                for row in [[set_name, *heads[1:]], *rows]))
+    times = {one.system: one.mean for one in comparison.measured if (one.task, one.metric) == ("cost", "wall_s")}
+    if times:
+        blocks.append("training time  " + ", ".join(f"{tables.system_label(system)} {duration(seconds)}"
+                                                     for system, seconds in times.items()))
+    blocks.append(_legend(comparison).replace(" [lowest - highest]", ""))
+    return "\n\n".join(textwrap.fill(block, tables.WIDTH) if "\n" not in block else block for block in blocks)
+
+
+def _legend(comparison: Comparison) -> str:
+    once = all(len(one.values) == 1 for one in comparison.measured)
+    untested = any(one.difference is not None and one.p is None for one in comparison.measured)
+    return (LEGEND + ONCE * once + UNTESTED * untested).format(reference=tables.system_label(comparison.reference))
+
+
+def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
+    """Tasks with their metrics, in the order in which they were measured."""
+    return list(dict.fromkeys((one.task, one.metric) for one in measured
+                              if one.metric in tables.HEADLINES and one.task != "asr" and TYPE not in one.task))
+
+
+def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
+    """Every task's first metric."""
+    return list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
+
+
+def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[Column]) -> list[str]:
+    """Spearman's correlation of every alignment measure with every task, a point for every trained model and snapshot.
+
+    Nothing where there are too few of them.
+    """
+    finished = {(one.system, one.task, one.metric): one.values for one in comparison.measured if one.set == set_name}
+    before = {((one.system, one.step), one.task, one.metric): [one.value] for one in comparison.snapshots
+              if one.set == set_name}
+    lines, strengths = [], {}
+    for metric in (*ALIGNMENT, COUNT[1]):
+        points = [(_pairs(finished, metric, column), _pairs(before, metric, column)) for column in task_metrics]
+        if any(len(ends) + len(steps) > 2 for ends, steps in points):
+            label = tables.metric_label(metric)
+            lines.append([label, *(rho_text(ends, steps) for ends, steps in points)])
+            strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
+                                if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
+    heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
+    return ([f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines
+            else [])
+
+
+def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
+    """(alignment, score) of all models; a system of which some seeds have no alignment is left out."""
+    return [pair for (model, *what), found in values.items() if what == ["alignment", metric]
+            for scores in [values.get((model, *column), [])] if len(scores) == len(found)
+            for pair in zip(found, scores, strict=True)]
+
+
+def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
+    """A sentence on the measures that go with the scores most and least closely; none where there are few points."""
+    means = {label: fmean(rho for rho, _ in found) for label, found in strengths.items() if found}
+    if len(set(means.values())) < 2:
+        return []
+    said = []
+    for label in (max(means, key=means.get), min(means, key=means.get)):
+        sizes = sorted({n for _, n in strengths[label]})
+        said.append(f"{label} ({means[label]:.2f}, n={'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))})")
+    return [f"By the mean absolute rho over these columns and all points, {said[0]} goes with the scores most closely, "
+            f"{said[1]} least."]
+
+
+def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
+    """Those that have any of the columns, in the order of the tasks' sets (files begin with what came last)."""
+    order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
+    found = {one.set for one in measured if (one.task, one.metric) in columns}
+    return [name for name in order if name in found]
+
+
+def _table(measured: Sequence[Measured], set_name: str, columns: Sequence[Column]) -> str:
+    heads, rows = _cells(measured, set_name, columns, with_range=True)
+    return tables.markdown_table([*map(tables.escape, heads)], [[tables.escape(row[0]), *row[1:]] for row in rows])
+
+
+def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column],
+           with_range: bool) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows; columns and systems that have nothing to show are left out."""
+    found = {(one.system, one.task, one.metric): one for one in measured if one.set == set_name}
+    columns = [column for column in columns if any((system, *column) in found for system, *_ in found)]
+    systems = [system for system in dict.fromkeys(one.system for one in measured)
+               if any((system, *column) in found for column in columns)]
+    heads = ["system", *(_head(column, [found[key] for key in found if key[1:] == column]) for column in columns)]
+    rows = [[_label(system, [one for key, one in found.items() if key[0] == system]),
+             *(_cell(found.get((system, *column)), with_range) for column in columns)] for system in systems]
+    return heads, rows
+
+
+def _head(column: Column, measured: Sequence[Measured]) -> str:
+    """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
+    task, metric = column
+    if metric not in tables.HEADLINES:
+        return tables.metric_label(metric)
+    size = f" (n={measured[0].n})" if TYPE in task else ""
+    return f"{task} {tables.metric_label(metric)}{size}"
+
+
+def _label(system: str, own: Sequence[Measured]) -> str:
+    seeds = max(len(one.values) for one in own)
+    return tables.system_label(system) + (f" ({seeds} seeds)" if seeds > 1 else "")
+
+
+def _cell(one: Measured | None, with_range: bool) -> str:
+    if one is None:
+        return "-"
+    text = _number(one.mean, one.metric)
+    if with_range and len(one.values) > 1:
+        text += f" [{_number(min(one.values), one.metric)} - {_number(max(one.values), one.metric)}]"
+    if one.difference is not None:
+        text += f" ({one.difference:+.1f}{'*' * (one.significant + one.significant_of_many)})"
+    return text
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.3f}" if "kl" in metric or metric in ("count_mae", "trained_parameters_m", "max_state_diff") else \
+        f"{value:.1f}"
