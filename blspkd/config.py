@@ -53,45 +53,37 @@ class ModelConfig:
     share_prefix: bool = True  # training: keys and values of the prompt's prefix once, not in every row of every batch
     train_encoder: bool = False
     train_encoder_layers: int = -1  # with train_encoder: only the last n layers; -1: all of it
-    adapter: str = "cformer"  # or "conv" (BLSP's subsampler)
-    num_pre_cif_layers: int = 4
-    num_post_cif_layers: int = 4
-    adapter_heads: int = 8
-    adapter_ffn_dim: int = 2048
-    adapter_dropout: float = 0.0
-    alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
-    match_embedding_norm: bool = True  # fix the speech tokens' RMS to that of the LLM's embeddings
-    count: str = "alpha"  # number of tokens at inference: the rounded sum of alpha, or "ctc": the counter's labels
-    ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over this many classes; 0: none
-    conv_layers: int = 3  # adapter "conv": stride-2 convolutions
-    conv_bottleneck: int = 512  # adapter "conv": inner width of its bottleneck
+    adapter: str = "cformer"  # a name in blspkd/models/adapters/__init__.py
+    adapter_options: dict = field(default_factory=dict)  # `Options` in the adapter's file
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0
     plora_dropout: float = 0.0
     plora_targets: str = "all-linear"  # or module names, comma-separated: q_proj,v_proj
     plora_positions: str = "speech"  # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
 
+    moved = {**{name: f"adapter_options.{name}" for name in (
+        "num_pre_cif_layers", "num_post_cif_layers", "alpha_bias", "match_embedding_norm", "count", "ctc_classes")},
+        "adapter_heads": "adapter_options.heads", "adapter_ffn_dim": "adapter_options.ffn_dim",
+        "adapter_dropout": "adapter_options.dropout", "conv_layers": "adapter_options.layers",
+        "conv_bottleneck": "adapter_options.bottleneck"}
+
     def __post_init__(self):
-        _one_of("adapter", self.adapter, ("cformer", "conv"))
-        _one_of("count", self.count, ("alpha", "ctc"))
         _one_of("plora_positions", self.plora_positions, ("speech", "all"))
-        if self.count == "ctc" and self.ctc_classes < 1:
-            raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
-        if self.ctc_classes and self.adapter != "cformer":
-            raise ConfigError(f"ctc_classes: adapter '{self.adapter}' has no token counter; set it to 0")
         _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclass
 class LossConfig:
-    """What is minimised: the sum of each term times its weight (arXiv 2405.19041: the first three, all 1)."""
+    """What is minimised (arXiv 2405.19041, section 3.1): input KL, response KL, and terms with weights of their own.
+
+    Where the adapter has alpha, the quantity loss is among the terms with weight 1 unless `terms` says otherwise.
+    """
 
     w_input: float = 1.0
     w_response: float = 1.0
-    w_quantity: float = 1.0
     w_response_ce: float = 0.0  # BLSP's objective: cross-entropy on the continuation
-    w_embedding: float = 0.0  # distance of every speech token from its text token's embedding
-    w_ctc: float = 0.0  # token counter (model.ctc_classes)
+    # name in blspkd/training/terms/__init__.py -> `Options` in the term's file, at least {weight: ...}; 0: without it
+    terms: dict[str, dict] = field(default_factory=dict)
     divergence: str = "forward_kl"  # KL(teacher || student); or reverse_kl, jsd
     jsd_beta: float = 0.5
     temperature: float = 2.0
@@ -99,26 +91,17 @@ class LossConfig:
     response_positions: str = "shifted"  # "released": the authors' code, one position too late
     chunk_mib: int = 0  # memory for one chunk of logits; 0: half of the output head's in float32, at least 96
 
+    moved = {f"w_{name}": f"terms.{name}.weight" for name in ("quantity", "embedding", "ctc")}
+
     def __post_init__(self):
         _one_of("divergence", self.divergence, ("forward_kl", "reverse_kl", "jsd"))
         _one_of("response_positions", self.response_positions, ("shifted", "released"))
         if self.temperature <= 0:
             raise ConfigError(f"temperature: {self.temperature} is not a positive number")
-
-
-def check_loss(loss: LossConfig, model: ModelConfig) -> None:
-    """Raises ConfigError for a loss that this model cannot be trained with."""
-    for name in ("w_input", "w_embedding"):
-        if getattr(loss, name) and model.adapter != "cformer":
-            raise ConfigError(f"{name}: needs as many speech tokens as text tokens, which adapter '{model.adapter}' "
-                              f"does not give; set {name} to 0 or adapter to cformer")
-    if loss.w_response_ce and loss.response_positions != "shifted":
-        raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
-    if not (loss.w_input or loss.w_response or loss.w_response_ce):
-        raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
-    if bool(loss.w_ctc) != bool(model.ctc_classes):
-        raise ConfigError(f"w_ctc is {loss.w_ctc} and model.ctc_classes {model.ctc_classes}: the token counter needs "
-                          "both, or neither")
+        if self.w_response_ce and self.response_positions != "shifted":
+            raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
+        if not (self.w_input or self.w_response or self.w_response_ce):
+            raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
 
 
 @dataclass
@@ -207,7 +190,6 @@ class TrainConfig:
                                   f"{' and '.join(changing)}; switch them off, or the cache")
         if self.training.cache_teacher and not (self.loss.w_input or self.loss.w_response):
             raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")
-        check_loss(self.loss, self.model)
 
 
 @dataclass

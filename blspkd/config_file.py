@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,9 @@ def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key '{key}'; {_nearest(str(key), fields)}")
+            moved = getattr(cls, "moved", {}).get(key)
+            raise ConfigError(f"{where}: unknown key '{key}'; " + (
+                f"it is now {moved}" if moved else nearest(str(key), fields)))
         arguments[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**arguments)
@@ -93,6 +96,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a mapping, found {value!r}")
         item = typing.get_args(kind)[1]
         return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
+    if origin is typing.Literal:
+        allowed = typing.get_args(kind)
+        if value in allowed:
+            return value
+        raise ConfigError(f"{where}: '{value}' is not one of {', '.join(map(str, allowed))}")
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
         return None if value is None else _convert(options[0], value, where)
@@ -125,20 +133,33 @@ def _parse_overrides(cls: type, words: list[str]) -> dict:
             if not words:
                 raise ConfigError(f"{option}: needs a value")
             value = words.pop(0)
-        matches = [path for path in paths if path == key or path.rpartition(".")[2] == key]
-        if not matches:
-            raise ConfigError(f"{option}: unknown option; {_nearest(key, {p.rpartition('.')[2] for p in paths})}")
-        if len(matches) > 1:
-            raise ConfigError(f"{option}: ambiguous; write one of {', '.join('--' + match for match in matches)}")
+        path = _find(cls, paths, key, option)
         node = values
-        *parents, leaf = matches[0].split(".")
+        *parents, leaf = path.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
         try:
-            node[leaf] = yaml.safe_load(value) if paths[matches[0]] in (list, dict) else value
+            kind = paths.get(path, dict)
+            node[leaf] = yaml.safe_load(value) if {kind, typing.get_origin(kind)} & {list, dict} else value
         except yaml.YAMLError as error:
             raise ConfigError(f"{option}: '{value}' is not valid YAML: {error}") from None
     return values
+
+
+def _find(cls: type, paths: dict[str, Any], key: str, option: str) -> str:
+    """The whole path of an option; one below a mapping (`terms.ctc.weight`) goes deeper than `paths`."""
+    matches = [path for path in paths if path == key or path.endswith(f".{key}")]
+    if not matches:
+        mappings = [path for path, kind in paths.items() if dict in (kind, typing.get_origin(kind))]
+        matches = list(dict.fromkeys(path + key[len(start):] for path in mappings
+                                     for start in (path, path.rpartition(".")[2]) if key.startswith(f"{start}.")))
+    if len(matches) > 1:
+        raise ConfigError(f"{option}: ambiguous; write one of {', '.join('--' + match for match in matches)}")
+    if not matches:
+        moved = _moved(cls).get(key.rpartition(".")[2])
+        raise ConfigError(f"{option}: unknown option; " + (
+            f"it is now --{moved}" if moved else nearest(key, {path.rpartition('.')[2] for path in paths})))
+    return matches[0]
 
 
 def _paths(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -152,15 +173,25 @@ def _paths(cls: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _moved(cls: type) -> dict[str, str]:
+    """Keys that have another place now, in `cls` and the dataclasses in it."""
+    below = [_moved(kind) for kind in typing.get_type_hints(cls).values() if dataclasses.is_dataclass(kind)]
+    return {key: place for found in [getattr(cls, "moved", {}), *below] for key, place in found.items()}
+
+
 def _merge(base: Any, extra: dict) -> Any:
     if not isinstance(base, dict):
         return base
     merged = dict(base)
+    for key in extra.keys() & base.keys():
+        if extra[key] != base[key]:  # the options of another adapter, say, mean nothing to this one
+            merged.pop(f"{key}_options", None)
     for key, value in extra.items():
         merged[key] = _merge(merged.get(key) or {}, value) if isinstance(value, dict) else value
     return merged
 
 
-def _nearest(key: str, known: set[str]) -> str:
+def nearest(key: str, known: Iterable[str]) -> str:
+    """For an error message: the name that was probably meant, or all that there are."""
     close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known)) or 'none'}"

@@ -33,12 +33,11 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("training: {max_steps: 1.5}", "max_steps: expected int"),
     ("training: {bf16: 1}", "bf16: expected bool"),
     ("model: {dtype: float16}", "number of that type; use bfloat16"),
-    ("model: {adapter: linear}", "'linear' is not one of cformer, conv"),
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
-    ("model: {adapter: conv}",
-     "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not give"),
-    ("loss: {w_embedding: 1, w_input: 0}\nmodel: {adapter: conv}", "set w_embedding to 0"),
-    ("loss: {w_ctc: 0.3}", "the token counter needs both, or neither"),
+    ("model: {adapter_heads: 2}", "unknown key 'adapter_heads'; it is now adapter_options.heads"),
+    ("model: {ctc_classes: 2}", "unknown key 'ctc_classes'; it is now adapter_options.ctc_classes"),
+    ("loss: {w_ctc: 0.3}", "unknown key 'w_ctc'; it is now terms.ctc.weight"),
+    ("loss: {terms: {ctc: 0.3}}", "loss: terms.ctc: expected"),
     ("loss: {w_input: 0, w_response: 0}", "there is nothing to learn from"),
     ("loss: {w_response_ce: 1, response_positions: released}", "w_response_ce: cross-entropy needs"),
     ("- a\n- b", "expected `key: value` lines"),
@@ -56,6 +55,9 @@ def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
     (["max_steps", "1"], "expected an option"),
     (["--max_steps", "x"], "expected int"),
     (["--speed_factors", "[0.9"], "not valid YAML"),
+    (["--w_ctc", "1"], "it is now --terms.ctc.weight"),
+    (["--model.conv_layers", "1"], "it is now --adapter_options.layers"),
+    (["--options.heads", "1"], "unknown option"),
     (["--speed_factors", "[0]"], "positive"),
     (["--batch_utterances", "0"], "positive"),
 ])
@@ -67,6 +69,24 @@ def test_mistakes_on_the_command_line(words, message):
 def test_a_tasks_name_cannot_be_mistaken_for_a_type_of_question():
     with pytest.raises(ConfigError, match="tasks: 'qa:who' has a colon"):
         DecodeConfig(tasks={"qa:who": TaskConfig()})
+
+
+def test_overrides_reach_into_mappings(tmp_path):
+    path = write(tmp_path, "model: {adapter_options: {heads: 4, dropout: 0.1}}\nloss: {terms: {ctc: {weight: 1}}}")
+    config = load_config(TrainConfig, path, ["--adapter_options.heads", "2", "--model.adapter_options.ffn_dim=1e2",
+                                             "--terms.ctc.weight", "0.3", "--terms.quantity", "{weight: 2}"])
+    assert config.model.adapter_options == {"heads": 2, "dropout": 0.1, "ffn_dim": "1e2"}  # types: the adapter's
+    assert config.loss.terms == {"ctc": {"weight": 0.3}, "quantity": {"weight": 2}}
+
+
+def test_another_name_leaves_the_options_of_the_base_behind(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {adapter: cformer, adapter_options: {heads: 4}}\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\nmodel: {adapter: conv}\n")
+    (tmp_path / "c.yaml").write_text("base: a.yaml\nmodel: {adapter: cformer, adapter_options: {dropout: 0.1}}\n")
+    assert load_config(TrainConfig, tmp_path / "b.yaml").model.adapter_options == {}
+    assert load_config(TrainConfig, tmp_path / "c.yaml").model.adapter_options == {"heads": 4, "dropout": 0.1}
+    overridden = load_config(TrainConfig, tmp_path / "a.yaml", ["--adapter", "conv", "--adapter_options.layers", "2"])
+    assert overridden.model.adapter_options == {"layers": 2}
 
 
 def test_a_missing_file_is_named():

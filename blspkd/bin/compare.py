@@ -55,7 +55,13 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
     logging.getLogger("blspkd").setLevel(logging.INFO)
     config = load_config(CompareConfig, args.config)
-    runs = plan(config, args.budget, args.conf_dir, shlex.split(args.train_args))
+    overrides_of_all = shlex.split(args.train_args)
+    if args.verb == "plan":
+        from blspkd.training.run import resolved  # imports torch, which `table` need not wait for
+
+        runs = plan(config, args.budget, args.conf_dir, overrides_of_all, check=resolved)
+    else:
+        runs = plan(config, args.budget, args.conf_dir, overrides_of_all)
     decoding = load_config(DecodeConfig, args.decode_config, overrides)
     if args.verb == "plan":
         others = strangers(runs, args.exp_dir)

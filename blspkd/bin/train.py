@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
-    from blspkd.training.run import check_unchanged, describe, prompt_of
+    from blspkd.training.run import check_unchanged, describe, prompt_of, resolved
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     transformers.set_seed(config.training.seed)
     torch.set_flush_denormal(True)
 
+    config = resolved(config, options.config)
     prompt_config = prompt_of(options.train_dir, config.model.llm)
     prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
     extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)

@@ -199,7 +199,7 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     student = model.student_states(sequences, own)
     responses = compare(model, student, predicting(sequences), teacher, asked)
     measured = [Measured(n, response) for n, response in zip(own.n_tokens.tolist(), responses, strict=True)]
-    if not model.adapter.matches_text_length:
+    if not model.adapter.aligned:
         return measured
 
     true = model.adapter(frames, lengths, batch.n_tokens)

@@ -7,7 +7,7 @@ per seed, in exp/compare_<budget>/<name>-seed<k>. A file with the key `reads` ma
 
 import json
 import statistics as means
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -98,10 +98,12 @@ class Comparison:
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
-def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
+def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = (),
+         check: Callable[[TrainConfig, Path], object] = lambda training, path: None) -> list[Run]:
     """All runs, seed by seed, the reference system's first; `overrides` are of every training (--key value).
 
-    A comparison that is stopped early has then run the first seed of every system.
+    A comparison that is stopped early has then run the first seed of every system. check(configuration, its file) is
+    asked about every training.
     Raises ConfigError for a budget or system that is not there, and for any system's configuration that would not do.
     """
     if budget not in config.budgets:
@@ -124,6 +126,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
             runs.append(Run(name, name, path, None, reader.reads))
             continue
         training = load_config(TrainConfig, path, list(overrides))
+        check(training, path)
         _check_name(path, training.system, name)
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):

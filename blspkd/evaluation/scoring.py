@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from blspkd.config import DecodeConfig, TaskConfig
+from blspkd.config import DecodeConfig, ModelConfig, TaskConfig
+from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import health, metrics
+from blspkd.evaluation.cascade import NO_ADAPTER
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
 from blspkd.files import atomic_write
@@ -38,13 +40,22 @@ def read_experiment(exp_dir: str | Path) -> Experiment:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         seed = values["training"]["seed"]
-        return Experiment(str(values["system"]), None if seed is None else int(seed),
-                          values.get("model", {}).get("adapter", "cformer") == "cformer",
-                          int(values.get("model", {}).get("plora_rank", 0)) > 0)
+        model = values.get("model", {})
+        return Experiment(str(values["system"]), None if seed is None else int(seed), _counts_tokens(model),
+                          int(model.get("plora_rank", 0)) > 0)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; train first (stage 3), or name the folder that stage 3 wrote") from None
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise DataError(f"{path}: no `system` and `training.seed` to be read there ({error!r})") from None
+
+
+def _counts_tokens(model: dict) -> bool:
+    if model.get("adapter") == NO_ADAPTER:
+        return False
+    from blspkd.models.adapters import adapter_gives  # takes seconds to import
+
+    named = {key: model[key] for key in ("adapter", "adapter_options") if key in model}
+    return "aligned" in adapter_gives(from_dict(ModelConfig, named))
 
 
 def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Sequence[str]) -> list[Row]:

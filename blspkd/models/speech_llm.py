@@ -7,9 +7,11 @@ Teacher and student are one LLM in memory. The teacher reads text, with PLoRA of
 reads speech tokens in the place of the transcript's tokens, with PLoRA on at those positions only.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
@@ -24,15 +26,12 @@ from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
 from blspkd.files import atomic_path
-from blspkd.models.cformer import CFormer
-from blspkd.models.conv_subsampler import ConvSubsampler
+from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
 from blspkd.models.speech_tokens import SpeechTokens
-
-ADAPTERS = {"cformer": CFormer, "conv": ConvSubsampler}
 
 
 @dataclass
@@ -48,18 +47,17 @@ class SpeechLlm(nn.Module):
 
     def __init__(self, config: ModelConfig, prompt: PromptConfig, encoder: SpeechEncoder, llm: nn.Module):
         super().__init__()
-        self.config, self.prompt_config = config, prompt
+        # with the defaults of today, so that a saved model does not change with them
+        self.config = replace(config, adapter_options=asdict(adapter_options(config)))
+        self.prompt_config = prompt
         self.encoder = encoder
         self.llm = llm  # a causal LM, or the PeftModel around it
         self.prefix = SharedPrefix()
         embeddings = self.causal_lm.get_input_embeddings()
         rms = embeddings.weight.detach().float().pow(2).mean().sqrt().item() * getattr(embeddings, "embed_scale", 1.0)
-        width = embeddings.embedding_dim
-        if config.adapter == "cformer" and encoder.width % config.adapter_heads:
-            raise ConfigError(f"adapter_heads: {config.adapter_heads} heads do not divide the encoder's width "
-                              f"{encoder.width}")
         self.embedding_rms = float(rms)
-        self.adapter = ADAPTERS[config.adapter](config, encoder.width, width, self.embedding_rms)
+        self.adapter = make_adapter(config, Sides(encoder.width, embeddings.embedding_dim, self.embedding_rms,
+                                                  config.attn_implementation))
         encoder.requires_grad_(False)
         if config.train_encoder:
             _unfreeze(encoder.encoder, config.train_encoder_layers)
@@ -101,8 +99,12 @@ class SpeechLlm(nn.Module):
             raise ModelError(f"{folder}: the weights do not fit {self.config.speech_encoder} and {self.config.llm}, or "
                              f"are damaged: {reason}") from None
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write what was trained, and only that, atomically. Raises ModelError where a tensor has no elements."""
+    def save_pretrained(self, folder: str | Path, further: Mapping[str, dict[str, Tensor]] = MappingProxyType({})
+                        ) -> None:
+        """Write what was trained, and only that, atomically. Raises ModelError where a tensor has no elements.
+
+        further: more files of tensors to lay beside.
+        """
         self.check_whole()
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -113,6 +115,8 @@ class SpeechLlm(nn.Module):
                 save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
             if self.config.plora_rank:
                 save_plora(self.llm, temporary / "plora")
+            for name, tensors in further.items():
+                save_file(tensors, temporary / name)
 
     def check_whole(self) -> None:
         """Raises ModelError where a trained tensor has no elements: it would be lost in what is saved."""
@@ -195,7 +199,7 @@ class SpeechLlm(nn.Module):
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
         """The student's layout: the teacher's, unless the adapter has a rate of its own."""
-        if self.adapter.matches_text_length:
+        if self.adapter.aligned:
             return batch.sequences
         sequences = lay_out(batch.examples, speech.n_tokens.tolist())
         sequences.ids = sequences.ids.to(batch.sequences.ids.device)

@@ -41,6 +41,7 @@ def read_loss_settings(exp_dir: str | Path) -> dict:
     path = Path(exp_dir) / "config.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = dataclasses.asdict(LossConfig()) | (values.get("loss") or {})
+    settings["terms"] = ", ".join(f"{name} {term.get('weight', 1)}" for name, term in settings["terms"].items()) or None
     return settings if settings["divergence"] == "jsd" else settings | {"jsd_beta": None}
 
 

@@ -36,7 +36,7 @@ from blspkd.data.tensor_store import Shard, TensorStore
 from blspkd.errors import DataError
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.progress import progress_bar
-from blspkd.training.objective import selected_rows
+from blspkd.training.terms.kd import selected_rows
 from blspkd.training.trainer import batch_loader
 
 logger = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class TeacherCache(Cache):
 
     def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
                  identify: Identify):
-        self.with_input = model.adapter.matches_text_length
+        self.with_input = model.adapter.aligned
         self.shifted = config.loss.response_positions == "shifted"
         fingerprint = {"llm": _digest(identify(config.model.llm).items()), "adapter": config.model.adapter,
                        "response_positions": config.loss.response_positions,

@@ -1,6 +1,7 @@
 """A training run's folder, exp/<tag>: its configuration, and the prompt that it inherits from stage 2."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
@@ -8,12 +9,26 @@ from torch import nn
 from blspkd.config import PromptConfig, TrainConfig
 from blspkd.config_file import from_dict, load_config, to_dict
 from blspkd.errors import ConfigError, DataError
+from blspkd.models.adapters import adapter_options
 from blspkd.training.checkpoint import Split, begun_with
+from blspkd.training.terms import resolved_terms
 
 # Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
 # change together with the number of ranks.
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
               "loss.chunk_mib", "training.gradient_accumulation"}
+
+
+def resolved(config: TrainConfig, where: str | Path | None = None) -> TrainConfig:
+    """The same with the defaults of its adapter and loss terms filled in; loads no model.
+
+    Raises ConfigError, which names `where`, for options that these do not have or that do not fit each other.
+    """
+    try:
+        model = replace(config.model, adapter_options=asdict(adapter_options(config.model)))
+        return replace(config, model=model, loss=replace(config.loss, terms=resolved_terms(config.loss, model)))
+    except ConfigError as error:
+        raise ConfigError(f"{where or 'options'}: {error}") from None
 
 
 def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:

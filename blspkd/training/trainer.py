@@ -20,7 +20,7 @@ from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
 from blspkd.progress import progress_bar
 from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
-from blspkd.training.objective import TERMS, Denominators, KdObjective
+from blspkd.training.objective import Denominators, KdObjective
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class KdTrainer(Trainer):
         self.cached: dict[str, Cached] = {}  # by set: train, valid
         self.loss_is_scaled_for_ga = True  # every micro-batch is divided by the counts of the whole step
         self.can_return_loss = True
-        self._sums = torch.zeros(len(TERMS))  # of the steps since the last log line
+        self.objective = objective
+        self._sums = torch.zeros(len(objective.units))  # of the steps since the last log line
         self._counts = Denominators(0.0, 0.0, 0.0)
         self._bad, self._seen = 0, 0
 
@@ -81,15 +82,15 @@ class KdTrainer(Trainer):
         return batch_loader(dataset, plan, data.num_workers)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate per part: adapter, PLoRA, speech encoder."""
+        """AdamW with a learning rate per part: adapter (and terms of the loss), PLoRA, speech encoder."""
         if self.optimizer is None:
             training = self.config.training
             rates = {"adapter": training.learning_rate, "encoder": training.encoder_learning_rate,
                      "llm": training.plora_learning_rate or training.learning_rate}
+            parts = [(getattr(self.model.speech_llm, name), rate) for name, rate in rates.items()]
             groups = []
-            for part, rate in rates.items():
-                named = [(name, p) for name, p in getattr(self.model.speech_llm, part).named_parameters()
-                         if p.requires_grad]
+            for part, rate in [*parts, (self.model.terms, training.learning_rate)]:
+                named = [(name, p) for name, p in part.named_parameters() if p.requires_grad]
                 for decay in (True, False):  # biases and norms are not decayed
                     parameters = [p for name, p in named if (p.dim() > 1) == decay]
                     if parameters:
@@ -133,7 +134,7 @@ class KdTrainer(Trainer):
             sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
                 dist.all_reduce(sums)
-            logs |= _means(sums.cpu(), self._counts, self.config, training=True)
+            logs |= self.objective.means(sums.cpu(), self._counts, training=True)
             self._sums.zero_()
             self._counts = Denominators(0.0, 0.0, 0.0)
         super().log(logs, start_time)
@@ -152,7 +153,7 @@ class KdTrainer(Trainer):
         loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training
         self.model.eval()
-        totals = torch.zeros(len(TERMS) + 3, dtype=torch.float64)
+        totals = torch.zeros(len(self.objective.units) + 3, dtype=torch.float64)
         for batch in loader:
             counts = Denominators.of([batch])
             sums = self.model(self._prepare_inputs(batch), counts).sums
@@ -161,15 +162,14 @@ class KdTrainer(Trainer):
         if self.args.world_size > 1:
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)
-        means = _means(totals[:len(TERMS)].cpu(), Denominators(*totals[len(TERMS):].tolist()), self.config,
-                       training=False)
+        means = self.objective.means(totals[:-3].cpu(), Denominators(*totals[-3:].tolist()), training=False)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self.log(metrics)
         return metrics
 
     def load_average(self, checkpoints: list[Path]) -> None:
         """Put the mean of the checkpoints' weights into the model."""
-        parameters = dict(self.model.speech_llm.named_parameters())
+        parameters = dict(self.model.named_parameters())
         sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items() if p.requires_grad}
         for checkpoint in checkpoints:
             self._load_from_checkpoint(str(checkpoint))
@@ -181,12 +181,12 @@ class KdTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            self.model.speech_llm.save_pretrained(output_dir or self.args.output_dir)
+            self.model.save_pretrained(output_dir or self.args.output_dir)
         if self.args.world_size > 1:  # the folder is put in place by renaming: nobody may write into it before
             dist.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.model.speech_llm.load_trained(resume_from_checkpoint)
+        self.model.load_trained(resume_from_checkpoint)
 
     def _check_errors(self, batch: Batch) -> None:
         """Stop when more utterances failed to load than `data.max_bad_ratio` allows."""
@@ -198,19 +198,6 @@ class KdTrainer(Trainer):
         if batch.errors and (not batch.utt_ids or self._bad > self.config.data.max_bad_ratio * max(self._seen, 100)):
             raise AudioError(f"{self._bad} of {self._seen} utterances could not be loaded, and data.max_bad_ratio is "
                              f"{self.config.data.max_bad_ratio}; the last: {batch.errors[-1]}")
-
-
-def _means(sums: torch.Tensor, counts: Denominators, config: TrainConfig, training: bool) -> dict[str, float]:
-    """Means by term; terms that are not computed (in training: those without a weight) are left out."""
-    loss, cif = config.loss, config.model.adapter == "cformer"
-    computed = {"input": cif and (not training or loss.w_input > 0),
-                "response": not training or loss.w_input > 0 or loss.w_response > 0, "utterances": cif}
-    computed["response_ce"] = loss.response_positions == "shifted" and (not training or loss.w_response_ce > 0)
-    computed["embedding"], computed["ctc"] = loss.w_embedding > 0, loss.w_ctc > 0
-    means = {name: float(value) / max(1.0, getattr(counts, kind))
-             for (name, kind), value in zip(TERMS.items(), sums, strict=True)}
-    return {name: 100 * value if name.endswith(("accuracy", "top1")) else value
-            for name, value in means.items() if computed.get(name, computed[TERMS[name]])}
 
 
 def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
@@ -233,7 +220,7 @@ class _Snapshots(TrainerCallback):
         if state.global_step in self.config.training.snapshot_steps and state.is_world_process_zero:
             folder = self.folder / str(state.global_step)
             save_config(self.config, folder / "config.yaml")
-            model.speech_llm.save_pretrained(folder / "model")
+            model.save_pretrained(folder / "model")
 
 
 class _Checkpoints(TrainerCallback):

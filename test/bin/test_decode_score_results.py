@@ -137,8 +137,8 @@ def test_a_real_model_is_decoded_and_scored(tiny_llm, tiny_encoder, data_dir, tm
     """Random weights: what comes out is noise, but it comes out, and the same when chance is decoded by itself."""
     exp_dir = tmp_path / "exp"
     torch.manual_seed(0)
-    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, num_pre_cif_layers=1,
-                        num_post_cif_layers=1, adapter_heads=2, adapter_ffn_dim=32, plora_rank=2)
+    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, plora_rank=2,
+                        adapter_options={"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32})
     SpeechLlm.from_config(model, PromptConfig()).save_pretrained(exp_dir / "model")
     (exp_dir / "config.yaml").write_text("{system: blspkd+plora, training: {seed: 0}, model: {adapter: cformer}}")
     (tmp_path / "decode.yaml").write_text(yaml.safe_dump({"tasks": {

@@ -260,8 +260,9 @@ def no_end(spoilt) -> None:
 
 
 def adapter_for_another_encoder(scene: Scene) -> Callable:
-    config = ModelConfig(llm=scene.tiny_llm, speech_encoder=scene.tiny_encoder, adapter_heads=2, adapter_ffn_dim=16,
-                         num_pre_cif_layers=1, num_post_cif_layers=1, attn_implementation="eager")
+    config = ModelConfig(llm=scene.tiny_llm, speech_encoder=scene.tiny_encoder,
+                         adapter_options={"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 16},
+                         attn_implementation="eager")
     SpeechLlm.from_config(config, PromptConfig()).save_pretrained(scene.place / "model")
     wide = WhisperConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
                          decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, num_mel_bins=20, vocab_size=8,
@@ -274,7 +275,7 @@ def adapter_for_another_encoder(scene: Scene) -> Callable:
 
 
 def heads_that_do_not_fit(scene: Scene) -> Callable:
-    config = ModelConfig(llm=scene.tiny_llm, speech_encoder=scene.tiny_encoder, adapter_heads=5)
+    config = ModelConfig(llm=scene.tiny_llm, speech_encoder=scene.tiny_encoder, adapter_options={"heads": 5})
     return lambda: command(SpeechLlm.from_config)(config, PromptConfig())
 
 
@@ -343,7 +344,7 @@ OTHER = {
     "tokenizer without a chat template": (tokenizer(no_template), "has no chat template; use a chat"),
     "tokenizer without an end of turn": (tokenizer(no_end), "how a turn ends"),
     "adapter of another encoder": (adapter_for_another_encoder, "the weights do not fit .*wide"),
-    "adapter that does not fit": (heads_that_do_not_fit, "adapter_heads: 5 heads do not divide the encoder's width 24"),
+    "adapter that does not fit": (heads_that_do_not_fit, "heads: 5 heads do not divide the encoder's width 24"),
     "text model as encoder": (text_model_as_encoder, "is not a speech encoder|cannot be loaded as a speech encoder"),
     "recording gone during training": (in_training(lambda scene: (scene.folder.parent / "audio/bob-1.wav").unlink()),
                                        "1 of 6 utterances could not be loaded, and data.max_bad_ratio is 0.*bob-1"),

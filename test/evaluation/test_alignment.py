@@ -19,6 +19,9 @@ from blspkd.models.speech_llm import SpeechLlm
 CONTINUE = PromptConfig(instruction="Continue:")
 
 
+SMALL = {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1}
+
+
 @pytest.fixture(params=["cformer", "conv"])
 def adapter(request):
     return request.param
@@ -27,8 +30,8 @@ def adapter(request):
 @pytest.fixture
 def model_dir(tiny_llm, tiny_encoder, adapter, tmp_path):
     torch.manual_seed(0)
-    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, adapter=adapter, adapter_heads=2,
-                         num_pre_cif_layers=1, num_post_cif_layers=1, adapter_ffn_dim=32, plora_rank=2)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, adapter=adapter, plora_rank=2,
+                         adapter_options=SMALL if adapter == "cformer" else {})
     model = SpeechLlm.from_config(config, CONTINUE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

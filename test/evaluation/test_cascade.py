@@ -62,8 +62,8 @@ def test_an_llm_by_itself_is_decoded_and_scored(recipe, tiny_llm, data_dir):
 
 def test_an_llm_by_itself_answers_as_the_one_of_a_trained_model(recipe, tiny_llm, tiny_encoder, data_dir):
     prompt = PromptConfig(instruction="Continue:")
-    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, num_pre_cif_layers=1,
-                        num_post_cif_layers=1, adapter_heads=2, adapter_ffn_dim=32)
+    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False,
+                        adapter_options={"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32})
     SpeechLlm.from_config(model, prompt).save_pretrained(recipe / "model")
     whole, alone = Listener.from_pretrained(recipe / "model"), Listener.from_llm(ModelConfig(llm=tiny_llm), prompt)
     said = (["the farmer sold six bags", "", "  "], ["Repeat.", "Repeat.", "Repeat."], GenerationOptions(6))
@@ -71,8 +71,8 @@ def test_an_llm_by_itself_answers_as_the_one_of_a_trained_model(recipe, tiny_llm
 
 
 def test_a_trained_model_reads_transcripts_too(recipe, tiny_llm, tiny_encoder, data_dir):
-    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, num_pre_cif_layers=1,
-                        num_post_cif_layers=1, adapter_heads=2, adapter_ffn_dim=32)
+    model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False,
+                        adapter_options={"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32})
     SpeechLlm.from_config(model, PromptConfig()).save_pretrained(recipe / "exp" / "model")
     (recipe / "exp" / "config.yaml").write_text("{system: blspkd, training: {seed: 4}}")
     words = options(recipe, "[speech, cascade]")

@@ -25,6 +25,7 @@ from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.reporting import comparison_page
 from blspkd.reporting.comparison_time import time_left
+from blspkd.training.run import resolved
 
 DECODE = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["exact_match"])}, num_bootstrap=200)
 CONFIG = CompareConfig(systems={"text": 1, "blsp": 2, "blspkd": 3},
@@ -37,7 +38,8 @@ def conf_dir(tmp_path):
     folder.mkdir()
     (folder / "text.yaml").write_text("system: text\nreads: transcript\n")
     (folder / "blspkd.yaml").write_text("system: blspkd\ntraining: {max_steps: 50}\n")
-    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\nloss: {w_input: 0}\n")
+    (folder / "blsp.yaml").write_text("base: blspkd.yaml\nsystem: blsp\nmodel: {adapter: conv}\n"
+                                       "loss: {w_input: 0, terms: {quantity: {weight: 0}}}\n")
     return folder
 
 
@@ -75,7 +77,7 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
     (lambda folder: (folder / "blsp.yaml").write_text("system: other\n"), "system: 'other' is not the file's name"),
     (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nlos: {}\n"), r"blsp\.yaml: unknown key 'los'"),
     (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nmodel: {adapter: conv}\n"),
-     r"blsp\.yaml: w_input: needs as many speech tokens"),
+     r"blsp\.yaml: loss: w_input: needs as many speech tokens"),
     (lambda folder: (folder / "text.yaml").write_text("system: text\nreadz: x\nreads: x\n"), "unknown key 'readz'"),
     (lambda folder: (folder / "text.yaml").write_text(f"system: text\nreads: {folder}/recogniser\n"),
      r"text\.yaml: reads: there is no recogniser .*conf/recogniser"),
@@ -83,7 +85,7 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
 def test_every_systems_configuration_is_checked_beforehand(conf_dir, change, message):
     change(conf_dir)
     with pytest.raises(ConfigError, match=message):
-        plan(CONFIG, "full", conf_dir)
+        plan(CONFIG, "full", conf_dir, check=resolved)
 
 
 def test_unknown_budgets_and_references_are_named(conf_dir):
@@ -103,7 +105,7 @@ def plan_command(tmp_path, *words):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--train_args", "--w_input 1"], "blsp.yaml: w_input"),
+    (["--train_args", "--w_input 1"], "blsp.yaml: loss: w_input"),
     (["--train_args", "--learning_rat 1"], "--learning_rat: unknown option; did you mean 'learning_rate'"),
     (["--num_beam", "2"], "--num_beam: unknown option; did you mean 'num_beams'"),
 ])

@@ -16,13 +16,15 @@ from blspkd.kaldi.data_dir import KaldiDir
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm
 
+OPTIONS = {"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32}
+
 
 @pytest.fixture
 def listener(tiny_llm, tiny_encoder):
     def build(positions):
         torch.manual_seed(0)
-        config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_heads=2, adapter_ffn_dim=32,
-                             num_pre_cif_layers=1, num_post_cif_layers=1, pad_to_30s=False, plora_rank=4,
+        config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS,
+                             pad_to_30s=False, plora_rank=4,
                              plora_positions=positions)
         model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
         for name, parameter in model.llm.named_parameters():

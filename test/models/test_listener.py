@@ -14,12 +14,14 @@ from blspkd.models.speech_llm import SpeechLlm
 
 SPEECH = (np.sin(np.arange(16000) / 7) * np.linspace(0, 0.5, 16000)).astype(np.float32)
 
+OPTIONS = {"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32}
+
 
 @pytest.fixture(scope="module")
 def listener(tiny_llm, tiny_encoder):
     torch.manual_seed(0)
-    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_heads=2, adapter_ffn_dim=32,
-                         num_pre_cif_layers=1, num_post_cif_layers=1, pad_to_30s=False, attn_implementation="eager")
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS,
+                         pad_to_30s=False, attn_implementation="eager")
     model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
     return Listener(model, load_tokenizer(tiny_llm), FeatureExtractor(tiny_encoder, pad_to_30s=False))
 

@@ -13,13 +13,15 @@ from blspkd.data.batching import TokenBatch
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
 
+OPTIONS = {"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32}
+
 
 @pytest.fixture
 def build(tiny_llm, tiny_encoder):
     def model(positions, share_prefix=True):
         torch.manual_seed(0)
-        config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_heads=2, adapter_ffn_dim=32,
-                             num_pre_cif_layers=1, num_post_cif_layers=1, pad_to_30s=False, plora_rank=4,
+        config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS,
+                             pad_to_30s=False, plora_rank=4,
                              plora_positions=positions, share_prefix=share_prefix)
         built = SpeechLlm.from_config(config, PromptConfig("Continue:"))
         for name, parameter in built.llm.named_parameters():

@@ -52,8 +52,8 @@ def model_of(llm, share_prefix, rank=2):
         for name, parameter in llm.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
-    config = ModelConfig(share_prefix=share_prefix, plora_rank=rank, adapter_heads=2, num_pre_cif_layers=1,
-                         num_post_cif_layers=1)
+    config = ModelConfig(share_prefix=share_prefix, plora_rank=rank, adapter_options={
+        "heads": 2, "num_pre_cif_layers": 1, "num_post_cif_layers": 1})
     return SpeechLlm(config, PromptConfig(), Encoder(), llm).train()
 
 

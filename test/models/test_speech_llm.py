@@ -14,8 +14,9 @@ from blspkd.errors import ConfigError, ModelError
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlm
 
-SMALL = {"adapter_heads": 2, "adapter_ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 2,
-         "pad_to_30s": False, "attn_implementation": "eager"}
+ADAPTER_OPTIONS = {"cformer": {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 2},
+                   "conv": {"bottleneck": 16}}
+SMALL = {"pad_to_30s": False, "attn_implementation": "eager"}
 
 
 @pytest.fixture(params=["cformer", "cformer+plora+encoder", "conv"])
@@ -23,8 +24,9 @@ def saved(request, tiny_llm, tiny_encoder, tmp_path):
     """Folder of a model whose trained parts are random."""
     torch.manual_seed(0)
     extra = {"plora_rank": 2, "train_encoder": True} if "plora" in request.param else {}
-    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter=request.param.split("+")[0],
-                         conv_bottleneck=16, **SMALL, **extra)
+    adapter = request.param.split("+")[0]
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter=adapter,
+                         adapter_options=ADAPTER_OPTIONS[adapter], **SMALL, **extra)
     model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -101,7 +103,8 @@ def test_damaged_or_foreign_weights_are_explained(saved, tmp_path):
 
 
 def test_more_layers_than_there_are_cannot_be_trained(tiny_llm, tiny_encoder):
-    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, train_encoder=True, train_encoder_layers=9, **SMALL)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, train_encoder=True, train_encoder_layers=9,
+                         adapter_options=ADAPTER_OPTIONS["cformer"], **SMALL)
     with pytest.raises(ConfigError, match="encoder has 2 layers"):
         SpeechLlm.from_config(config, PromptConfig())
 

@@ -29,8 +29,9 @@ from blspkd.training.cache import open_caches
 from blspkd.training.objective import Denominators, KdObjective
 from blspkd.training.run import prompt_of
 
-OPTIONS = ["--pad_to_30s", "false", "--adapter_heads", "2", "--adapter_ffn_dim", "32", "--num_pre_cif_layers", "1",
-           "--num_post_cif_layers", "1", "--warmup_steps", "1", "--batch_utterances", "3", "--num_workers", "0",
+OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
+           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}",
+           "--warmup_steps", "1", "--batch_utterances", "3", "--num_workers", "0",
            "--learning_rate", "3e-3", "--log_steps", "1", "--save_steps", "2", "--keep_checkpoints", "10",
            "--plora_rank", "2", "--gradient_accumulation", "2", "--max_steps", "4", "--eval_steps", "4"]
 CACHES = ["--cache_encoder_frames", "true", "--cache_teacher", "true"]
@@ -115,7 +116,7 @@ def test_two_ranks_share_the_work_and_equal_one(command, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--pad_to_30s", "true"], ["--bf16", "true"], ["--dtype", "bfloat16"],
                                      ["--response_positions", "released", "--share_prefix", "false"],
                                      ["--w_input", "0"],
-                                     ["--adapter", "conv", "--w_input", "0", "--conv_bottleneck", "8"]],
+                                     ["--adapter", "conv", "--w_input", "0", "--adapter_options", "{bottleneck: 8}"]],
                          ids=" ".join)
 def test_loss_and_gradients_are_those_without_a_cache(run, tmp_path, options):
     now = run(tmp_path / "cache", *CACHES, *options)
@@ -212,4 +213,5 @@ def test_frames_that_change_are_not_cached(options, named):
 
 def test_without_a_teacher_there_is_none_to_cache():
     with pytest.raises(ConfigError, match="cache_teacher"):
-        load_config(TrainConfig, None, ["--cache_teacher", "true", "--w_input", "0", "--w_response", "0"])
+        load_config(TrainConfig, None, ["--cache_teacher", "true", "--w_input", "0", "--w_response", "0",
+                                        "--w_response_ce", "1"])

@@ -30,8 +30,9 @@ from blspkd.training.checkpoint import (
 )
 from blspkd.training.run import check_unchanged
 
-OPTIONS = ["--pad_to_30s", "false", "--adapter_heads", "2", "--adapter_ffn_dim", "32", "--num_pre_cif_layers", "1",
-           "--num_post_cif_layers", "1", "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
+OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
+           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}",
+           "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
            "--learning_rate", "3e-3", "--save_steps", "2", "--log_steps", "1", "--max_steps", "4", "--plora_rank", "2",
            "--schedule", "constant"]
 

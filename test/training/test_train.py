@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from blspkd.bin.train import main
-from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig, TrainConfig
+from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
@@ -21,13 +21,13 @@ from blspkd.errors import ConfigError
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.checkpoint import complete_checkpoints
-from blspkd.training.objective import TERMS, Denominators, KdObjective
-from blspkd.training.trainer import _means
+from blspkd.training.objective import Denominators, KdObjective
 
-SMALL = {"adapter_heads": 2, "adapter_ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1,
+SMALL = {"adapter_options": {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1},
          "pad_to_30s": False, "attn_implementation": "eager"}
-OPTIONS = ["--pad_to_30s", "false", "--adapter_heads", "2", "--adapter_ffn_dim", "32", "--num_pre_cif_layers", "1",
-           "--num_post_cif_layers", "1", "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
+OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
+           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}",
+           "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
            "--learning_rate", "3e-3", "--save_steps", "2", "--keep_checkpoints", "10", "--log_steps", "1"]
 
 
@@ -68,7 +68,7 @@ def batch_of(data_dir, tiny_llm, tiny_encoder):
 
 def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, tiny_encoder, tmp_path):
     extra = ["--max_steps", "8", "--eval_steps", "4", "--plora_rank", "2", "--plora_dropout", "0.1", "--train_encoder",
-             "true", "--encoder_learning_rate", "1e-3", "--adapter_dropout", "0.1", "--time_masks", "1"]
+             "true", "--encoder_learning_rate", "1e-3", "--adapter_options.dropout", "0.1", "--time_masks", "1"]
     straight = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", *extra)
     assert [path.name for path in complete_checkpoints(tmp_path / "a")] == [f"checkpoint-{i}" for i in (2, 4, 6, 8)]
     history = json.loads((tmp_path / "a/checkpoint-8/trainer_state.json").read_text())["log_history"]
@@ -139,24 +139,24 @@ def test_the_last_checkpoints_can_be_averaged(data_dir, tiny_llm, tiny_encoder, 
 
 
 def test_teacher_and_student_agree_when_speech_tokens_are_the_text_embeddings(objective, batch_of):
-    model = objective().eval()
+    model = objective(LossConfig(terms={"quantity": {"weight": 0}})).eval()
     batch = batch_of(0, 1, 2)
     llm = model.speech_llm
 
     class Oracle(torch.nn.Module):
-        matches_text_length = True
+        aligned = True
 
         def forward(self, frames, lengths, n_tokens):
             from blspkd.models.speech_tokens import SpeechTokens
             rows = [llm.causal_lm.get_input_embeddings()(torch.tensor(e.input)) for e in batch.examples]
-            return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens)
+            return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens, n_tokens)
 
         def parameters(self, recurse=True):
             return iter([torch.zeros(1)])
 
     llm.adapter = Oracle()
     with torch.no_grad():
-        sums = dict(zip(TERMS, model(batch, Denominators.of([batch])).sums.tolist(), strict=True))
+        sums = dict(zip(model.units, model(batch, Denominators.of([batch])).sums.tolist(), strict=True))
     assert sums["input_kl"] == 0 and sums["response_kl"] == 0
     assert sums["input_top1"] == batch.n_tokens.sum() and sums["response_top1"] == batch.sequences.response_mask.sum()
 
@@ -171,16 +171,17 @@ def test_response_positions_predict_the_response(objective, batch_of):
         logits = llm.causal_lm.lm_head(llm.student_states(batch.sequences, speech))[0]
     response = batch.sequences.response_mask[0].nonzero().squeeze(1)
     expected = torch.nn.functional.cross_entropy(logits[response - 1], batch.sequences.ids[0, response])
-    torch.testing.assert_close(result.loss.detach(), expected + LossConfig().w_quantity * result.sums[5])
+    torch.testing.assert_close(result.loss.detach(), expected + result.sums[5])
 
 
 def test_conv_adapter_trains_with_response_losses_and_refuses_input_kl(objective, batch_of):
-    model = objective(LossConfig(w_input=0, w_response=0, w_response_ce=1.0), adapter="conv", conv_bottleneck=16)
+    model = objective(LossConfig(w_input=0, w_response=0, w_response_ce=1.0), adapter="conv",
+                      adapter_options={"bottleneck": 16})
     batch = batch_of(0, 1, 2)
     model(batch, Denominators.of([batch])).loss.backward()
     assert all(p.grad is not None for p in model.speech_llm.adapter.parameters())
     with pytest.raises(ConfigError, match="w_input"):
-        objective(LossConfig(), adapter="conv")
+        objective(LossConfig(), adapter="conv", adapter_options={})
 
 
 def test_released_positions_are_one_later(objective, batch_of):
@@ -193,11 +194,12 @@ def test_released_positions_are_one_later(objective, batch_of):
 def test_released_positions_have_no_cross_entropy(objective, batch_of):
     """They do not predict the response, so that its tokens are no labels there, neither in training nor validation."""
     config, batch = LossConfig(response_positions="released"), batch_of(0, 1)
-    sums = objective(config).eval()(batch, Denominators.of([batch])).sums
-    assert sums[list(TERMS).index("response_ce")] == 0
-    means = _means(sums, Denominators.of([batch]), TrainConfig(loss=config), training=False)
+    model, counts = objective(config).eval(), Denominators.of([batch])
+    sums = model(batch, counts).sums
+    assert sums[list(model.units).index("response_ce")] == 0
+    means = model.means(sums, counts, training=False)
     assert "response_kl" in means and "response_ce" not in means
-    assert "response_ce" in _means(sums, Denominators.of([batch]), TrainConfig(), training=False)
+    assert "response_ce" in objective().means(sums, counts, training=False)
 
 
 def test_only_what_is_trained_gets_gradients(objective, batch_of):

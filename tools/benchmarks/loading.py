@@ -21,12 +21,12 @@ import psutil
 import torch
 from transformers import WhisperFeatureExtractor
 
-from blspkd.files import atomic_write
-from blspkd.config import DataConfig
 from blspkd.audio.samples import AudioSource, duration
+from blspkd.config import DataConfig
 from blspkd.data.batching import BatchPlan, collate
 from blspkd.data.examples import Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
+from blspkd.files import atomic_write
 
 GOAL = 300  # times real time, on 2 cores
 PATTERNS = {"an4": "wav/*/*/*.sph", "librispeech": "*/*/*/*.flac"}

@@ -36,8 +36,8 @@ from blspkd.data.batching import POOL_BATCHES, BatchPlan, collate
 from blspkd.data.examples import Example, LoadedExample
 from blspkd.data.features import FeatureExtractor
 from blspkd.models.speech_llm import SpeechLlm
-from blspkd.training import objective
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.terms import kd
 
 PEER = "authors-structure"
 PARTS = ("collate", "encoder", "adapter", "student", "teacher", "kd", "backward", "optimiser", "other")
@@ -258,8 +258,10 @@ def build(sizes: Sizes, folder: Path, device: str) -> SpeechLlm:
     made.save_pretrained(folder / "llm")
     del made
     config = ModelConfig(llm=str(folder / "llm"), speech_encoder=str(folder / "encoder"), dtype=sizes.dtype,
-                         num_pre_cif_layers=sizes.cif_layers, num_post_cif_layers=sizes.cif_layers,
-                         adapter_heads=encoder.encoder_attention_heads, adapter_ffn_dim=4 * sizes.encoder_width,
+                         adapter_options={"num_pre_cif_layers": sizes.cif_layers,
+                                          "num_post_cif_layers": sizes.cif_layers,
+                                          "heads": encoder.encoder_attention_heads,
+                                          "ffn_dim": 4 * sizes.encoder_width},
                          plora_rank=16, attn_implementation="sdpa")
     model = SpeechLlm.from_config(config, PromptConfig())
     with torch.no_grad():  # PLoRA starts at zero: let it do something
@@ -283,7 +285,7 @@ def our_loss(model: KdObjective, pad_to_30s: bool, device: torch.device, example
             for part, owner, name in (
                     ("encoder", speech_llm.encoder, "forward"), ("adapter", speech_llm.adapter, "forward"),
                     ("student", speech_llm, "student_states"), ("teacher", speech_llm, "teacher_states"),
-                    ("kd", objective, "distillation_loss")):
+                    ("kd", kd, "distillation_loss")):
                 patches.enter_context(patch.object(owner, name, timer.timed(part, getattr(owner, name))))
         with timer("collate"):
             batch = collate(examples)

@@ -107,7 +107,7 @@ class StraightforwardObjective(nn.Module):
         with timer("teacher"), torch.no_grad():
             teacher = self._llm(batch, None, input_ids=torch.cat([batch.ids[name] for name in SEGMENTS], dim=1))
         with timer("kd"):
-            loss = config.w_quantity * quantity_loss(speech.alpha, batch.n_tokens).mean()
+            loss = quantity_loss(speech.alpha, batch.n_tokens).mean()
             for segment, weight in (("input", config.w_input), ("response", config.w_response)):
                 loss = loss + weight * self._divergence(student, teacher, batch.mask(segment))
         return loss

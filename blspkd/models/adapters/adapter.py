@@ -1,0 +1,55 @@
+"""What every adapter is: frames of the speech encoder in, speech tokens for the LLM out.
+
+What an adapter gives beyond its tokens is said by names, and whoever needs it asks for the name, never for an adapter:
+
+- `aligned`: as many speech tokens as the transcript has tokens, where it is told how many (`n_tokens`);
+  `SpeechTokens.n_predicted` is its own opinion
+- `alpha`: firing weights and fire times (CIF)
+- `ctc`: logits of a token counter, which a term of the loss has to train
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from blspkd.models.speech_tokens import SpeechTokens
+
+TRAINED_BY_TERMS = frozenset({"ctc"})  # heads that the LLM never reads: only a term of the loss teaches them
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What lies on both sides of an adapter."""
+
+    encoder_width: int  # C
+    llm_width: int  # D
+    embedding_rms: float  # of the LLM's input embeddings
+    attn_implementation: str = "sdpa"
+
+
+class Adapter(nn.Module):
+    """Base of all adapters. A new one is a file here and a line in `ADAPTERS`."""
+
+    Options: ClassVar[type]  # dataclass of its options, in YAML `model.adapter_options`
+
+    def __init__(self, options, sides: Sides):
+        """options: of the type `Options`. Raises ConfigError where they do not fit `sides`."""
+        super().__init__()
+        self.gives_now = self.gives(options)
+
+    @classmethod
+    def gives(cls, options) -> frozenset[str]:
+        """Names of what it gives with these options, see above."""
+        raise TypeError(f"{cls.__name__} does not say what it gives")
+
+    @property
+    def aligned(self) -> bool:
+        return "aligned" in self.gives_now
+
+    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
+        """Frames [B, T, C], zero on padding, with lengths [B] on the CPU -> tokens [B, N, D].
+
+        n_tokens [B], on the CPU: the transcripts' token counts, in training; None lets the adapter decide.
+        """
+        raise TypeError(f"{type(self).__name__} does not listen")

@@ -1,0 +1,93 @@
+"""CFormer, the adapter of BLSP-KD (arXiv 2405.19041, section 3.2): as many speech tokens as the text has tokens.
+
+frames -> pre-CIF Transformer layers -> alpha and frames -> CIF -> post-CIF Transformer layers -> LLM width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+from blspkd.errors import ConfigError
+from blspkd.models import cif
+from blspkd.models.adapters.adapter import Adapter, Sides
+from blspkd.models.speech_encoder import attention_mask
+from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
+from blspkd.models.token_counter import TokenCounter, count_labels
+
+
+class CFormer(Adapter):
+    """Cuts frames [B, T, C] into tokens [B, N, D].
+
+    `alpha` comes from a linear layer of its own with a negative start bias, which trains much better than the last
+    channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
+    """
+
+    @dataclass
+    class Options:
+        num_pre_cif_layers: int = 4
+        num_post_cif_layers: int = 4
+        heads: int = 8
+        ffn_dim: int = 2048
+        dropout: float = 0.0
+        alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
+        match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
+        # how many tokens at inference: the rounded sum of alpha, or the labels of the token counter
+        count: Literal["alpha", "ctc"] = "alpha"
+        ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
+
+        def __post_init__(self):
+            if self.count == "ctc" and self.ctc_classes < 1:
+                raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
+
+    @classmethod
+    def gives(cls, options: Options) -> frozenset[str]:
+        return frozenset({"aligned", "alpha"} | ({"ctc"} if options.ctc_classes else set()))
+
+    def __init__(self, options: Options, sides: Sides):
+        super().__init__(options, sides)
+        width = sides.encoder_width
+        if width % options.heads:
+            raise ConfigError(f"adapter_options: heads: {options.heads} heads do not divide the encoder's width "
+                              f"{width}")
+        self.pre_cif_layers = _layers(options, sides, options.num_pre_cif_layers)
+        self.pre_cif_norm = nn.LayerNorm(width)
+        self.to_alpha = nn.Linear(width, 1)
+        self.to_frames = nn.Linear(width, width)
+        self.post_cif_layers = _layers(options, sides, options.num_post_cif_layers)
+        self.post_cif_norm = nn.LayerNorm(width)
+        self.to_llm = nn.Linear(width, sides.llm_width)
+        self.norm = EmbeddingNorm(sides.embedding_rms) if options.match_embedding_norm else nn.Identity()
+        nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
+        self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
+        self.count_by = options.count
+
+    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
+        for layer in self.pre_cif_layers:
+            frames = layer(frames, attention_mask=attention_mask(lengths, frames))  # [B, T, C]
+        frames = self.pre_cif_norm(frames)
+        # Out of autocast: CIF's sums, and with them the places of the fires, need float32.
+        with torch.autocast(frames.device.type, enabled=False):
+            alpha = self.to_alpha(frames.float()).squeeze(-1).sigmoid()  # [B, T]
+        valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
+        alpha = alpha.masked_fill(~valid, 0)
+        ctc_logits = self.counter(frames) if self.counter else None
+        predicted = count_labels(ctc_logits, lengths) if self.count_by == "ctc" else cif.count(alpha.detach())
+        if n_tokens is None:
+            n_tokens = predicted.cpu()
+        fired = cif.fire(self.to_frames(frames).float(), alpha, n_tokens)
+        tokens = fired.tokens  # [B, N, C]
+        for layer in self.post_cif_layers:
+            tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))
+        tokens = self.norm(self.to_llm(self.post_cif_norm(tokens)))  # [B, N, D]
+        return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha,
+                            fire_times=fired.times, ctc_logits=ctc_logits, frame_lengths=lengths)
+
+
+def _layers(options: CFormer.Options, sides: Sides, number: int) -> nn.ModuleList:
+    layer = WhisperConfig(d_model=sides.encoder_width, encoder_attention_heads=options.heads, dropout=options.dropout,
+                          encoder_ffn_dim=options.ffn_dim, attn_implementation=sides.attn_implementation)
+    return nn.ModuleList(WhisperEncoderLayer(layer) for _ in range(number))

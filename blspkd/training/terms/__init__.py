@@ -1,0 +1,57 @@
+"""The terms of the loss beside the distillation, by the names that `loss.terms` gives them."""
+
+from dataclasses import asdict
+
+from torch import nn
+
+from blspkd.config import LossConfig, ModelConfig
+from blspkd.config_file import from_dict, nearest
+from blspkd.errors import ConfigError
+from blspkd.models.adapters import adapter_gives
+from blspkd.models.adapters.adapter import TRAINED_BY_TERMS
+from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.terms.embedding import Embedding
+from blspkd.training.terms.quantity import Quantity
+from blspkd.training.terms.term import Term
+from blspkd.training.terms.token_count import TokenCount
+
+TERMS: dict[str, type[Term]] = {"quantity": Quantity, "embedding": Embedding, "ctc": TokenCount}
+
+
+def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options]:
+    """Options of the terms of this loss, in the order of TERMS. Raises ConfigError where they do not fit the model.
+
+    Loads no model.
+    """
+    gives = adapter_gives(model)
+    for name in loss.terms:
+        if name not in TERMS:
+            raise ConfigError(f"loss: terms: there is no '{name}'; {nearest(name, TERMS)}")
+    values = {"quantity": {}} | loss.terms if "alpha" in gives else loss.terms
+    options = {name: from_dict(TERMS[name].Options, values[name], f"loss: terms: {name}")
+               for name in TERMS if name in values}
+    options = {name: chosen for name, chosen in options.items() if chosen.weight}
+    if loss.w_input and "aligned" not in gives:
+        raise ConfigError(f"loss: w_input: needs as many speech tokens as text tokens, which adapter '{model.adapter}' "
+                          "does not give; set w_input to 0, or adapter to one that does")
+    for name in options:
+        for missing in TERMS[name].needs - gives:
+            raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
+                              f"adapter_options does not give; set its weight to 0, or change the adapter")
+    taught = frozenset().union(*(TERMS[name].needs for name in options))
+    for head in gives & TRAINED_BY_TERMS - taught:
+        raise ConfigError(f"model: adapter '{model.adapter}' has '{head}' with these adapter_options, and no term of "
+                          "the loss trains it; add one to loss.terms, or leave it out")
+    return options
+
+
+def make_terms(loss: LossConfig, model: SpeechLlm) -> nn.ModuleDict:
+    """The terms of this loss by name. Raises ConfigError."""
+    options = term_options(loss, model.config)
+    return nn.ModuleDict({name: TERMS[name](chosen, model) for name, chosen in options.items()})
+
+
+def resolved_terms(loss: LossConfig, model: ModelConfig) -> dict[str, dict]:
+    """`loss.terms` with all defaults filled in, and a weight of 0 where a term is left out. Raises ConfigError."""
+    left_out = {name: {"weight": 0.0} for name in loss.terms}
+    return left_out | {name: asdict(chosen) for name, chosen in term_options(loss, model).items()}

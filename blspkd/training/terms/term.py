@@ -1,0 +1,87 @@
+"""What a term of the loss is, and what it can see of a training step."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from blspkd.data.batching import Batch, TokenBatch
+from blspkd.models.speech_llm import SpeechLlm
+from blspkd.models.speech_tokens import SpeechTokens
+
+
+class Step:
+    """One micro-batch as the terms see it: made when first asked for, and never twice.
+
+    The LLM runs only if some term asks for `student`.
+    """
+
+    def __init__(self, model: SpeechLlm, batch: Batch):
+        self.model, self.batch = model, batch
+
+    @cached_property
+    def frames(self) -> tuple[Tensor, Tensor]:
+        """Frames of the speech encoder [B, T, C] and their lengths [B], on the CPU."""
+        batch = self.batch
+        if batch.encoded:
+            return batch.features, batch.feature_lengths
+        return self.model.encode(batch.features, batch.feature_lengths, batch.windows)
+
+    @cached_property
+    def speech(self) -> SpeechTokens:
+        """What the adapter makes of them, told how many tokens the transcripts have."""
+        return self.model.adapt(*self.frames, self.batch.n_tokens)
+
+    @cached_property
+    def sequences(self) -> TokenBatch:
+        """The student's layout: the teacher's, unless the adapter has a rate of its own."""
+        return self.model.student_sequences(self.batch, self.speech)
+
+    @cached_property
+    def student(self) -> Tensor:
+        """The LLM's last hidden states where it reads speech [B * L, D]."""
+        return self.model.student_states(self.sequences, self.speech).flatten(0, 1)
+
+    @cached_property
+    def input_ids(self) -> Tensor:
+        """The transcripts' tokens, one behind the other [sum of n_tokens]."""
+        sequences = self.batch.sequences
+        return sequences.ids[sequences.input_mask.to(sequences.ids.device)]
+
+    @cached_property
+    def text_embeddings(self) -> Tensor:
+        """Their embeddings in the LLM [sum of n_tokens, D]."""
+        return self.model.causal_lm.get_input_embeddings()(self.input_ids)
+
+
+@dataclass
+class TermSums:
+    """What a term found in one micro-batch: sums, so that micro-batches and ranks add up."""
+
+    loss: Tensor  # scalar, with gradient
+    details: tuple[Tensor, ...] = ()  # scalars, one for each of `Term.reports`
+
+
+class Term(nn.Module):
+    """Base of all terms: loss = weight * sum / number of `unit`. A new one is a file here and a line in `TERMS`.
+
+    Its parameters, if it has any, are trained, saved and resumed with the adapter's.
+    """
+
+    @dataclass
+    class Options:
+        weight: float = 1.0  # 0: without this term
+
+    unit: ClassVar[str] = "utterances"  # or input, response: of what the mean is (see `Denominators`)
+    needs: ClassVar[frozenset[str]] = frozenset()  # of what adapters give (models/adapters/adapter.py)
+    reports: ClassVar[tuple[str, ...]] = ()  # names of further sums that are logged, means over the same unit
+
+    def __init__(self, options: Options, model: SpeechLlm):
+        """options: of the type `Options`; model: for the sizes of what the term adds."""
+        super().__init__()
+        self.weight = options.weight
+
+    def forward(self, step: Step) -> TermSums:
+        """The sums of one micro-batch, the loss without its weight."""
+        raise TypeError(f"{type(self).__name__} computes nothing")
