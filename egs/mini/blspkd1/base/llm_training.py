@@ -8,12 +8,12 @@ them into fluent German with the wrong nouns.
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from base_output import fingerprint, write_record
 from llm_evaluation import evaluate_llm
+from llm_options import LlmOptions
 from lm_rows import Exchanges, read_rows
 from torch import Tensor
 from torch.nn import functional
@@ -25,11 +25,8 @@ from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import Prompt
 from blspkd.files import atomic_path
 
-if TYPE_CHECKING:
-    from train_llm import LlmOptions
 
-
-def make_llm(options: "LlmOptions", made_from: dict) -> None:
+def make_llm(options: LlmOptions, made_from: dict) -> None:
     """Train, evaluate and save: afterwards `options.output_dir` is a complete Hugging Face folder."""
     begin = time.monotonic()
     folder = Path(options.output_dir)
@@ -58,7 +55,7 @@ def make_llm(options: "LlmOptions", made_from: dict) -> None:
     print(f"LLM: {folder}, made in {time.monotonic() - begin:.0f} s")
 
 
-def build_llm(options: "LlmOptions", vocab_size: int, prompt: Prompt) -> LlamaForCausalLM:
+def build_llm(options: LlmOptions, vocab_size: int, prompt: Prompt) -> LlamaForCausalLM:
     """A freshly initialised model whose generation stops at the end of the turn."""
     prepare_cpu()
     torch.manual_seed(options.seed)
@@ -73,7 +70,7 @@ def build_llm(options: "LlmOptions", vocab_size: int, prompt: Prompt) -> LlamaFo
     return model
 
 
-def exchange_loss(model: LlamaForCausalLM, exchanges: Exchanges, rows: np.ndarray, options: "LlmOptions",
+def exchange_loss(model: LlamaForCausalLM, exchanges: Exchanges, rows: np.ndarray, options: LlmOptions,
                   generator: torch.Generator) -> Tensor:
     """Weighted mean cross-entropy of the next token, over response (weight 1) and input positions."""
     batch = exchanges.batch(rows, model.config.pad_token_id)  # [B, L]

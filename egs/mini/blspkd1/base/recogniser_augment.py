@@ -6,16 +6,13 @@ extractor is f = (log10 p + 4) / 4 with power p, cut off 2 below the utterance's
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from recogniser_options import RecogniserOptions
 from speech_set import SpeechSet
 from torch import Tensor
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from train_recogniser import RecogniserOptions
 
 PER_LOG10 = 0.25  # features per log10 of power
 LOWEST = -1.5  # the feature of digital silence: (log10 1e-10 + 4) / 4
@@ -36,7 +33,7 @@ class SpeechBatch:
     frames_per_second: Tensor
 
 
-def make_batch(speech: SpeechSet, rows: np.ndarray, options: "RecogniserOptions", max_frames: int, strength: float,
+def make_batch(speech: SpeechSet, rows: np.ndarray, options: RecogniserOptions, max_frames: int, strength: float,
                generator: torch.Generator) -> SpeechBatch:
     """The utterances `rows` [B], each varied in its own way, from not at all (strength 0) to as `options` say (1)."""
     size, bins = len(rows), speech.frames.shape[1]

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from recogniser_options import RecogniserOptions
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,9 +22,6 @@ from transformers import (
 from blspkd.data.pretrained import load_pretrained
 from blspkd.models.speech_encoder import SpeechEncoder, attention_mask
 
-if TYPE_CHECKING:
-    from train_recogniser import RecogniserOptions
-
 END = "<|endoftext|>"
 START = "<|startoftranscript|>"
 NO_TIMES = "<|notimestamps|>"
@@ -35,7 +32,7 @@ MAX_TARGET = 64  # longest transcript in tokens
 SAMPLING_RATE = 16000
 
 
-def build_processor(texts: list[str], options: "RecogniserOptions") -> WhisperProcessor:
+def build_processor(texts: list[str], options: RecogniserOptions) -> WhisperProcessor:
     """Whisper's feature extractor at our frame rate, and a byte-level BPE tokenizer learnt from `texts`."""
     extractor = WhisperFeatureExtractor(
         feature_size=options.mel_bins, sampling_rate=SAMPLING_RATE, chunk_length=options.chunk_seconds,
@@ -61,7 +58,7 @@ def learned_merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
-def build_model(options: "RecogniserOptions", tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
+def build_model(options: RecogniserOptions, tokenizer: WhisperTokenizer) -> WhisperForConditionalGeneration:
     """A freshly initialised model that `generate` can drive without further arguments."""
     torch.manual_seed(options.seed)
     end, start, no_times = tokenizer.convert_tokens_to_ids([END, START, NO_TIMES])

@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from recogniser_model import (
     save_ctc_head,
     transcript_form,
 )
+from recogniser_options import RecogniserOptions
 from speech_set import SpeechSet, read_speech_set, word_spans
 from torch import Tensor
 from torch.nn import functional
@@ -43,14 +43,11 @@ from blspkd.errors import ConfigError
 from blspkd.files import atomic_path
 from blspkd.kaldi.data_dir import KaldiDir
 
-if TYPE_CHECKING:
-    from train_recogniser import RecogniserOptions
-
 LABEL_SMOOTHING = 0.05
 EARLIER, LATER = 4, 1  # encoder frames before and behind those that CTC gives to a word, where it may be spoken too
 
 
-def make_recogniser(options: "RecogniserOptions", made_from: dict, early: dict[int, Path]) -> None:
+def make_recogniser(options: RecogniserOptions, made_from: dict, early: dict[int, Path]) -> None:
     """Train, evaluate and save: afterwards `options.output_dir` is a complete Hugging Face folder.
 
     So is each folder of `early`, by the percent of the steps after which the model is kept.
@@ -132,7 +129,7 @@ class Targets:
         return cls(transcripts, token_spans(speech, words), words, ctc, ctc_words, ctc_tokens)
 
 
-def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targets, options: "RecogniserOptions",
+def recogniser_loss(model: RecogniserWithHeads, speech: SpeechSet, targets: Targets, options: RecogniserOptions,
                     step: int, rows: np.ndarray, generator: torch.Generator) -> Tensor:
     """The weighted sum of the losses of step `step` on the utterances `rows` [B]."""
     # 1 at the start, 0 from half the steps on: the weight of the word times' guidance, and of plain speech.

@@ -1,7 +1,8 @@
 """German by rule: gender, case, adjective endings, the verb in second place, time before the object."""
 
 from grammar import Sentence
-from lexicon import NUMBERS, Adjective, Place
+from lexicon import NUMBERS
+from word_types import Adjective, Place
 
 DEFINITE = {"nominative": {"m": "der", "f": "die", "n": "das"}, "accusative": {"m": "den", "f": "die", "n": "das"},
             "dative": {"m": "dem", "f": "der", "n": "dem"}}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import lexicon
-from lexicon import NUMBERS, PLACES, PREPOSITIONS, Adjective, Person, Place, Thing, Time, Verb
+from lexicon import NUMBERS, PLACES, PREPOSITIONS
+from word_types import Adjective, Person, Place, Thing, Time, Verb
 
 ZIPF_EXPONENT = 1.1
 PERSON_EXPONENT = 0.7  # who acts is less predictable than what they do
