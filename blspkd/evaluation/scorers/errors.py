@@ -1,0 +1,50 @@
+"""WER and CER: minimal edits (jiwer) in percent of the reference's words or characters."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from blspkd.config import TaskConfig
+from blspkd.evaluation.scorers.scorer import Scorer
+from blspkd.evaluation.scorers.texts import folded
+
+KINDS = ("substitute", "delete", "insert")  # as jiwer names them
+
+
+class ErrorRate(Scorer):
+    """Columns: errors, units of the reference, substitutions, deletions, insertions, whether there is any, 1."""
+
+    better = "lower"
+    parts = {"_sub": (2, 1), "_del": (3, 1), "_ins": (4, 1), "_sent": (5, 6)}
+    package = "jiwer"
+
+    def align(self, references: list[str], hypotheses: list[str]):
+        """jiwer's alignments. No reference is empty."""
+        import jiwer
+
+        return jiwer.process_words(references, hypotheses)
+
+    def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
+        hypotheses, references = folded(rows, task.normalize)
+        output = self.align(references, hypotheses)
+        edits = np.array([[sum(max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+                               for chunk in chunks if chunk.type == kind) for kind in KINDS]
+                          for chunks in output.alignments], dtype=np.float64)  # [n, 3]
+        errors = edits.sum(axis=1)
+        return np.column_stack([errors, [len(units) for units in output.references], edits, errors > 0,
+                                np.ones_like(errors)])
+
+
+class WordErrorRate(ErrorRate):
+    label = "WER"
+
+
+class CharacterErrorRate(ErrorRate):
+    """Spaces count."""
+
+    label = "CER"
+
+    def align(self, references: list[str], hypotheses: list[str]):
+        import jiwer
+
+        return jiwer.process_characters(references, hypotheses)
