@@ -53,7 +53,11 @@ class Statistics:
         return float(self.score(self.table.sum(axis=0)))
 
     def interval(self, num_bootstrap: int, seed: int) -> tuple[float, float]:
-        return interval(lambda drawn: self.score(self.table[drawn].sum(axis=1)), len(self.table), num_bootstrap, seed)
+        """95%, as percentiles."""
+        def resampled(drawn: np.ndarray) -> np.ndarray:
+            return self.score(np.stack([column[drawn].sum(axis=1) for column in self.table.T], axis=1))
+
+        return interval(resampled, len(self.table), num_bootstrap, seed)
 
 
 @dataclass(frozen=True)

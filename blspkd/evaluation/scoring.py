@@ -13,21 +13,11 @@ import yaml
 
 from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation import scorers
 from blspkd.evaluation.bootstrap import Statistics
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
-from blspkd.evaluation.scorers import (
-    COUNTS,
-    HEALTH,
-    SCORERS,
-    Score,
-    mean_metric,
-    measure,
-    measure_health,
-    scorer,
-    with_parts,
-)
-from blspkd.evaluation.scorers.scorer import scored
+from blspkd.evaluation.scorers.scorer import Score, scored
 from blspkd.evaluation.scorers.texts import normalize
 from blspkd.files import atomic_write
 
@@ -87,7 +77,7 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     if "speech" in config.systems and experiment.counts_tokens:
         first = next(iter(config.tasks))
         rows += [_row(score, "speech", set_name, "alignment", experiment)
-                 for set_name in test_sets for metric, kind in COUNTS.items()
+                 for set_name in test_sets for metric, kind in scorers.COUNTS.items()
                  for score in kind().measure(metric, decoded[first, set_name, "speech"], config.tasks[first],
                                              config.num_bootstrap, config.seed)]
     if "cascade" in config.systems:
@@ -98,7 +88,8 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     examples = choose_examples(decoded, config, test_sets, experiment)
     with atomic_write(exp_dir / "examples.json") as file:
         json.dump(examples, file, indent=2, ensure_ascii=False)
-    places, ours = {(row.system, row.set) for row in rows}, with_parts(SCORERS | HEALTH | COUNTS)
+    places = {(row.system, row.set) for row in rows}
+    ours = scorers.with_parts(scorers.SCORERS | scorers.HEALTH | scorers.COUNTS)
     return update_results(exp_dir / "results.json", rows,
                           lambda row: (row.system, row.set) in places and row.metric in ours)
 
@@ -109,7 +100,7 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
         scores = task_scores(answers, task, config)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    scores += measure_health(answers, config.num_bootstrap, config.seed)
+    scores += scorers.measure_health(answers, config.num_bootstrap, config.seed)
     unfinished = sum(not row["finished"] for row in answers)
     if unfinished > MANY_UNFINISHED * len(answers):
         log.warning("%s: %d of %d answers were cut off at max_new_tokens", path, unfinished, len(answers))
@@ -122,13 +113,13 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
 def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[Score]:
     """By the task's metrics."""
     return [score for metric in config.tasks[task].metrics
-            for score in measure(metric, answers, config.tasks[task], config.num_bootstrap, config.seed)]
+            for score in scorers.measure(metric, answers, config.tasks[task], config.num_bootstrap, config.seed)]
 
 
 def mean_score(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> Score:
     """Of `config.means`: the tasks' common metric, averaged over tasks. Raises DataError where utterances differ."""
-    metric = mean_metric(config, mean)
-    signature = scorer(metric).signature(config.tasks[next(iter(answers))])
+    metric = scorers.mean_metric(config, mean)
+    signature = scorers.scorer(metric).signature(config.tasks[next(iter(answers))])
     return scored(metric, mean_statistics(mean, answers, config), f"mean of {', '.join(answers)}|{signature}",
                   config.num_bootstrap, config.seed)
 
@@ -138,7 +129,7 @@ def mean_statistics(mean: str, answers: dict[str, list[dict]], config: DecodeCon
     ids = {tuple(row["utt_id"] for row in rows) for rows in answers.values()}
     if len(ids) > 1:
         raise DataError(f"means: {', '.join(answers)} were not decoded on the same utterances, so they have no mean")
-    common = scorer(mean_metric(config, mean))
+    common = scorers.scorer(scorers.mean_metric(config, mean))
     return Statistics(np.mean([common.table(rows, config.tasks[task]) for task, rows in answers.items()], axis=0),
                       common.score)
 
@@ -156,7 +147,7 @@ def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[Score]:
     """WER of what the cascade's recogniser wrote; nothing without transcripts to compare with."""
     answers = [row | {"hypothesis": row["recognised"], "reference": row["transcript"]}
                for row in answers if row["transcript"]]
-    return measure("wer", answers, TaskConfig(), config.num_bootstrap, config.seed) if answers else []
+    return scorers.measure("wer", answers, TaskConfig(), config.num_bootstrap, config.seed) if answers else []
 
 
 def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: DecodeConfig, test_sets: Sequence[str],

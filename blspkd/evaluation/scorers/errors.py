@@ -17,16 +17,14 @@ class ErrorRate(Scorer):
     better = "lower"
     parts = {"_sub": (2, 1), "_del": (3, 1), "_ins": (4, 1), "_sent": (5, 6)}
     package = "jiwer"
-
-    def align(self, references: list[str], hypotheses: list[str]):
-        """jiwer's alignments. No reference is empty."""
-        import jiwer
-
-        return jiwer.process_words(references, hypotheses)
+    characters = False  # the unit; else words
 
     def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
+        import jiwer
+
         hypotheses, references = folded(rows, task.normalize)
-        output = self.align(references, hypotheses)
+        process = jiwer.process_characters if self.characters else jiwer.process_words
+        output = process(references, hypotheses)
         edits = np.array([[sum(max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
                                for chunk in chunks if chunk.type == kind) for kind in KINDS]
                           for chunks in output.alignments], dtype=np.float64)  # [n, 3]
@@ -43,8 +41,4 @@ class CharacterErrorRate(ErrorRate):
     """Spaces count."""
 
     label = "CER"
-
-    def align(self, references: list[str], hypotheses: list[str]):
-        import jiwer
-
-        return jiwer.process_characters(references, hypotheses)
+    characters = True
