@@ -1,15 +1,17 @@
-"""Utterances drawn with replacement: 95% intervals, and whether the difference of two systems is real.
+"""Utterances drawn with replacement: intervals, and is the difference of two systems real?
 
-Every metric here is a function of sums over utterances (n-gram counts for BLEU, errors and words for WER), so that a
-resampled score is a product of draw counts with one small row of statistics per utterance. Both systems are scored on
-the same draws. Other seeds would give other models: the variance of the scores over seeds is added to that over
-utterances, and the interval is Student's t with Welch's degrees of freedom, which are few. A system that was trained
-once is taken to spread like the other one; where both were trained once, only the utterances count.
+Every metric here is a function of sums over utterances (n-gram counts for BLEU, errors and words for
+WER), so that a resampled score is a product of draw counts with one small row of statistics per
+utterance. Both systems are scored on the same draws. Other seeds would give other models: the
+variance of the scores over seeds is added to that over utterances, and the interval is Student's t
+with Welch's degrees of freedom, which are few. A system that was trained once is taken to spread like
+the other one; where both were trained once, only the utterances count.
 
-The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap,
-so that it can be corrected for many comparisons (`holm`). Few utterances understate their own spread: their variance is
-widened by n / (n - 1) and has n - 1 degrees of freedom. They bound p too: were there no difference, all n would point
-the same way with a probability of 2 / 2**n, so that p is never less, also where they all differ by the same amount.
+The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of
+1/num_bootstrap, so that it can be corrected for many comparisons (`holm`). Few utterances understate
+their own spread: their variance is widened by n / (n - 1) and has n - 1 degrees of freedom. They
+bound p too: were there no difference, all n would point the same way with a probability of 2 / 2**n,
+so that p is never less, also where they all differ by the same amount.
 """
 
 import math
@@ -26,12 +28,13 @@ def interval(statistic: Callable[[np.ndarray], Sequence[float]], n: int, num_boo
              seed: int) -> tuple[float, float]:
     """95% percentile interval of a statistic of n utterances.
 
-    statistic: drawn utterances [R, n], numbers from 0 to n - 1 -> R values. The same seed and n draw the same
-    utterances, so that two systems are resampled alike.
+    statistic: drawn utterances [R, n], numbers from 0 to n - 1 -> R values. The same seed and n
+    draw the same utterances, so that two systems are resampled alike.
     """
     random, values = np.random.default_rng(seed), []
     for start in range(0, num_bootstrap, DRAWS_PER_BLOCK):
-        values.append(statistic(random.integers(n, size=(min(DRAWS_PER_BLOCK, num_bootstrap - start), n))))
+        size = min(DRAWS_PER_BLOCK, num_bootstrap - start), n
+        values.append(statistic(random.integers(n, size=size)))  # [R]
     low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
     return float(low), float(high)
 
@@ -43,10 +46,10 @@ def ratio(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a metric adds up: `table` [n, K], one row per utterance; `score` maps sums [..., K] to percentages [...]."""
+    """What a metric adds up, and its score."""
 
-    table: np.ndarray
-    score: Callable[[np.ndarray], np.ndarray]
+    table: np.ndarray  # [n, K], one row per utterance
+    score: Callable[[np.ndarray], np.ndarray]  # sums [..., K] -> percentages [...]
 
     @property
     def value(self) -> float:
@@ -55,7 +58,8 @@ class Statistics:
     def interval(self, num_bootstrap: int, seed: int) -> tuple[float, float]:
         """95%, as percentiles."""
         def resampled(drawn: np.ndarray) -> np.ndarray:
-            return self.score(np.stack([column[drawn].sum(axis=1) for column in self.table.T], axis=1))
+            sums = [column[drawn].sum(axis=1) for column in self.table.T]
+            return self.score(np.stack(sums, axis=1))
 
         return interval(resampled, len(self.table), num_bootstrap, seed)
 

@@ -1,5 +1,6 @@
-"""Metrics by the names that tasks and results.json give them. A new one is a file here and a line below.
+"""Metrics by the names that tasks and results.json give them.
 
+A new one is a file here and a line below.
 Importing this loads neither models nor the packages that count words.
 """
 
@@ -17,10 +18,22 @@ from blspkd.evaluation.scorers.scorer import Score, Scorer
 from blspkd.evaluation.scorers.token_count import CountAccuracy
 
 SCORERS: dict[str, type[Scorer]] = {  # what a task's `metrics` may name
-    "bleu": Bleu, "chrf": Chrf, "exact_match": ExactMatch, "wer": WordErrorRate, "cer": CharacterErrorRate}
+    "bleu": Bleu,
+    "chrf": Chrf,
+    "exact_match": ExactMatch,
+    "wer": WordErrorRate,
+    "cer": CharacterErrorRate,
+}
 HEALTH: dict[str, type[Health]] = {  # measured of every task
-    "empty": Empty, "looped": Looped, "copied": Copied, "foreign": Foreign, "length_ratio": LengthRatio}
-COUNTS: dict[str, type[Scorer]] = {"count_accuracy": CountAccuracy}  # of an adapter that counts, on the first task
+    "empty": Empty,
+    "looped": Looped,
+    "copied": Copied,
+    "foreign": Foreign,
+    "length_ratio": LengthRatio,
+}
+COUNTS: dict[str, type[Scorer]] = {  # of an adapter that counts tokens, on the first task
+    "count_accuracy": CountAccuracy,
+}
 
 
 def scorer(metric: str) -> Scorer:
@@ -32,7 +45,7 @@ def scorer(metric: str) -> Scorer:
 
 def measure(metric: str, rows: Sequence[Mapping], task: TaskConfig, num_bootstrap: int = 1000,
             seed: int = 0) -> list[Score]:
-    """Score rows of `hyp.jsonl` (keys `utt_id`, `hypothesis`, `reference`) by one of SCORERS; its parts follow.
+    """Rows of `hyp.jsonl` (`utt_id`, `hypothesis`, `reference`) by one of SCORERS; its parts follow.
 
     Raises DataError for no row or an empty reference.
     """
@@ -59,11 +72,13 @@ def mean_metric(config: DecodeConfig, mean: str) -> str:
     for metric in first:
         if all(metric in metrics for metrics in others):
             return metric
-    raise ConfigError(f"means: {mean}: {', '.join(config.means[mean])} have no metric in common that has a mean over "
-                      f"tasks: {', '.join(name for name, kind in SCORERS.items() if kind.averages)}")
+    known = ", ".join(name for name, kind in SCORERS.items() if kind.averages)
+    raise ConfigError(f"means: {mean}: {', '.join(config.means[mean])} have no metric in common that "
+                      f"has a mean over tasks: {known}")
 
 
-def load_decode_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> DecodeConfig:
+def load_decode_config(path: str | Path | None = None,
+                       overrides: Sequence[str] = ()) -> DecodeConfig:
     """`conf/decode.yaml`, its metrics checked; imports nothing heavy. Raises ConfigError."""
     config = load_config(DecodeConfig, path, list(overrides))
     try:

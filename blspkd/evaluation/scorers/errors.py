@@ -12,7 +12,7 @@ KINDS = ("substitute", "delete", "insert")  # as jiwer names them
 
 
 class ErrorRate(Scorer):
-    """Columns: errors, units of the reference, substitutions, deletions, insertions, whether there is any, 1."""
+    """Columns: errors, units of the reference, substitutions, deletions, insertions, any?, 1."""
 
     better = "lower"
     parts = {"_sub": (2, 1), "_del": (3, 1), "_ins": (4, 1), "_sent": (5, 6)}
@@ -25,12 +25,16 @@ class ErrorRate(Scorer):
         hypotheses, references = folded(rows, task.normalize)
         process = jiwer.process_characters if self.characters else jiwer.process_words
         output = process(references, hypotheses)
-        edits = np.array([[sum(max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-                               for chunk in chunks if chunk.type == kind) for kind in KINDS]
-                          for chunks in output.alignments], dtype=np.float64)  # [n, 3]
-        errors = edits.sum(axis=1)
-        return np.column_stack([errors, [len(units) for units in output.references], edits, errors > 0,
-                                np.ones_like(errors)])
+        edits = np.array([[sum(_length(chunk) for chunk in chunks if chunk.type == kind)
+                           for kind in KINDS] for chunks in output.alignments], dtype=np.float64)
+        errors = edits.sum(axis=1)  # [n], of edits [n, 3]
+        units = [len(reference) for reference in output.references]
+        return np.column_stack([errors, units, edits, errors > 0, np.ones_like(errors)])
+
+
+def _length(chunk) -> int:
+    """Units of a stretch of one kind of edit."""
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
 
 
 class WordErrorRate(ErrorRate):

@@ -14,5 +14,5 @@ class ExactMatch(Scorer):
     averages = True
 
     def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
-        return shares([hypothesis == reference
-                       for hypothesis, reference in zip(*folded(rows, task.normalize), strict=True)])
+        pairs = zip(*folded(rows, task.normalize), strict=True)
+        return shares([hypothesis == reference for hypothesis, reference in pairs])

@@ -1,7 +1,7 @@
-"""Is an answer an answer at all? Shares of hypotheses that are empty, looped, copied, or of unknown words.
+"""Is an answer an answer at all? Hypotheses that are empty, looped, copied, or of unknown words.
 
-They see normalised words; text that is written without blanks is taken by characters. Of rows of `hyp.jsonl` they need
-`hypothesis`, `reference`, `transcript` and `instruction`.
+They are seen as normalised words; text that is written without blanks is taken by characters. Rows
+need the keys `hypothesis`, `reference`, `transcript` and `instruction`.
 """
 
 from abc import abstractmethod
@@ -54,7 +54,8 @@ class Looped(Flag):
     """Some n-gram (n up to MAX_PERIOD) comes IN_A_ROW times in a row, and not in the reference likewise."""
 
     label = "looped"
-    meaning = f"1 to {MAX_PERIOD} words repeated {IN_A_ROW} or more times in a row, in the reference not"
+    meaning = (f"1 to {MAX_PERIOD} words repeated {IN_A_ROW} or more times in a row, in the "
+               "reference not")
 
     def is_bad(self, row: Mapping) -> bool:
         return _loops(units(row["hypothesis"])) and not _loops(units(row["reference"]))
@@ -64,8 +65,8 @@ class Copied(Flag):
     """The hypothesis repeats the instruction, or much of the transcript, where the reference does not."""
 
     label = "copied"
-    meaning = (f"a run of {COPIED_UNITS} or more words, and of half of the instruction or the transcript, copied from "
-               "it; longer than in the reference")
+    meaning = (f"a run of {COPIED_UNITS} or more words, and of half of the instruction or the "
+               "transcript, copied from it; longer than in the reference")
 
     def is_bad(self, row: Mapping) -> bool:
         hypothesis, reference = units(row["hypothesis"]), units(row["reference"])
@@ -78,8 +79,7 @@ class Copied(Flag):
 
 
 class Foreign(Health):
-    """It shows a wrong language where the references are many enough to hold the task's words; elsewhere rare words
-    count."""
+    """A wrong language, where the references are many enough to hold the task's words."""
 
     label = "foreign"
     meaning = "percent of words that no reference of this task and set has"
@@ -88,7 +88,8 @@ class Foreign(Health):
         """[n, 2]: words that no reference has, words; of the hypotheses that have words."""
         known = {unit for row in rows for unit in units(row["reference"])}
         answers = [units(row["hypothesis"]) for row in rows]
-        return _with_words([(sum(unit not in known for unit in answer), len(answer)) for answer in answers])
+        return _with_words([(sum(unit not in known for unit in answer), len(answer))
+                            for answer in answers])
 
 
 class LengthRatio(Health):
@@ -98,13 +99,14 @@ class LengthRatio(Health):
 
     def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
         """[n, 2]: words of the hypothesis, words of the reference."""
-        return _with_words([(len(units(row["hypothesis"])), len(units(row["reference"]))) for row in rows])
+        return _with_words([(len(units(row["hypothesis"])), len(units(row["reference"])))
+                            for row in rows])
 
 
 def units(text: str) -> list[str]:
     """Normalised words; characters where there are no blanks to make words."""
     words = normalize(text).split()
-    return [character for word in words for character in (word if len(word) > LONG_WORD else [word])]
+    return [part for word in words for part in (word if len(word) > LONG_WORD else [word])]
 
 
 def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:

@@ -1,8 +1,9 @@
 """What a metric is: a table of numbers per utterance, and a score of their sums.
 
-Its value is the score of the sums over all utterances; its interval and the paired test of two systems are scores of
-the sums over resampled ones. Scores are percentages. With few utterances an interval is too narrow: of 5, 10, 20 and
-50 it holds the true value about 80, 90, 92 and 94 times in 100; of one it has no width.
+Its value is the score of the sums over all utterances; its interval and the paired test of two
+systems are scores of the sums over resampled ones. Scores are percentages. With few utterances an
+interval is too narrow: of 5, 10, 20 and 50 it holds the true value about 80, 90, 92 and 94 times in
+100; of one it has no width.
 """
 
 import importlib.metadata
@@ -20,7 +21,7 @@ from blspkd.evaluation.scorers.texts import text_signature
 
 @dataclass(frozen=True)
 class Score:
-    """One number: `value` and its interval are percentages, `signature` says how it was computed."""
+    """One number; `value` and its interval are percentages, `signature` says how it came about."""
 
     metric: str
     value: float
@@ -35,14 +36,18 @@ class Scorer(ABC):
     label: ClassVar[str]  # in tables
     better: ClassVar[Literal["higher", "lower", "neither"]] = "higher"
     averages: ClassVar[bool] = False  # the table is `shares`, so that several tasks have a mean
-    # Ending of a further metric's name -> columns of the table: 100 * sum of the first / sum of the second.
+    # Ending of a further metric's name -> two columns of the table: percent of the second's sum
+    # that the first's is.
     parts: ClassVar[Mapping[str, tuple[int, int]]] = {}
     package: ClassVar[str] = ""  # whose version belongs to the signature
-    cited: ClassVar[str] = ""  # what the screen says in front of the signature; empty: it does not show it
+    cited: ClassVar[str] = ""  # stands on the screen before the signature; empty: not shown there
 
     @abstractmethod
     def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
-        """[n, K], one row per utterance that can be judged. Raises DataError for an empty reference."""
+        """[n, K], one row per utterance that can be judged.
+
+        Raises DataError for an empty reference.
+        """
 
     def score(self, sums: np.ndarray) -> np.ndarray:
         """Sums of the table's rows [..., K] -> percentages [...]."""
@@ -56,25 +61,27 @@ class Scorer(ABC):
         """What a paired test needs."""
         return Statistics(self.table(rows, task), self.score)
 
-    def measure(self, metric: str, rows: Sequence[Mapping], task: TaskConfig, num_bootstrap: int,
-                seed: int) -> list[Score]:
+    def measure(self, metric: str, rows: Sequence[Mapping], task: TaskConfig,
+                num_bootstrap: int, seed: int) -> list[Score]:
         """The metric under this name, then its parts; nothing where no utterance can be judged."""
         whole = self.statistics(rows, task)
         several = {"": whole} | {ending: Statistics(whole.table[:, columns], ratio)
                                  for ending, columns in self.parts.items()}
-        version = f"|version:{self.package}-{importlib.metadata.version(self.package)}" if self.package else ""
-        return [scored(metric + ending, statistics, self.signature(task), num_bootstrap, seed, version)
-                for ending, statistics in several.items() if len(whole.table)]
+        version = ""
+        if self.package:
+            version = f"|version:{self.package}-{importlib.metadata.version(self.package)}"
+        return [scored(metric + ending, part, self.signature(task), num_bootstrap, seed, version)
+                for ending, part in several.items() if len(whole.table)]
 
 
 def scored(metric: str, statistics: Statistics, signature: str, num_bootstrap: int, seed: int,
            version: str = "") -> Score:
     """With its interval, whose draws the signature tells."""
-    return Score(metric, statistics.value, statistics.interval(num_bootstrap, seed), len(statistics.table),
-                 f"{signature}|bs:{num_bootstrap}|seed:{seed}{version}")
+    return Score(metric, statistics.value, statistics.interval(num_bootstrap, seed),
+                 len(statistics.table), f"{signature}|bs:{num_bootstrap}|seed:{seed}{version}")
 
 
 def shares(values: Sequence[float]) -> np.ndarray:
-    """Table [n, 2] of a percentage of utterances for which something is true, or of a mean of shares from 0 to 1."""
+    """Table [n, 2] of a mean in percent: flags, or shares from 0 to 1."""
     values = np.asarray(values, dtype=np.float64)
     return np.stack([values, np.ones_like(values)], axis=1)

@@ -6,30 +6,40 @@ from collections.abc import Mapping, Sequence
 from blspkd.config import TaskConfig
 from blspkd.errors import DataError
 
-APOSTROPHES = "'\u2019\u02bc`\u00b4"  # deleted, where other punctuation becomes a space: don't -> dont
+# Deleted, where other punctuation becomes a space: don't -> dont
+APOSTROPHES = "'\u2019\u02bc`\u00b4"
 
 
 def normalize(text: str) -> str:
-    """Lower case, compatibility forms composed (NFKC), apostrophes deleted, other punctuation and white space folded.
+    """Lower case, NFKC, apostrophes deleted, other punctuation and white space folded.
 
-    Punctuation is Unicode's categories P*; symbols such as + and $, and all marks and letters of any script, stay.
+    Punctuation is Unicode's categories P*; symbols such as + and $, and all marks and letters of any
+    script, stay.
     """
     text = unicodedata.normalize("NFKC", text.translate({ord(mark): None for mark in APOSTROPHES}))
     text = unicodedata.normalize("NFKC", text.lower())
-    return " ".join("".join(" " if unicodedata.category(c).startswith("P") else c for c in text).split())
+    return fold("".join(" " if unicodedata.category(c).startswith("P") else c for c in text))
+
+
+def fold(text: str) -> str:
+    """Single blanks in the place of any white space, none at the ends."""
+    return " ".join(text.split())
 
 
 def folded(rows: Sequence[Mapping], normalized: bool) -> tuple[list[str], list[str]]:
-    """Hypotheses and references, white space folded at least. Raises DataError that names an empty reference."""
-    fold = normalize if normalized else lambda text: " ".join(text.split())
-    references = [fold(row["reference"]) for row in rows]
+    """Hypotheses and references, white space folded at least.
+
+    Raises DataError that names an empty reference.
+    """
+    change = normalize if normalized else fold
+    references = [change(row["reference"]) for row in rows]
     for row, reference in zip(rows, references, strict=True):
         if not reference:
             written = row["reference"]
             rest = f"; nothing is left of {written!r} after normalising" if written.strip() else ""
-            raise DataError(f"utterance {row['utt_id']}: its reference is empty{rest}; write one or leave the "
-                            "utterance out")
-    return [fold(row["hypothesis"]) for row in rows], references
+            raise DataError(f"utterance {row['utt_id']}: its reference is empty{rest}; write one or "
+                            "leave the utterance out")
+    return [change(row["hypothesis"]) for row in rows], references
 
 
 def text_signature(task: TaskConfig) -> str:
