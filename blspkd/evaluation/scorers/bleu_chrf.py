@@ -40,7 +40,7 @@ class SacreBleu(Scorer):
         texts = [row["hypothesis"] for row in rows], [[row["reference"] for row in rows]]
         try:
             score = scorer.corpus_score(*texts, n_bootstrap=num_bootstrap)
-            # Private: what a score says in public, its text and JSON, is rounded.
+            # Private: in public a score gives them only as text, without its float32.
             low, high = max(0.0, score._mean - score._ci), min(100.0, score._mean + score._ci)
         except TypeError:  # sacreBLEU 2.6 cannot average chrF over draws of which some are exactly 0
             low, high = statistics.interval(min(num_bootstrap, 200), SEED)
