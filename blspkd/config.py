@@ -197,15 +197,11 @@ class TaskConfig:
     """One instruction task of stage 4; references are `text.<task>`, or the transcript `text` where that is absent."""
 
     instruction: str = ""  # empty: by utterance, from the data directory's file `instruction`
-    metrics: list = field(default_factory=list)  # of bleu, chrf, exact_match, wer, cer
+    metrics: list = field(default_factory=list)  # names in blspkd/evaluation/scorers/__init__.py
     normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
     bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
     # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
     by_first_word: bool = False
-
-    def __post_init__(self):
-        for metric in self.metrics:
-            _one_of("metrics", metric, ("bleu", "chrf", "exact_match", "wer", "cer"))
 
 
 @dataclass
@@ -213,7 +209,7 @@ class DecodeConfig:
     """`conf/decode.yaml`: tasks and decoding options of stage 4."""
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    means: dict[str, list] = field(default_factory=dict)  # further rows: the mean exact match of several tasks
+    means: dict[str, list] = field(default_factory=dict)  # further rows: the mean, e.g. exact match, of several tasks
     systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
@@ -236,11 +232,10 @@ class DecodeConfig:
             if ":" in task:
                 raise ConfigError(f"tasks: '{task}' has a colon, which stands before a type of question (qa:who)")
         for name, tasks in self.means.items():
-            wrong = [task for task in tasks if "exact_match" not in getattr(self.tasks.get(task), "metrics", ())]
+            wrong = [task for task in tasks if task not in self.tasks]
             if wrong or not tasks or name in self.tasks:
                 raise ConfigError(f"means: '{name}' is a task itself" if name in self.tasks else
-                                  f"means: {name}: '{'' if not tasks else wrong[0]}' is no task with the metric "
-                                  "exact_match")
+                                  f"means: {name}: '{wrong[0] if wrong else ''}' is no task")
         for system in self.systems:
             _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:

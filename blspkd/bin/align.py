@@ -8,9 +8,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from blspkd.config import DecodeConfig
-from blspkd.config_file import load_config
 from blspkd.errors import command
+from blspkd.evaluation.scorers import load_decode_config
 
 
 @command
@@ -25,7 +24,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets align_<set>")
     parser.add_argument("--train_dir", help="data directory of the training set: slices by the rarity of tokens")
     args, overrides = parser.parse_known_args(words)
-    config = load_config(DecodeConfig, args.config, overrides)
+    config = load_decode_config(args.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     logging.getLogger("blspkd").setLevel(logging.INFO)
 

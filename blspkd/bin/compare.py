@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from blspkd.config import CompareConfig, DecodeConfig
+from blspkd.config import CompareConfig
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
 from blspkd.evaluation.comparison import (
@@ -32,6 +32,7 @@ from blspkd.evaluation.comparison import (
 )
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
+from blspkd.evaluation.scorers import load_decode_config
 from blspkd.reporting.comparison_page import screen
 from blspkd.reporting.comparison_time import time_left
 
@@ -62,7 +63,7 @@ def main(words: list[str] | None = None) -> None:
         runs = plan(config, args.budget, args.conf_dir, overrides_of_all, check=resolved)
     else:
         runs = plan(config, args.budget, args.conf_dir, overrides_of_all)
-    decoding = load_config(DecodeConfig, args.decode_config, overrides)
+    decoding = load_decode_config(args.decode_config, overrides)
     if args.verb == "plan":
         others = strangers(runs, args.exp_dir)
         if others:

@@ -11,9 +11,9 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from blspkd.config import DecodeConfig, ModelConfig
-from blspkd.config_file import load_config
+from blspkd.config import ModelConfig
 from blspkd.errors import ConfigError, command
+from blspkd.evaluation.scorers import load_decode_config
 
 
 @command
@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--num_jobs", type=int, default=1)
     parser.add_argument("--exp_dir", required=True, help="exp/<tag>: gets decode_<task>_<set>[.text|.chance|.cascade]")
     args, overrides = parser.parse_known_args(words)
-    config = load_config(DecodeConfig, args.config, overrides)
+    config = load_decode_config(args.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     logging.getLogger("blspkd").setLevel(logging.INFO)
 

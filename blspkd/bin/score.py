@@ -6,9 +6,8 @@ Writes score.json in every decode directory, and exp/tag/results.json.
 import argparse
 import logging
 
-from blspkd.config import DecodeConfig
-from blspkd.config_file import load_config
 from blspkd.errors import command
+from blspkd.evaluation.scorers import load_decode_config
 from blspkd.evaluation.scoring import score_experiment
 
 
@@ -20,7 +19,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--exp_dir", required=True, help="exp/<tag>, with the decode directories")
     parser.add_argument("--test_sets", required=True, help="names of the test sets, separated by spaces")
     args, overrides = parser.parse_known_args(words)
-    config = load_config(DecodeConfig, args.config, overrides)
+    config = load_decode_config(args.config, overrides)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     logging.getLogger("blspkd").setLevel(logging.INFO)
     score_experiment(args.exp_dir, config, args.test_sets.split())

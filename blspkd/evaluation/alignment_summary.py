@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from blspkd.evaluation import bootstrap
 from blspkd.evaluation.boundaries import NEAR_MS
 from blspkd.evaluation.results import Row, read_results, update_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.files import atomic_write
 
-BLOCK = 100  # resamples drawn at a time, as in `metrics.bootstrap_ratio`: the same seed draws the same utterances
 RARITY = (0, 1, 10, 100, 1000)  # lower ends of the classes of training frequency
 MAX_SPEAKERS = 100  # more are not listed one by one
 
@@ -76,18 +76,17 @@ def value_of(measure: Measure, rows: Sequence[Mapping]) -> tuple[float, int] | N
     return float(np.median(together) if measure.median else together.mean()), len(found)
 
 
-def interval(measure: Measure, rows: Sequence[Mapping], num_bootstrap: int, seed: int) -> list[float]:
+def interval(measure: Measure, rows: Sequence[Mapping], num_bootstrap: int, seed: int) -> tuple[float, float]:
     """95% percentile interval over utterances that have values."""
     found = [values for values in measure.pooled(rows) if len(values)]
     sums, sizes = np.array([values.sum() for values in found]), np.array([len(values) for values in found])
-    draw, results = np.random.default_rng(seed), []
-    for start in range(0, num_bootstrap, BLOCK):
-        drawn = draw.integers(len(found), size=(min(BLOCK, num_bootstrap - start), len(found)))
+
+    def statistic(drawn: np.ndarray) -> Sequence[float]:
         if measure.median:
-            results += [np.median(np.concatenate([found[i] for i in row])) for row in drawn]
-        else:
-            results += list(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    return [float(end) for end in np.percentile(results, [2.5, 97.5])]
+            return [np.median(np.concatenate([found[i] for i in row])) for row in drawn]
+        return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+
+    return bootstrap.interval(statistic, len(found), num_bootstrap, seed)
 
 
 def update_alignment_results(path: str | Path, rows: Sequence[Mapping], experiment: Experiment, set_name: str,
@@ -102,7 +101,7 @@ def update_alignment_results(path: str | Path, rows: Sequence[Mapping], experime
         if found:
             signature = f"{measure.signature}|bs:{num_bootstrap}|seed:{seed}"
             new.append(Row(experiment.system, set_name, "alignment", name, found[0],
-                           interval(measure, rows, num_bootstrap, seed), found[1], experiment.seed, signature))
+                           list(interval(measure, rows, num_bootstrap, seed)), found[1], experiment.seed, signature))
     place = (experiment.system, set_name, "alignment", experiment.seed)
 
     def ours(row: Row) -> bool:

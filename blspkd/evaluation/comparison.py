@@ -14,10 +14,11 @@ from pathlib import Path
 from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
 from blspkd.config_file import load_config, names_in
 from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.bootstrap import Statistics, holm, paired_difference
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
-from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
-from blspkd.evaluation.scoring import mean_matches
+from blspkd.evaluation.scorers import COUNTS, scorer
+from blspkd.evaluation.scoring import mean_statistics
 from blspkd.files import atomic_write
 
 TRANSCRIPT = "transcript"
@@ -227,21 +228,17 @@ class _Comparison:
         return self._found[key]
 
     def _read(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
-        if (task, metric) == ("alignment", "count_accuracy"):
+        if task == "alignment" and metric in COUNTS:
             first = next(iter(self.config.tasks))
             if run.reads or not decode_dir_path(Path(self.folder) / run.name, first, set_name, run.decoded_as).exists():
                 return None
-            return of_flags([row["n_tokens"] == row["n_tokens_reference"]
-                             for row in self._answers(run, set_name, first)])
-        if metric == "exact_match" and task in self.config.means:
-            answers = {one: self._answers(run, set_name, one) for one in self.config.means[task]}
-            return of_flags(mean_matches(answers, self.config))
+            return COUNTS[metric]().statistics(self._answers(run, set_name, first), self.config.tasks[first])
+        if task in self.config.means:
+            return mean_statistics(task, {part: self._answers(run, set_name, part) for part in self.config.means[task]},
+                                   self.config)
         if metric not in getattr(self.config.tasks.get(task), "metrics", ()):
             return None
-        answers = self._answers(run, set_name, task)
-        return statistics(metric, [row["hypothesis"] for row in answers], [row["reference"] for row in answers],
-                          self.config.tasks[task])
-
+        return scorer(metric).statistics(self._answers(run, set_name, task), self.config.tasks[task])
 
     def _answers(self, run: Run, set_name: str, task: str) -> list[dict]:
         path = decode_dir_path(Path(self.folder) / run.name, task, set_name, run.decoded_as)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping
 
 from blspkd.errors import DataError
-from blspkd.evaluation.metrics import normalize
+from blspkd.evaluation.scorers.texts import normalize
 
 
 def derange(transcripts: Mapping[str, str], seed: int) -> dict[str, str]:

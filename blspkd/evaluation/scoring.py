@@ -14,10 +14,13 @@ import yaml
 from blspkd.config import DecodeConfig, ModelConfig, TaskConfig
 from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError, DataError
-from blspkd.evaluation import health, metrics
+from blspkd.evaluation import scorers
+from blspkd.evaluation.bootstrap import Statistics
 from blspkd.evaluation.cascade import NO_ADAPTER
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
+from blspkd.evaluation.scorers.scorer import Score, scored
+from blspkd.evaluation.scorers.texts import normalize
 from blspkd.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -80,14 +83,14 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
                 rows += [_row(score, system, set_name, task + TYPE + word, experiment)
                          for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     for name, tasks in config.means.items():
-        rows += [_row(mean_score({task: decoded[task, set_name, system] for task in tasks}, config), system, set_name,
-                      name, experiment) for set_name in test_sets for system in config.systems]
+        rows += [_row(mean_score(name, {task: decoded[task, set_name, system] for task in tasks}, config), system,
+                      set_name, name, experiment) for set_name in test_sets for system in config.systems]
     if "speech" in config.systems and experiment.counts_tokens:
         first = next(iter(config.tasks))
-        for set_name in test_sets:
-            score = count_accuracy(decoded[first, set_name, "speech"], config)
-            if score:
-                rows.append(_row(score, "speech", set_name, "alignment", experiment))
+        rows += [_row(score, "speech", set_name, "alignment", experiment)
+                 for set_name in test_sets for metric, kind in scorers.COUNTS.items()
+                 for score in kind().measure(metric, decoded[first, set_name, "speech"], config.tasks[first],
+                                             config.num_bootstrap, config.seed)]
     if "cascade" in config.systems:
         first = next(iter(config.tasks))
         for set_name in test_sets:
@@ -96,18 +99,19 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     examples = choose_examples(decoded, config, test_sets, experiment)
     with atomic_write(exp_dir / "examples.json") as file:
         json.dump(examples, file, indent=2, ensure_ascii=False)
-    scored = {(row.system, row.set) for row in rows}
+    places = {(row.system, row.set) for row in rows}
+    ours = scorers.with_parts(scorers.SCORERS | scorers.HEALTH | scorers.COUNTS)
     return update_results(exp_dir / "results.json", rows,
-                          lambda row: (row.system, row.set) in scored and row.metric in {*metrics.KNOWN, *health.KNOWN})
+                          lambda row: (row.system, row.set) in places and row.metric in ours)
 
 
-def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
+def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeConfig) -> list[Score]:
     """Scores of one decode directory, also written to its `score.json`."""
     try:
         scores = task_scores(answers, task, config)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    scores += health.score(answers, config.num_bootstrap, config.seed)
+    scores += scorers.measure_health(answers, config.num_bootstrap, config.seed)
     unfinished = sum(not row["finished"] for row in answers)
     if unfinished > MANY_UNFINISHED * len(answers):
         log.warning("%s: %d of %d answers were cut off at max_new_tokens", path, unfinished, len(answers))
@@ -117,55 +121,44 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
     return scores
 
 
-def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[metrics.Score]:
+def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[Score]:
     """By the task's metrics."""
-    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "hypothesis", "reference"))
     return [score for metric in config.tasks[task].metrics
-            for score in metrics.compute(metric, ids, hypotheses, references, config.tasks[task], config.num_bootstrap,
-                                         config.seed)]
+            for score in scorers.measure(metric, answers, config.tasks[task], config.num_bootstrap, config.seed)]
 
 
-def mean_score(answers: dict[str, list[dict]], config: DecodeConfig) -> metrics.Score:
-    """Mean exact match over tasks, utterance by utterance. Raises DataError where their utterances differ."""
-    signature = f"mean of {', '.join(answers)}|{metrics.text_signature(config.tasks[next(iter(answers))])}"
-    return metrics.percent_true("exact_match", mean_matches(answers, config), config.num_bootstrap, config.seed,
-                                signature)
+def mean_score(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> Score:
+    """Of `config.means`: the tasks' common metric, averaged over tasks. Raises DataError where utterances differ."""
+    metric = scorers.mean_metric(config, mean)
+    signature = scorers.scorer(metric).signature(config.tasks[next(iter(answers))])
+    return scored(metric, mean_statistics(mean, answers, config), f"mean of {', '.join(answers)}|{signature}",
+                  config.num_bootstrap, config.seed)
 
 
-def mean_matches(answers: dict[str, list[dict]], config: DecodeConfig) -> np.ndarray:
-    """By task its answers -> the share of tasks that are answered right, of each utterance [n]."""
+def mean_statistics(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> Statistics:
+    """Of every utterance the mean over tasks (task -> its answers) of what its score counts."""
     ids = {tuple(row["utt_id"] for row in rows) for rows in answers.values()}
     if len(ids) > 1:
         raise DataError(f"means: {', '.join(answers)} were not decoded on the same utterances, so they have no mean")
-    return np.mean([metrics.exact_matches([row["hypothesis"] for row in rows], [row["reference"] for row in rows],
-                                          config.tasks[task]) for task, rows in answers.items()], axis=0)
+    common = scorers.scorer(scorers.mean_metric(config, mean))
+    return Statistics(np.mean([common.table(rows, config.tasks[task]) for task, rows in answers.items()], axis=0),
+                      common.score)
 
 
 def by_first_word(answers: Sequence[dict]) -> dict[str, list[dict]]:
     """First word of the instruction, in lower case and without punctuation -> its answers, in the words' order."""
     found: dict[str, list[dict]] = {}
     for row in answers:
-        words = metrics.normalize(row["instruction"]).split()
+        words = normalize(row["instruction"]).split()
         found.setdefault(words[0] if words else "", []).append(row)
     return dict(sorted(found.items()))
 
 
-def count_accuracy(answers: list[dict], config: DecodeConfig) -> metrics.Score | None:
-    """Percent of utterances with as many speech tokens as the transcript has LLM tokens; None without transcripts."""
-    pairs = [(row["n_tokens"], row["n_tokens_reference"]) for row in answers if row["n_tokens_reference"] is not None]
-    if not pairs:
-        return None
-    return metrics.percent_true("count_accuracy", [heard == written for heard, written in pairs], config.num_bootstrap,
-                                config.seed, "speech tokens == transcript tokens")
-
-
-def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[metrics.Score]:
+def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[Score]:
     """WER of what the cascade's recogniser wrote; nothing without transcripts to compare with."""
-    answers = [row for row in answers if row["transcript"]]
-    if not answers:
-        return []
-    ids, hypotheses, references = ([row[key] for row in answers] for key in ("utt_id", "recognised", "transcript"))
-    return metrics.compute("wer", ids, hypotheses, references, TaskConfig(), config.num_bootstrap, config.seed)
+    answers = [row | {"hypothesis": row["recognised"], "reference": row["transcript"]}
+               for row in answers if row["transcript"]]
+    return scorers.measure("wer", answers, TaskConfig(), config.num_bootstrap, config.seed) if answers else []
 
 
 def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: DecodeConfig, test_sets: Sequence[str],
@@ -188,7 +181,7 @@ def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: Dec
     return examples
 
 
-def _row(score: metrics.Score, system: str, set_name: str, task: str, experiment: Experiment) -> Row:
+def _row(score: Score, system: str, set_name: str, task: str, experiment: Experiment) -> Row:
     return Row(_system_name(system, experiment), set_name, task, score.metric, score.value, list(score.ci95), score.n,
                experiment.seed, score.signature)
 

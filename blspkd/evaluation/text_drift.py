@@ -13,8 +13,8 @@ from blspkd.config import DataConfig, DecodeConfig
 from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
+from blspkd.evaluation.bootstrap import Statistics, ratio
 from blspkd.evaluation.eval_set import draw
-from blspkd.evaluation.metrics import bootstrap_ratio
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
@@ -72,7 +72,8 @@ def update_drift_results(path: str | Path, found: np.ndarray, experiment: Experi
     kl, changed, positions, largest = found.T
     rows = []
     for metric, values, scale in ("kl_to_base", kl, 0.01), ("changed_top1", changed, 1.0):
-        low, high = bootstrap_ratio(values, positions, config.num_bootstrap, config.seed)
+        percent = Statistics(np.column_stack([values, positions]), ratio)
+        low, high = percent.interval(config.num_bootstrap, config.seed)
         rows.append(Row(experiment.system, set_name, "text", metric, scale * 100 * values.sum() / positions.sum(),
                         [scale * low, scale * high], len(found), experiment.seed, "all positions|temperature:1"))
     rows.append(Row(experiment.system, set_name, "text", "max_state_diff", largest.max(), [largest.max()] * 2,

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blspkd.evaluation.results import Row, whole_tasks
+from blspkd.evaluation.scorers import SCORERS
 from blspkd.reporting import figures
 from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.reporting.report_data import Experiment, all_rows
 from blspkd.reporting.report_html import Document, grid, paragraph, picture
-from blspkd.reporting.tables import HEADLINES, metric_label
+from blspkd.reporting.tables import metric_label
 
 MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
 TITLE = "Alignment against task scores"
@@ -47,7 +48,7 @@ def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
     """By task, then measure; every task with its first metric."""
     first: dict[str, str] = {}
     for row in whole_tasks(all_rows(experiments)):
-        if row.metric in HEADLINES:
+        if row.metric in SCORERS:
             first.setdefault(row.task, row.metric)
     found = []
     for task, metric in first.items():
@@ -60,7 +61,7 @@ def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
                 trails += [(experiment.label, name, [*(points[name] for points in before if name in points), end])
                            for name, end in finished.items()]
             if trails:
-                found.append(Cloud(measure, f"{task} {HEADLINES[metric]}", trails))
+                found.append(Cloud(measure, f"{task} {metric_label(metric)}", trails))
     return found
 
 

@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from blspkd.evaluation import health
+from blspkd.evaluation.bootstrap import FEWEST
 from blspkd.evaluation.comparison import Comparison, Measured
-from blspkd.evaluation.paired_bootstrap import FEWEST
 from blspkd.evaluation.results import TYPE
+from blspkd.evaluation.scorers import HEALTH, SCORERS
 from blspkd.reporting import tables
 from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.reporting.results_page import duration
@@ -27,8 +27,7 @@ PREDICTS = ("Spearman's rank correlation over the trained models of the comparis
             "is judged on those.")
 WITH_SNAPSHOTS = (" The first number is over finished models, a second one also over what chosen trainings were at "
                   "earlier steps.")
-HEALTH = "In percent. " + "; ".join(f"{tables.metric_label(metric)}: {health.SIGNATURES[metric]}"
-                                    for metric in health.KNOWN) + "."
+MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
              "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -51,10 +50,10 @@ def markdown(comparison: Comparison) -> str:
         for set_name in _sets(measured, columns):
             blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
                        _table(measured, set_name, columns)]
-    first_task = next((one.task for one in measured if one.metric in health.KNOWN), "")
+    first_task = next((one.task for one in measured if one.metric in HEALTH), "")
     for title, legend, task, metrics in (
             ("Alignment", "", "alignment", ALIGNMENT),
-            (f"Output health of {tables.escape(first_task)}", HEALTH, first_task, health.KNOWN),
+            (f"Output health of {tables.escape(first_task)}", MEANINGS, first_task, HEALTH),
             ("Cost", "", "cost", COST),
             ("What training did to the LLM on text", "", "text", DRIFT)):
         columns = [(task, metric) for metric in metrics]
@@ -99,7 +98,7 @@ def _legend(comparison: Comparison) -> str:
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
     """Tasks with their metrics, in the order in which they were measured."""
     return list(dict.fromkeys((one.task, one.metric) for one in measured
-                              if one.metric in tables.HEADLINES and one.task != "asr" and TYPE not in one.task))
+                              if one.metric in SCORERS and one.task != "asr" and TYPE not in one.task))
 
 
 def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
@@ -150,7 +149,7 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:
     """Those that have any of the columns, in the order of the tasks' sets (files begin with what came last)."""
-    order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in tables.HEADLINES))
+    order = dict.fromkeys(one.set for one in sorted(measured, key=lambda one: one.metric not in SCORERS))
     found = {one.set for one in measured if (one.task, one.metric) in columns}
     return [name for name in order if name in found]
 
@@ -176,7 +175,7 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
 def _head(column: Column, measured: Sequence[Measured]) -> str:
     """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
     task, metric = column
-    if metric not in tables.HEADLINES:
+    if metric not in SCORERS:
         return tables.metric_label(metric)
     size = f" (n={measured[0].n})" if TYPE in task else ""
     return f"{task} {tables.metric_label(metric)}{size}"

@@ -16,9 +16,9 @@ import soundfile
 
 from blspkd.audio import samples as audio
 from blspkd.errors import DataError
-from blspkd.evaluation import health
-from blspkd.evaluation.metrics import normalize
 from blspkd.evaluation.results import question_types, whole_tasks
+from blspkd.evaluation.scorers import HEALTH, SCORERS, with_parts
+from blspkd.evaluation.scorers.texts import normalize
 from blspkd.files import atomic_write
 from blspkd.kaldi.data_dir import KaldiDir
 from blspkd.reporting import figures
@@ -44,7 +44,7 @@ from blspkd.reporting.report_html import (
     paragraph,
     picture,
 )
-from blspkd.reporting.tables import HEADLINES, PARTS, TYPED, arrange, metric_label
+from blspkd.reporting.tables import TYPED, arrange, metric_label
 
 log = logging.getLogger(__name__)
 RATE = 16000  # Hz, of the audio in the page
@@ -83,13 +83,13 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
 def _results(page: Document, experiments: Sequence[Experiment]) -> None:
     rows = all_rows(experiments)
     parts = []
-    for task in dict.fromkeys(row.task for row in whole_tasks(rows) if row.metric in HEADLINES):
-        table = arrange([row for row in rows if row.task == task], list(HEADLINES))
+    for task in dict.fromkeys(row.task for row in whole_tasks(rows) if row.metric in SCORERS):
+        table = arrange([row for row in rows if row.task == task], SCORERS)
         sizes = sorted({row.n for row in table.cells.values()})
         number = "-".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         parts += [heading(f"{task} (n = {number} utterances per set)"), measurements(table)]
     parts += [folded(f"{task} by type of question (the first word of the instruction): {name}",
-                     measurements(arrange(own, list(HEADLINES))))
+                     measurements(arrange(own, SCORERS)))
               for (task, name), own in question_types(rows).items()]
     page.section("results", "Results", paragraph(
         "text: the transcript typed in, the upper bound. chance: the speech of another utterance."
@@ -189,12 +189,12 @@ def _utterances(page: Document, experiments: Sequence[Experiment], num_chosen: i
 
 def _others(page: Document, experiments: Sequence[Experiment]) -> None:
     rows = all_rows(experiments)
-    table = arrange(rows, health.KNOWN)
+    table = arrange(rows, HEALTH)
     parts = []
     for task in dict.fromkeys(task for task, _, _ in table.columns):
         parts.append(folded(f"Output health: {task}",
-                            measurements(arrange([row for row in rows if row.task == task], health.KNOWN))))
-    shown = {*HEADLINES, *health.KNOWN, *(error + part for error in ("wer", "cer") for part in PARTS)}
+                            measurements(arrange([row for row in rows if row.task == task], HEALTH))))
+    shown = with_parts(SCORERS | HEALTH)
     rest = [row for row in rows if row.metric not in shown
             and not (row.task == "alignment" and row.metric in ALIGNMENT)]
     for task in dict.fromkeys(row.task for row in rest):

@@ -6,13 +6,13 @@ from importlib.resources import files
 from string import Template
 
 from blspkd.evaluation.results import Row
-from blspkd.reporting.tables import PARTS, TYPED, Table, interval_text, metric_label, value_text
+from blspkd.evaluation.scorers import HEALTH, SCORERS, with_parts
+from blspkd.reporting.tables import TYPED, Table, interval_text, metric_label, value_text
 
-LOWER_IS_BETTER = frozenset({
-    "wer", "cer", *(error + part for error in ("wer", "cer") for part in PARTS), "empty", "looped", "copied", "foreign",
+LOWER_IS_BETTER = frozenset({  # of what no scorer measures
     "input_kl", "response_kl", "response_kl_true", "first_kl", "count_mae", "boundary_mean_ms", "boundary_median_ms",
     "kl_to_base", "changed_top1", "max_state_diff"})
-NONE_IS_BEST = frozenset({"length_ratio", "count_bias", "boundary_bias_ms"})  # neither more nor less is better
+NONE_IS_BEST = frozenset({"count_bias", "boundary_bias_ms"})  # neither more nor less is better
 
 
 class Document:
@@ -93,9 +93,17 @@ def measurements(table: Table) -> str:
 
 def _best(table: Table, column: tuple[str, str, str]) -> Row | None:
     rows = [row for (system, place), row in table.cells.items() if place == column and _listens(system[0])]
-    if len(rows) < 2 or column[1] in NONE_IS_BEST or column[0] == "cost":
+    better = _better(column[1])
+    if len(rows) < 2 or better == "neither" or column[0] == "cost":
         return None
-    return (min if column[1] in LOWER_IS_BETTER else max)(rows, key=lambda row: row.value)
+    return (min if better == "lower" else max)(rows, key=lambda row: row.value)
+
+
+def _better(metric: str) -> str:
+    scorers = with_parts(SCORERS | HEALTH)
+    if metric in scorers:
+        return scorers[metric].better
+    return "neither" if metric in NONE_IS_BEST else "lower" if metric in LOWER_IS_BETTER else "higher"
 
 
 def _listens(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blspkd.errors import DataError
 from blspkd.evaluation.results import Row, whole_tasks
+from blspkd.evaluation.scorers import SCORERS, with_parts
 from blspkd.files import atomic_write
 from blspkd.reporting import tables
 
@@ -67,9 +68,10 @@ def read_examples(exp_dir: str | Path) -> list[dict]:
 def screen(page: Page) -> str:
     """The tables, stage times and examples, in at most 100 columns."""
     blocks = [tables.screen(page.rows)]
-    bleu = sorted({row.signature for row in page.rows if row.metric == "bleu" and row.signature})
-    if bleu:
-        blocks[0] += "\nBLEU: sacreBLEU " + ", ".join(bleu)
+    for metric, scorer in SCORERS.items():
+        signatures = sorted({row.signature for row in page.rows if row.metric == metric and row.signature})
+        if scorer.cited and signatures:
+            blocks[0] += f"\n{scorer.label}: {scorer.cited} " + ", ".join(signatures)
     if page.stage_times:
         lines = [f"stage {time.stage:<3} {time.name:<16} {duration(time.seconds):>10}"
                  + (f"   peak memory {time.peak_mib:,.0f} MiB" if time.peak_mib is not None else "")
@@ -132,8 +134,8 @@ def _section(title: str, body: str) -> list[str]:
 def _task_tables(rows: Sequence[Row]) -> str:
     """One table per task: next to each other they would be too wide to read."""
     rows = whole_tasks(rows)
-    tasks = dict.fromkeys(row.task for row in rows if row.metric in tables.HEADLINES)
-    found = [tables.markdown(tables.arrange([row for row in rows if row.task == task], list(tables.HEADLINES)))
+    tasks = dict.fromkeys(row.task for row in rows if row.metric in SCORERS)
+    found = [tables.markdown(tables.arrange([row for row in rows if row.task == task], SCORERS))
              for task in tasks]
     return "\n\n".join(found) or "Nothing was scored yet."
 
@@ -164,6 +166,7 @@ def _examples(examples: Sequence[dict]) -> str:
 
 
 def _signatures(rows: Sequence[Row]) -> str:
+    parts = with_parts(SCORERS).keys() - SCORERS  # their metrics say the same
     pairs = dict.fromkeys((tables.metric_label(row.metric), row.signature) for row in rows
-                          if row.signature and not row.metric.endswith(tables.PARTS))
+                          if row.signature and row.metric not in parts)
     return "\n".join(f"- {metric}: `{signature}`" for metric, signature in pairs)

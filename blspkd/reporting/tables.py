@@ -1,14 +1,13 @@
 """Tables of `results.json` rows: aligned for the screen, Markdown for RESULTS.md; "-" where a row is missing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from blspkd.evaluation import health
 from blspkd.evaluation.results import Row, question_types, whole_tasks
+from blspkd.evaluation.scorers import COUNTS, HEALTH, SCORERS, with_parts
+from blspkd.evaluation.scorers.errors import ErrorRate
 
-HEADLINES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match", "wer": "WER", "cer": "CER"}
-PARTS = ("_sub", "_del", "_ins", "_sent")  # of wer and cer
 DECIMALS = {"_kl": 3, "count_mae": 2, "count_bias": 2}  # of metrics that end so or hold this; 1 of all others
 DRIFT = ("kl_to_base", "max_state_diff")  # exactly 0 or not is what matters, so that no small one is rounded to 0
 SYSTEM_ORDER = ("text", "chance", "cascade")  # then all others by name
@@ -40,9 +39,9 @@ class Table:
         return f"n={found[0]}" if len(found) == 1 else f"n={found[0]}-{found[-1]}"
 
 
-def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
+def arrange(rows: Sequence[Row], metrics: Collection[str]) -> Table:
     """The rows of `metrics`; tasks, metrics and sets in the order in which they first appear, the tasks' sets first."""
-    sets = list(dict.fromkeys(row.set for row in sorted(rows, key=lambda row: row.metric not in HEADLINES)))
+    sets = list(dict.fromkeys(row.set for row in sorted(rows, key=lambda row: row.metric not in SCORERS)))
     rows = [row for row in rows if row.metric in metrics]
     systems = sorted({(row.system, row.seed) for row in rows}, key=_system_rank)
     pairs = list(dict.fromkeys((row.task, row.metric) for row in rows))
@@ -55,7 +54,7 @@ def arrange(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
 def screen(rows: Sequence[Row]) -> str:
     """What the last stage prints: the tasks' table with 95% intervals, and token-count accuracy below it."""
     rows = whole_tasks(rows)
-    table = arrange(rows, list(HEADLINES))
+    table = arrange(rows, SCORERS)
     blocks = [_screen_block(table, pairs) for pairs in _fitting(table)]
     counts = arrange(rows, ["count_accuracy"])
     if counts.systems:
@@ -88,7 +87,7 @@ def markdown(table: Table) -> str:
 
 def markdown_types(rows: Sequence[Row]) -> str:
     """Tasks by type of question, a table per task and set."""
-    return "\n\n".join(markdown(arrange(own, list(HEADLINES))) for own in question_types(rows).values())
+    return "\n\n".join(markdown(arrange(own, SCORERS)) for own in question_types(rows).values())
 
 
 def markdown_errors(rows: Sequence[Row]) -> str:
@@ -96,14 +95,14 @@ def markdown_errors(rows: Sequence[Row]) -> str:
     lines = []
     rows = whole_tasks(rows)
     by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
-    table = arrange(rows, ["wer", "cer"])
+    table = arrange(rows, [metric for metric, scorer in SCORERS.items() if issubclass(scorer, ErrorRate)])
     for system in table.systems:
         for task, metric, name in table.columns:
-            found = [by_key.get((*system, name, task, metric + part)) for part in ("", *PARTS)]
+            found = [by_key.get((*system, name, task, metric + part)) for part in ("", *ErrorRate.parts)]
             if all(found):
                 total, sub, deleted, inserted, sentences = (row.value for row in found)
                 numbers = (100 - sub - deleted, sub, deleted, inserted, total, sentences)
-                lines.append([f"{escape(table.label(system))}/{task}/{name}", metric.upper(), str(found[0].n),
+                lines.append([f"{escape(table.label(system))}/{task}/{name}", metric_label(metric), str(found[0].n),
                               *(f"{number:.1f}" for number in numbers)])
     heads = ["system/task/set", "rate", "Snt", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
     return markdown_table(heads, lines, num_texts=2) if lines else ""
@@ -112,19 +111,19 @@ def markdown_errors(rows: Sequence[Row]) -> str:
 def markdown_health(rows: Sequence[Row]) -> str:
     """Bad answers: percent empty, looped, copied, words of no reference, and words per reference word."""
     by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
-    table = arrange(rows, health.KNOWN)
+    table = arrange(rows, HEALTH)
     lines = []
     for system in table.systems:
         for task, name in dict.fromkeys((task, name) for task, _, name in table.columns):
-            found = [by_key.get((*system, name, task, metric)) for metric in health.KNOWN]
+            found = [by_key.get((*system, name, task, metric)) for metric in HEALTH]
             if any(found):
                 lines.append([f"{escape(table.label(system))}/{task}/{name}", *(value_text(row) for row in found)])
-    return markdown_table(["system/task/set", *map(metric_label, health.KNOWN)], lines) if lines else ""
+    return markdown_table(["system/task/set", *map(metric_label, HEALTH)], lines) if lines else ""
 
 
 def markdown_others(rows: Sequence[Row]) -> str:
     """All measurements that no other table shows."""
-    shown = {*HEADLINES, *health.KNOWN, *(error + part for error in ("wer", "cer") for part in PARTS)}
+    shown = with_parts(SCORERS | HEALTH)
     table = arrange(rows, [row.metric for row in rows if row.metric not in shown])
     lines = [[escape(table.label(system)), task, metric_label(metric), name, _cell(row), str(row.n)]
              for system in table.systems for task, metric, name in table.columns
@@ -149,7 +148,11 @@ def system_label(name: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    return HEADLINES.get(metric, metric.replace("_kl", "_KL").replace("top1", "top-1").replace("_", " "))
+    """Of a scorer as it says, of other measurements made from their names."""
+    scorers = SCORERS | HEALTH | COUNTS
+    if metric in scorers:
+        return scorers[metric].label
+    return metric.replace("_kl", "_KL").replace("top1", "top-1").replace("_", " ")
 
 
 def _system_rank(system: System) -> tuple:

@@ -9,6 +9,7 @@ from blspkd.bin import compare
 from blspkd.bin.compare import systems_to_decode
 from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.bootstrap import holm
 from blspkd.evaluation.comparison import (
     Comparison,
     Measured,
@@ -21,7 +22,6 @@ from blspkd.evaluation.comparison import (
     read_comparison,
     write_comparison,
 )
-from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.reporting import comparison_page
 from blspkd.reporting.comparison_time import time_left

@@ -4,16 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blspkd.evaluation.health import (
-    KNOWN,
-    is_copied,
-    is_empty,
-    is_looped,
-    length_ratio,
-    longest_common_run,
-    out_of_reference_words,
-    score,
-)
+from blspkd.config import TaskConfig
+from blspkd.evaluation.scorers import HEALTH, measure_health
+from blspkd.evaluation.scorers.health import Copied, Empty, Foreign, LengthRatio, Looped, longest_common_run
 
 
 def row(hypothesis, reference="der Bauer kaufte sechs Taschen", transcript="the farmer bought six bags",
@@ -23,7 +16,7 @@ def row(hypothesis, reference="der Bauer kaufte sechs Taschen", transcript="the 
 
 @pytest.mark.parametrize("text, empty", [("", True), (" ...\n", True), ("nein", False), ("+", False)])
 def test_empty(text, empty):
-    assert is_empty(row(text)) is empty
+    assert Empty().is_bad(row(text)) is empty
 
 
 @pytest.mark.parametrize("text, looped", [
@@ -33,11 +26,11 @@ def test_empty(text, empty):
     (" ".join("abcdefgh" * 4), True), (" ".join("abcdefghi" * 4), False),
 ])
 def test_looped(text, looped):
-    assert is_looped(row(text)) is looped
+    assert Looped().is_bad(row(text)) is looped
 
 
 def test_what_the_reference_repeats_is_no_loop():
-    assert not is_looped(row("t t t t", reference="t t t t t"))
+    assert not Looped().is_bad(row("t t t t", reference="t t t t t"))
 
 
 @pytest.mark.parametrize("text, copied", [
@@ -46,27 +39,27 @@ def test_what_the_reference_repeats_is_no_loop():
     ("der Bauer kaufte sechs Taschen", False),
 ])
 def test_copied(text, copied):
-    assert is_copied(row(text)) is copied
+    assert Copied().is_bad(row(text)) is copied
 
 
 def test_repeating_is_no_copy_where_it_is_the_task():
     text = "the farmer bought six bags"
-    assert not is_copied(row(text, reference=text, instruction="Repeat."))
+    assert not Copied().is_bad(row(text, reference=text, instruction="Repeat."))
     asked = "Repeat the following text."
-    assert is_copied(row(f"{asked} {text}", reference=text, instruction=asked))
+    assert Copied().is_bad(row(f"{asked} {text}", reference=text, instruction=asked))
 
 
 def test_words_of_no_reference():
     rows = [row("der Bauer kaufte apples", "der Bauer kaufte Brot"), row("Das Brot?", "das Haus")]
-    assert out_of_reference_words(rows) == [(1, 4), (0, 2)]
-    assert length_ratio(rows) == [(4, 4), (2, 2)]
+    assert Foreign().table(rows, TaskConfig()).tolist() == [[1, 4], [0, 2]]
+    assert LengthRatio().table(rows, TaskConfig()).tolist() == [[4, 4], [2, 2]]
 
 
 def test_score_gives_percentages():
     rows = [row("der Bauer kaufte sechs Taschen"), row(""), row("la la la la la la la la la la"),
             row("the farmer bought six bags")]
-    scores = {item.metric: item for item in score(rows, 50, 0)}
-    assert set(scores) == set(KNOWN)
+    scores = {item.metric: item for item in measure_health(rows, 50, 0)}
+    assert set(scores) == set(HEALTH)
     assert {name: item.value for name, item in scores.items()} == {
         "empty": 25, "looped": 25, "copied": 25, "foreign": 75, "length_ratio": 100}
     assert all(item.ci95[0] <= item.value <= item.ci95[1] and item.signature for item in scores.values())
@@ -74,7 +67,7 @@ def test_score_gives_percentages():
 
 
 def test_only_empty_answers_have_no_words_to_judge():
-    assert {item.metric for item in score([row("")], 10, 0)} == {"empty", "looped", "copied", "length_ratio"}
+    assert {item.metric for item in measure_health([row("")], 10, 0)} == {"empty", "looped", "copied", "length_ratio"}
 
 
 @given(st.text("ab", max_size=8), st.text("ab", max_size=8))

@@ -1,15 +1,18 @@
 """From decode directories to score.json, results.json and the examples."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
 
 from blspkd.config import DecodeConfig, TaskConfig
+from blspkd.config_file import to_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import DecodeDir
-from blspkd.evaluation.health import KNOWN
 from blspkd.evaluation.results import Row, read_results, write_results
+from blspkd.evaluation.scorers import HEALTH, load_decode_config
 from blspkd.evaluation.scoring import score_experiment
 
 KEYS = ["system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"]
@@ -50,9 +53,29 @@ def test_several_tasks_have_a_mean(config, exp_dir):
 
 
 @pytest.mark.parametrize("means", [{"all": ["repeat"]}, {"all": ["nosuch"]}, {"all": []}, {"qa": ["qa"]}])
-def test_a_mean_of_what_has_no_exact_match_is_refused(config, means):
-    with pytest.raises(ConfigError, match="means: '?(all|qa)"):
-        DecodeConfig(tasks=config.tasks, means=means)
+def test_a_mean_of_what_has_no_exact_match_is_refused(config, means, tmp_path):
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(to_dict(config) | {"means": means}))
+    with pytest.raises(ConfigError, match="decode.yaml: means: '?(all|qa)"):
+        load_decode_config(tmp_path / "decode.yaml")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"means": {"all": ["qa", "repeat"]}}, "means: all: qa, repeat have no metric in common .*: exact_match"),
+    ({"tasks": {"qa": {"metrics": ["exactmatch"]}}}, "there is no 'exactmatch'; did you mean 'exact_match'"),
+])
+def test_a_metric_that_cannot_be_is_named_before_anything_is_loaded(config, tmp_path, change, message):
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(to_dict(config) | change))
+    with pytest.raises(ConfigError, match=f"decode.yaml: .*{message}"):
+        load_decode_config(tmp_path / "decode.yaml")
+
+
+def test_checking_metrics_loads_no_package_that_counts_words(config, tmp_path):
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    code = ("import sys, blspkd.evaluation.scorers as scorers; scorers.load_decode_config(sys.argv[1]); "
+            "print(*{'sacrebleu', 'jiwer', 'torch'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "decode.yaml"], capture_output=True, text=True,
+                          check=True)
+    assert not done.stdout.strip()
 
 
 @pytest.fixture
@@ -152,7 +175,7 @@ def test_score_json_holds_the_scores_and_counts_cut_answers(exp_dir, config, cap
     score_experiment(exp_dir, config, ["heard"])
     score = json.loads((exp_dir / "decode_repeat_heard" / "score.json").read_text())
     assert (score["task"], score["n"], score["unfinished"]) == ("repeat", 4, 1)
-    assert [row["metric"] for row in score["scores"]] == ["wer", "wer_sub", "wer_del", "wer_ins", "wer_sent", *KNOWN]
+    assert [row["metric"] for row in score["scores"]] == ["wer", "wer_sub", "wer_del", "wer_ins", "wer_sent", *HEALTH]
     assert all({"value", "ci95", "n", "signature"} <= set(row) for row in score["scores"])
     assert "1 of 4 answers were cut off" in caplog.text
 

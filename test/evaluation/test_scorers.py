@@ -7,14 +7,21 @@ import pytest
 
 from blspkd.config import TaskConfig
 from blspkd.errors import ConfigError, DataError
-from blspkd.evaluation.metrics import bootstrap_ratio, compute, count_edits, normalize, percent_true
+from blspkd.evaluation.scorers import measure
+from blspkd.evaluation.scorers.errors import CharacterErrorRate, WordErrorRate
+from blspkd.evaluation.scorers.texts import normalize
 
 TASK = TaskConfig()
 
 
 def score(metric, hypotheses, references, task=TASK, **options):
-    ids = [f"utt{number}" for number in range(len(hypotheses))]
-    return {row.metric: row for row in compute(metric, ids, hypotheses, references, task, **options)}
+    return {row.metric: row for row in measure(metric, rows(hypotheses, references), task, **options)}
+
+
+def rows(hypotheses, references):
+    """Of hyp.jsonl."""
+    return [{"utt_id": f"utt{number}", "hypothesis": hypothesis, "reference": reference}
+            for number, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True))]
 
 
 def plain_edit_distance(hypothesis, reference):
@@ -28,11 +35,11 @@ def plain_edit_distance(hypothesis, reference):
 
 
 def test_wer_counts_substitutions_deletions_and_insertions_over_the_corpus():
-    rows = score("wer", ["a x c d", "e", "f g h"], ["a b c", "e f", "f g h"])
-    assert rows["wer"].value == pytest.approx(100 * 3 / 8)
-    assert [rows[f"wer_{part}"].value for part in ("sub", "del", "ins")] == [pytest.approx(12.5)] * 3
-    assert rows["wer_sent"].value == pytest.approx(100 * 2 / 3)
-    assert {row.n for row in rows.values()} == {3}
+    scores = score("wer", ["a x c d", "e", "f g h"], ["a b c", "e f", "f g h"])
+    assert scores["wer"].value == pytest.approx(100 * 3 / 8)
+    assert [scores[f"wer_{part}"].value for part in ("sub", "del", "ins")] == [pytest.approx(12.5)] * 3
+    assert scores["wer_sent"].value == pytest.approx(100 * 2 / 3)
+    assert {found.n for found in scores.values()} == {3}
 
 
 def test_wer_of_a_rambling_answer_exceeds_100():
@@ -44,18 +51,17 @@ def test_cer_counts_characters_with_spaces():
     assert score("cer", ["schöngut"], ["schön gut"])["cer_del"].value == pytest.approx(100 / 9)
 
 
-@pytest.mark.parametrize("characters", [False, True])
-def test_edits_equal_the_textbook_distance(characters):
+@pytest.mark.parametrize("scorer, unit", [(WordErrorRate(), str.split), (CharacterErrorRate(), list)])
+def test_edits_equal_the_textbook_distance(scorer, unit):
     draw = random.Random(1)
     texts = [" ".join(draw.choice("aab äß 好") for _ in range(draw.randint(1, 9))) for _ in range(120)]
     references = [" ".join(text.split()) or "a" for text in texts[:60]]
     hypotheses = [" ".join(text.split()) for text in texts[60:]]
     hypotheses[0] = ""
-    edits = count_edits(hypotheses, references, characters)
-    unit = list if characters else str.split
+    errors, units, *_ = scorer.table(rows(hypotheses, references), TaskConfig(normalize=False)).T
     expected = [plain_edit_distance(unit(h), unit(r)) for h, r in zip(hypotheses, references, strict=True)]
-    assert edits.errors.tolist() == expected
-    assert edits.reference.tolist() == [len(unit(reference)) for reference in references]
+    assert errors.tolist() == expected
+    assert units.tolist() == [len(unit(reference)) for reference in references]
 
 
 def test_an_empty_hypothesis_is_all_deletions():
@@ -142,32 +148,6 @@ def test_normalisation(text, expected):
 def test_normalising_twice_changes_nothing():
     for text in ("İstanbul’da", "ﬁne ½", "A\u00a0B", "ǅ"):
         assert normalize(normalize(text)) == normalize(text)
-
-
-def test_the_bootstrap_depends_on_the_seed_alone():
-    errors, totals = np.arange(50) % 4, np.full(50, 5)
-    assert bootstrap_ratio(errors, totals, 300, seed=3) == bootstrap_ratio(errors, totals, 300, seed=3)
-    assert bootstrap_ratio(errors, totals, 300, seed=3) != bootstrap_ratio(errors, totals, 300, seed=4)
-
-
-def test_the_bootstrap_equals_a_plain_loop():
-    errors, totals = np.array([0, 3, 1, 0, 2]), np.array([4, 5, 6, 7, 8])
-    drawn = np.random.default_rng(7).integers(5, size=(40, 5))
-    ratios = sorted(100 * sum(errors[i] for i in row) / sum(totals[i] for i in row) for row in drawn.tolist())
-
-    def percentile(share):
-        place = share * (len(ratios) - 1)
-        below = int(place)
-        return ratios[below] + (place - below) * (ratios[below + 1] - ratios[below])
-
-    assert bootstrap_ratio(errors, totals, 40, seed=7) == pytest.approx((percentile(0.025), percentile(0.975)))
-
-
-def test_the_interval_has_the_width_that_theory_expects():
-    flags = np.arange(400) % 2 == 0
-    row = percent_true("exact_match", flags, 2000, 0, "")
-    assert row.value == pytest.approx(50)
-    assert row.ci95[1] - row.ci95[0] == pytest.approx(2 * 1.96 * 100 * 0.5 / 20, rel=0.1)
 
 
 def test_chrf_of_sentences_that_share_nothing_has_an_interval():

@@ -4,34 +4,77 @@ import math
 
 import numpy as np
 import pytest
+import sacrebleu.metrics
 
 from blspkd.config import TaskConfig
-from blspkd.evaluation import paired_bootstrap
-from blspkd.evaluation.metrics import compute
-from blspkd.evaluation.paired_bootstrap import (
-    Statistics,
-    _t_quantile,
-    _t_share_below,
-    holm,
-    of_flags,
-    paired_difference,
-    statistics,
-)
+from blspkd.evaluation import bootstrap
+from blspkd.evaluation.bootstrap import Statistics, _t_quantile, _t_share_below, holm, paired_difference, ratio
+from blspkd.evaluation.scorers import SCORERS, measure
+from blspkd.evaluation.scorers.scorer import shares
 
 REFERENCES = ["tom sold six bags", "anna sees the old tree", "we met in the park", "ben counts seven cups"]
 HYPOTHESES = ["tom sold six bags", "anna sees an old tree in town", "we met in a dark park", ""]
 
 
-@pytest.mark.parametrize("metric", ["bleu", "chrf", "exact_match", "wer", "cer"])
+def of_flags(flags):
+    return Statistics(shares(flags), ratio)
+
+
+@pytest.mark.parametrize("metric", SCORERS)
 def test_the_statistics_of_all_utterances_give_the_score(metric):
-    found = statistics(metric, HYPOTHESES, REFERENCES, TaskConfig())
-    expected = compute(metric, list("abcd"), HYPOTHESES, REFERENCES, TaskConfig(), 10)[0].value
+    rows = [{"utt_id": str(number), "hypothesis": hypothesis, "reference": reference}
+            for number, (hypothesis, reference) in enumerate(zip(HYPOTHESES, REFERENCES, strict=True))]
+    found = SCORERS[metric]().statistics(rows, TaskConfig())
+    expected = measure(metric, rows, TaskConfig(), 10)[0].value
     assert found.score(found.table.sum(0)) == pytest.approx(expected, abs=1e-6)
     drawn = [2, 2, 0, 1]  # a draw of utterances, scored as a corpus of its own
-    again = compute(metric, list("abcd"), [HYPOTHESES[i] for i in drawn], [REFERENCES[i] for i in drawn], TaskConfig(),
-                    10)
+    again = measure(metric, [rows[i] for i in drawn], TaskConfig(), 10)
     counts = np.bincount(drawn, minlength=4).astype(float)
     assert found.score(counts @ found.table) == pytest.approx(again[0].value, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("metric, name", [("bleu", "BLEU"), ("chrf", "CHRF")])
+def test_sums_are_scored_as_sacrebleu_scores_their_utterances(metric, name, n):
+    """To the last digit, also where nothing matches."""
+    random = np.random.default_rng(n)
+    words = np.array("tom sold six bags a . ' über 好".split())
+    texts = [[" ".join(words[random.integers(len(words), size=random.integers(size, 9))]) for _ in range(n)]
+             for size in (0, 1)]
+    rows = [{"utt_id": "u", "hypothesis": hypothesis, "reference": reference}
+            for hypothesis, reference in zip(*texts, strict=True)]
+    found = SCORERS[metric]().statistics(rows, TaskConfig())
+    drawn = [*random.integers(n, size=(20, n)), *np.arange(n)[:, None]]
+    sums = np.array([found.table[draw].sum(axis=0) for draw in drawn])
+    scorer = getattr(sacrebleu.metrics, name)()
+    assert found.score(sums).tolist() == [
+        scorer.corpus_score([texts[0][i] for i in draw], [[texts[1][i] for i in draw]]).score for draw in drawn]
+
+
+def test_the_bootstrap_depends_on_the_seed_alone():
+    resampled = Statistics(np.stack([np.arange(50) % 4, np.full(50, 5)], axis=1), ratio)
+    assert resampled.interval(300, seed=3) == resampled.interval(300, seed=3)
+    assert resampled.interval(300, seed=3) != resampled.interval(300, seed=4)
+
+
+def test_the_bootstrap_equals_a_plain_loop():
+    errors, totals = np.array([0, 3, 1, 0, 2]), np.array([4, 5, 6, 7, 8])
+    resampled = Statistics(np.stack([errors, totals], axis=1), ratio)
+    drawn = np.random.default_rng(7).integers(5, size=(40, 5))
+    ratios = sorted(100 * sum(errors[i] for i in row) / sum(totals[i] for i in row) for row in drawn.tolist())
+
+    def percentile(share):
+        place = share * (len(ratios) - 1)
+        below = int(place)
+        return ratios[below] + (place - below) * (ratios[below + 1] - ratios[below])
+
+    assert resampled.interval(40, seed=7) == pytest.approx((percentile(0.025), percentile(0.975)))
+
+
+def test_the_interval_has_the_width_that_theory_expects():
+    flags = np.arange(400) % 2 == 0
+    assert of_flags(flags).value == pytest.approx(50)
+    assert np.ptp(of_flags(flags).interval(2000, 0)) == pytest.approx(2 * 1.96 * 100 * 0.5 / 20, rel=0.1)
 
 
 def test_a_system_does_not_differ_from_itself():
@@ -62,7 +105,7 @@ def test_nearly_equal_differences_are_no_more_unlikely_than_equal_ones():
 def pair_of_equals(random, n, gain=0.0):
     """Two runs that share how hard an utterance is, and have noise of their own; `gain` of the first, in its units."""
     hard = random.standard_normal(n)
-    return [[Statistics(np.stack([hard + shift + random.standard_normal(n), np.ones(n)], axis=1), of_flags([1]).score)]
+    return [[Statistics(np.stack([hard + shift + random.standard_normal(n), np.ones(n)], axis=1), ratio)]
             for shift in (gain, 0.0)]
 
 
@@ -70,13 +113,13 @@ def pair_of_error_rates(random, n, gain=0.0):
     """Words and errors of two runs: a ratio of sums over utterances of 3 to 24 words, some of them much harder."""
     words, hard = random.integers(3, 25, n), random.exponential(size=n)
     return [[Statistics(np.stack([np.minimum(words, random.poisson(0.1 * words * hard * (1 + shift))), words],
-                                 axis=1).astype(float), of_flags([1]).score)] for shift in (gain, 0.0)]
+                                 axis=1).astype(float), ratio)] for shift in (gain, 0.0)]
 
 
 @pytest.mark.parametrize("pair", [pair_of_equals, pair_of_error_rates])
 @pytest.mark.parametrize("n", [20, 50])
 def test_few_utterances_call_equal_systems_different_as_rarely_as_many(n, pair, monkeypatch):
-    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
+    monkeypatch.setattr(bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
     random = np.random.default_rng(n)
     called = np.mean([paired_difference(*pair(random, n), 200, trial).p < 0.05 for trial in range(2000)])
     assert 0.035 <= called <= 0.065  # before the correction, at n = 20: 0.075
@@ -85,7 +128,7 @@ def test_few_utterances_call_equal_systems_different_as_rarely_as_many(n, pair, 
 @pytest.mark.parametrize(("pair", "n", "least"), [(pair_of_equals, 6, 0.2), (pair_of_equals, 20, 0.8),
                                                   (pair_of_error_rates, 20, 0.6), (pair_of_error_rates, 50, 0.95)])
 def test_few_utterances_suffice_for_large_differences(pair, n, least, monkeypatch):
-    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    monkeypatch.setattr(bootstrap, "_t_quantile", lambda share, freedom: 0.0)
     random = np.random.default_rng(n)
     called = np.mean([paired_difference(*pair(random, n, gain=1.0), 200, trial).p < 0.05 for trial in range(400)])
     assert called >= least
@@ -164,7 +207,7 @@ def always(score):
 @pytest.mark.parametrize("seeds", [(1, 3), (3, 3), (3, 1)])
 def test_p_is_as_rare_as_it_says_also_where_it_is_small(seeds, monkeypatch):
     """One estimate of the spread for two systems has no more degrees of freedom than for one."""
-    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
+    monkeypatch.setattr(bootstrap, "_t_quantile", lambda share, freedom: 0.0)  # p does not need it
     random = np.random.default_rng(0)
     p_values = np.array([paired_difference(trained_alike(random, seeds[0]), trained_alike(random, seeds[1]), 2, 0).p
                          for _ in range(3000)])
@@ -173,7 +216,7 @@ def test_p_is_as_rare_as_it_says_also_where_it_is_small(seeds, monkeypatch):
 
 
 def test_what_was_not_trained_has_no_spread_of_seeds(monkeypatch):
-    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    monkeypatch.setattr(bootstrap, "_t_quantile", lambda share, freedom: 0.0)
     random = np.random.default_rng(0)
     fixed = [always(0.0)]
     p_values = np.array([paired_difference(fixed, trained_alike(random, 3), 2, 0, (False, True)).p
@@ -182,7 +225,7 @@ def test_what_was_not_trained_has_no_spread_of_seeds(monkeypatch):
 
 
 def test_few_families_of_equal_systems_have_one_that_survives_holms_correction(monkeypatch):
-    monkeypatch.setattr(paired_bootstrap, "_t_quantile", lambda share, freedom: 0.0)
+    monkeypatch.setattr(bootstrap, "_t_quantile", lambda share, freedom: 0.0)
     random = np.random.default_rng(0)
     single = corrected = 0
     for _ in range(200):

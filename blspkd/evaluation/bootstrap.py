@@ -1,15 +1,17 @@
-"""Is the difference of two systems real? Paired bootstrap over utterances, and the spread of training seeds.
+"""Utterances drawn with replacement: intervals, and is the difference of two systems real?
 
-Every metric here is a function of sums over utterances (n-gram counts for BLEU, errors and words for WER), so that a
-resampled score is a product of draw counts with one small row of statistics per utterance. Both systems are scored on
-the same draws. Other seeds would give other models: the variance of the scores over seeds is added to that over
-utterances, and the interval is Student's t with Welch's degrees of freedom, which are few. A system that was trained
-once is taken to spread like the other one; where both were trained once, only the utterances count.
+Every metric here is a function of sums over utterances (n-gram counts for BLEU, errors and words for
+WER), so that a resampled score is a product of draw counts with one small row of statistics per
+utterance. Both systems are scored on the same draws. Other seeds would give other models: the
+variance of the scores over seeds is added to that over utterances, and the interval is Student's t
+with Welch's degrees of freedom, which are few. A system that was trained once is taken to spread like
+the other one; where both were trained once, only the utterances count.
 
-The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of 1/num_bootstrap,
-so that it can be corrected for many comparisons (`holm`). Few utterances understate their own spread: their variance is
-widened by n / (n - 1) and has n - 1 degrees of freedom. They bound p too: were there no difference, all n would point
-the same way with a probability of 2 / 2**n, so that p is never less, also where they all differ by the same amount.
+The draws give a variance, and p comes from Student's distribution: it is not limited to multiples of
+1/num_bootstrap, so that it can be corrected for many comparisons (`holm`). Few utterances understate
+their own spread: their variance is widened by n / (n - 1) and has n - 1 degrees of freedom. They
+bound p too: were there no difference, all n would point the same way with a probability of 2 / 2**n,
+so that p is never less, also where they all differ by the same amount.
 """
 
 import math
@@ -18,18 +20,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blspkd.config import TaskConfig
-from blspkd.evaluation.metrics import count_edits, exact_matches, normalize
-
 FEWEST = 6  # utterances for a test: with 5 even the least p, 2 / 2**5, is above 0.05
+DRAWS_PER_BLOCK = 100  # bounds the memory to this many rows of drawn utterances at a time
+
+
+def interval(statistic: Callable[[np.ndarray], Sequence[float]], n: int, num_bootstrap: int,
+             seed: int) -> tuple[float, float]:
+    """95% percentile interval of a statistic of n utterances.
+
+    statistic: drawn utterances [R, n], numbers from 0 to n - 1 -> R values. The same seed and n
+    draw the same utterances, so that two systems are resampled alike.
+    """
+    random, values = np.random.default_rng(seed), []
+    for start in range(0, num_bootstrap, DRAWS_PER_BLOCK):
+        size = min(DRAWS_PER_BLOCK, num_bootstrap - start), n
+        values.append(statistic(random.integers(n, size=size)))  # [R]
+    low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """[..., 2] -> percent of the second that the first is [...]."""
+    return 100 * sums[..., 0] / sums[..., 1]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a metric adds up: `table` [n, K], one row per utterance; `score` maps sums [..., K] to percentages [...]."""
+    """What a metric adds up, and its score."""
 
-    table: np.ndarray
-    score: Callable[[np.ndarray], np.ndarray]
+    table: np.ndarray  # [n, K], one row per utterance
+    score: Callable[[np.ndarray], np.ndarray]  # sums [..., K] -> percentages [...]
+
+    @property
+    def value(self) -> float:
+        return float(self.score(self.table.sum(axis=0)))
+
+    def interval(self, num_bootstrap: int, seed: int) -> tuple[float, float]:
+        """95%, as percentiles."""
+        def resampled(drawn: np.ndarray) -> np.ndarray:
+            sums = [column[drawn].sum(axis=1) for column in self.table.T]
+            return self.score(np.stack(sums, axis=1))
+
+        return interval(resampled, len(self.table), num_bootstrap, seed)
 
 
 @dataclass(frozen=True)
@@ -46,24 +78,6 @@ class Difference:
         return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
 
 
-def statistics(metric: str, hypotheses: Sequence[str], references: Sequence[str], task: TaskConfig) -> Statistics:
-    """Statistics of `metric` (bleu, chrf, exact_match, wer, cer), scored as `metrics.compute` does."""
-    if metric in ("bleu", "chrf"):
-        return _sacrebleu(metric, hypotheses, references, task)
-    if metric == "exact_match":
-        return of_flags(exact_matches(hypotheses, references, task))
-    fold = normalize if task.normalize else lambda text: " ".join(text.split())
-    hypotheses, references = [fold(text) for text in hypotheses], [fold(text) for text in references]
-    edits = count_edits(hypotheses, references, characters=metric == "cer")
-    return Statistics(np.stack([edits.errors, edits.reference], axis=1).astype(np.float64), _ratio)
-
-
-def of_flags(flags: Sequence[float]) -> Statistics:
-    """The percentage of utterances for which something is true, or a mean of shares between 0 and 1."""
-    flags = np.asarray(flags, dtype=np.float64)
-    return Statistics(np.stack([flags, np.ones_like(flags)], axis=1), _ratio)
-
-
 def paired_difference(system: Sequence[Statistics], reference: Sequence[Statistics], num_bootstrap: int, seed: int,
                       trained: tuple[bool, bool] = (True, True)) -> Difference:
     """system - reference; both are one entry per training seed, over the same utterances in the same order.
@@ -73,7 +87,7 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     n = len(reference[0].table)
     if any(len(run.table) != n for run in (*system, *reference)):
         raise ValueError("paired_difference needs the same utterances in every run")
-    own, theirs = ([float(run.score(run.table.sum(0))) for run in runs] for runs in (system, reference))
+    own, theirs = ([run.value for run in runs] for runs in (system, reference))
     value = float(np.mean(own) - np.mean(theirs))
     if n < FEWEST:
         return Difference(value)
@@ -130,20 +144,3 @@ def _t_quantile(share: float, freedom: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _t_share_below(middle, freedom) < share else (low, middle)
     return high
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return 100 * sums[..., 0] / sums[..., 1]
-
-
-def _sacrebleu(metric: str, hypotheses: Sequence[str], references: Sequence[str], task: TaskConfig) -> Statistics:
-    from sacrebleu.metrics import BLEU, CHRF
-
-    scorer = BLEU(tokenize=task.bleu_tokenize) if metric == "bleu" else CHRF()
-    table = np.array(scorer._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
-
-    def score(sums: np.ndarray) -> np.ndarray:
-        rows = sums.reshape(-1, sums.shape[-1])
-        return np.array([scorer._compute_score_from_stats(row.tolist()).score for row in rows]).reshape(sums.shape[:-1])
-
-    return Statistics(table, score)

@@ -1,0 +1,18 @@
+"""The percentage of answers that are the reference."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from blspkd.config import TaskConfig
+from blspkd.evaluation.scorers.scorer import Scorer, shares
+from blspkd.evaluation.scorers.texts import folded
+
+
+class ExactMatch(Scorer):
+    label = "exact match"
+    averages = True
+
+    def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
+        pairs = zip(*folded(rows, task.normalize), strict=True)
+        return shares([hypothesis == reference for hypothesis, reference in pairs])
