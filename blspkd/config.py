@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from blspkd.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass
@@ -11,13 +14,10 @@ class PromptConfig:
     """One chat turn: instruction and transcript (or speech) inside the LLM's own chat template."""
 
     instruction: str = "Continue the following text in a coherent and engaging style with less than 40 words."
-    speech_position: str = "after"  # the input stands "after" or "before" the instruction
+    speech_position: Literal["after", "before"] = "after"  # where the input stands: behind the instruction, or before
     separator: str = "\n"  # between instruction and input
     system: str = ""  # system message; empty: whatever the template does without one
     template_args: dict = field(default_factory=dict)  # extra template variables, e.g. {enable_thinking: false}
-
-    def __post_init__(self):
-        _one_of("speech_position", self.speech_position, ("after", "before"))
 
 
 @dataclass
@@ -32,13 +32,10 @@ class ContinuationConfig:
     batch_size: int = 32  # utterances decoded together
     part_size: int = 512  # utterances per part file: what a kill can cost
     seed: int = 0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token
-
-    def __post_init__(self):
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclass
@@ -232,10 +229,11 @@ class DecodeConfig:
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     means: dict[str, list] = field(default_factory=dict)  # further rows: the mean exact match of several tasks
-    systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
+    systems: list[Literal["text", "chance", "speech", "cascade"]] = field(
+        default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
-    dtype: str = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
+    dtype: Dtype = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
     batch_size: int = 32  # at most this many utterances in a batch
     batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
     part_size: int = 256  # utterances per part file: what a kill can cost
@@ -259,12 +257,9 @@ class DecodeConfig:
                 raise ConfigError(f"means: '{name}' is a task itself" if name in self.tasks else
                                   f"means: {name}: '{'' if not tasks else wrong[0]}' is no task with the metric "
                                   "exact_match")
-        for system in self.systems:
-            _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:
             raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
                               "(stage 4 with --reads writes them)")
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
@@ -277,17 +272,15 @@ class TranscribeConfig:
     """How a speech recogniser transcribes a data directory."""
 
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     batch_size: int = 32  # utterances transcribed together
     part_size: int = 256  # utterances per part file: what a kill can cost
     language: str = ""  # multilingual Whisper only, e.g. en; empty: the model finds out
-    task: str = ""  # multilingual Whisper only: transcribe or translate; empty: transcribe
+    task: Literal["", "transcribe", "translate"] = ""  # multilingual Whisper only; empty: transcribe
     num_beams: int = 1
     max_new_tokens: int = 0  # 0: what the model's own configuration says
 
     def __post_init__(self):
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        _one_of("task", self.task, ("", "transcribe", "translate"))
         for name in ("batch_size", "part_size", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
