@@ -154,6 +154,7 @@ AUGMENTATIONS = ("time_masks", "frequency_masks", "speed_factors", "noise_snr_db
 class TrainingConfig:
     """Optimisation, checkpoints and logging."""
 
+    init_from: str = ""  # exp/<tag>/model: start from its trained weights; empty: a new adapter
     max_steps: int = -1  # optimiser steps; -1: num_epochs decides
     num_epochs: float = 1.0
     learning_rate: float = 1.0e-4

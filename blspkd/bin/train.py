@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from blspkd.config import TrainConfig
-from blspkd.config_file import load_config, save_config
+from blspkd.config_file import load_config
 from blspkd.errors import command, writing
 
 
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
-    from blspkd.training.run import check_unchanged, describe, prompt_of
+    from blspkd.training.run import check_unchanged, describe, prompt_of, record_start
+    from blspkd.training.start import start_from
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
@@ -79,16 +80,18 @@ def main(arguments: list[str] | None = None) -> None:
     if split.num_ranks != arguments.world_size:
         logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
     arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    checkpoints = newest_checkpoints(options.output_dir, 1)
+    if config.training.init_from and not checkpoints:
+        start_from(config.training.init_from, objective.speech_llm)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
-        save_config(config, Path(options.output_dir) / "config.yaml")
+        record_start(config, options.output_dir)
     trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
                                  Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
                                  arguments.device)
 
     if config.training.deepspeed:
         load_deepspeed_safely()
-    checkpoints = newest_checkpoints(options.output_dir, 1)
     if checkpoints:
         logging.info("going on from %s", checkpoints[0].name)
     with writing(options.output_dir):  # the Trainer's own files too

@@ -144,7 +144,7 @@ if stage train; then
     done
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
             --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
-            --value "train_args=${train_args}" \
+            --value "train_args=${train_args}" --model_in init_from \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
