@@ -136,6 +136,7 @@ class DataConfig:
     frequency_mask_ratio: float = 0.2  # ... each of at most this share of the bins
     speed_factors: list = field(default_factory=list)  # speed perturbation, e.g. [0.9, 1.0, 1.1]
     noise_snr_db: list = field(default_factory=list)  # added white noise: [lowest, highest] SNR in dB; empty: none
+    operations: list = field(default_factory=list)  # on the training set, e.g. [{name: filter, silence_db: -40}]
 
     def __post_init__(self):
         for name in ("batch_utterances", "batch_tokens", "batch_seconds", "max_duration", "max_tokens"):

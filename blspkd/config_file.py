@@ -62,7 +62,7 @@ def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key '{key}'; {_nearest(str(key), fields)}")
+            raise ConfigError(f"{where}: unknown key '{key}'; {nearest(str(key), fields)}")
         arguments[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**arguments)
@@ -139,7 +139,7 @@ def _parse_overrides(cls: type, words: list[str]) -> dict:
             value = words.pop(0)
         matches = [path for path in paths if path == key or path.rpartition(".")[2] == key]
         if not matches:
-            raise ConfigError(f"{option}: unknown option; {_nearest(key, {p.rpartition('.')[2] for p in paths})}")
+            raise ConfigError(f"{option}: unknown option; {nearest(key, {p.rpartition('.')[2] for p in paths})}")
         if len(matches) > 1:
             raise ConfigError(f"{option}: ambiguous; write one of {', '.join('--' + match for match in matches)}")
         node = values
@@ -177,6 +177,7 @@ def _merge(base: Any, extra: dict) -> Any:
     return merged
 
 
-def _nearest(key: str, known: set[str]) -> str:
+def nearest(key: str, known: set[str]) -> str:
+    """The end of a message about an unknown name: the known one that is most like it, or all of them."""
     close = difflib.get_close_matches(key, sorted(known), n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"

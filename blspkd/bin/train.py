@@ -16,6 +16,7 @@ from pathlib import Path
 
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config
+from blspkd.data.operations import apply_operations, make_operations
 from blspkd.errors import command, writing
 
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True, help="exp/<tag>")
     options, overrides = parser.parse_known_args(arguments)
     config = load_config(TrainConfig, options.config, overrides)
+    make_operations(config.data.operations, options.config or "defaults")
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
 
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
-    from blspkd.training.run import check_unchanged, describe, prompt_of, record_start
+    from blspkd.training.run import check_unchanged, describe, keep_record, prompt_of, record_start
     from blspkd.training.start import start_from
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
@@ -66,10 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
     check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
     examples = {}
     for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
-        selection = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
-                                  config.data)
+        data = KaldiDir.read(folder)
+        selection = make_examples(data, read_continuations(Path(folder) / "continuation"), prompt, config.data)
         logging.info("%s: %s", folder, selection)
         examples[name] = selection.examples
+        if name == "train" and config.data.operations:
+            examples[name], record = apply_operations(config.data.operations, selection.examples, data,
+                                                      config.training.seed)
+            keep_record(record, options.output_dir, first_rank)
 
     objective = KdObjective(SpeechLlm.from_config(config.model, prompt_config), config.loss)
     logging.info(describe(objective.speech_llm))

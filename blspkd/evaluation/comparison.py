@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
 from blspkd.config_file import load_config, names_in
+from blspkd.data.operations import make_operations
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
@@ -124,6 +125,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
             runs.append(Run(name, name, path, None, reader.reads))
             continue
         training = load_config(TrainConfig, path, list(overrides))
+        make_operations(training.data.operations, str(path))
         _check_name(path, training.system, name)
         steps = limit.max_steps or training.training.max_steps
         for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):

@@ -17,6 +17,7 @@ from blspkd.training.checkpoint import Split, begun_with
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
               "loss.chunk_mib", "training.gradient_accumulation"}
 
+OPERATIONS = "operations.json"
 INIT = "init.json"  # digests of the weights of training.init_from
 
 
@@ -79,6 +80,20 @@ def check_start(config: TrainConfig, folder: Path) -> None:
     if now and (folder / INIT).is_file() and json.loads((folder / INIT).read_text(encoding="utf-8")) != now:
         raise ConfigError(f"{folder / INIT}: the weights in {config.training.init_from} have changed since this run "
                           f"began with them; choose another --tag, or remove {folder} to start anew")
+
+
+def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
+    """Keep what the data operations did in `operations.json` of the run in exp/<tag>.
+
+    Raises DataError where the run began with another result.
+    """
+    path = Path(folder) / OPERATIONS
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != operations:
+        raise DataError(f"{path}: this run began with other examples: a table or the audio of {operations['data']} has "
+                        f"changed since; choose another --tag, or remove {folder} to start anew")
+    if write:
+        with atomic_write(path) as file:
+            json.dump(operations, file, indent=1, ensure_ascii=False)
 
 
 def _weights(folder: str | Path) -> dict[str, str]:

@@ -76,6 +76,8 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
     (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nlos: {}\n"), r"blsp\.yaml: unknown key 'los'"),
     (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\nmodel: {adapter: conv}\n"),
      r"blsp\.yaml: w_input: needs as many speech tokens"),
+    (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\ndata: {operations: [{name: filtre}]}\n"),
+     r"blsp\.yaml: data\.operations, entry 1: unknown operation 'filtre'; did you mean 'filter'"),
     (lambda folder: (folder / "text.yaml").write_text("system: text\nreadz: x\nreads: x\n"), "unknown key 'readz'"),
     (lambda folder: (folder / "text.yaml").write_text(f"system: text\nreads: {folder}/recogniser\n"),
      r"text\.yaml: reads: there is no recogniser .*conf/recogniser"),

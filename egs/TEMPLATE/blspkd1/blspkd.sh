@@ -142,11 +142,13 @@ if stage train; then
         needs "${datadir}/${name}/utt2dur" "run stage 1 (data)"
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
+    side_tables=$(find -L "${datadir}/${train_set}" -maxdepth 1 -name 'utt2*' ! -name utt2spk ! -name utt2dur \
+        -exec basename {} \;)  # which data operations may read
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
             --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
             --value "train_args=${train_args}" --model_in init_from \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
-            --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
+            ${side_tables} --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
