@@ -34,7 +34,7 @@ def make_recipe(folder: Path) -> Path:
     for item in RECIPE.iterdir():
         if item.is_symlink():
             (folder / item.name).symlink_to(item.resolve())
-        elif item.name in ("local", "conf"):
+        elif item.name in ("local", "conf", "base"):
             shutil.copytree(item, folder / item.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif item.is_file() and item.name != "RESULTS.md":
             shutil.copy2(item, folder)
