@@ -20,13 +20,7 @@ from pathlib import Path
 from blspkd.config import CompareConfig, DecodeConfig
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
-from blspkd.evaluation.comparison import (
-    Comparison,
-    all_rows,
-    measure,
-    measure_snapshots,
-    write_comparison,
-)
+from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
 from blspkd.evaluation.comparison_plan import Run, finished_runs, plan, strangers
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
