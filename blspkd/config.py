@@ -1,9 +1,12 @@
 """What can be configured: flat dataclasses, a section of a YAML file each (`model:` ...; see config_file.py)."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from blspkd.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass
@@ -11,13 +14,10 @@ class PromptConfig:
     """One chat turn: instruction and transcript (or speech) inside the LLM's own chat template."""
 
     instruction: str = "Continue the following text in a coherent and engaging style with less than 40 words."
-    speech_position: str = "after"  # the input stands "after" or "before" the instruction
+    speech_position: Literal["after", "before"] = "after"  # where the input stands: behind the instruction, or before
     separator: str = "\n"  # between instruction and input
     system: str = ""  # system message; empty: whatever the template does without one
     template_args: dict = field(default_factory=dict)  # extra template variables, e.g. {enable_thinking: false}
-
-    def __post_init__(self):
-        _one_of("speech_position", self.speech_position, ("after", "before"))
 
 
 @dataclass
@@ -32,13 +32,10 @@ class ContinuationConfig:
     batch_size: int = 32  # utterances decoded together
     part_size: int = 512  # utterances per part file: what a kill can cost
     seed: int = 0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token
-
-    def __post_init__(self):
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclass
@@ -47,7 +44,7 @@ class ModelConfig:
 
     llm: str = ""  # Hugging Face id or folder
     speech_encoder: str = ""  # Hugging Face id or folder
-    dtype: str = "float32"  # of the frozen weights; what is trained stays in float32
+    dtype: Dtype = "float32"  # of the frozen weights; what is trained stays in float32
     attn_implementation: str = "sdpa"  # eager is faster for very small models on CPU
     pad_to_30s: bool = True  # Whisper's own regime; false: cut to the batch's real length
     share_prefix: bool = True  # training: keys and values of the prompt's prefix once, not in every row of every batch
@@ -59,17 +56,14 @@ class ModelConfig:
     plora_alpha: float = 32.0
     plora_dropout: float = 0.0
     plora_targets: str = "all-linear"  # or module names, comma-separated: q_proj,v_proj
-    plora_positions: str = "speech"  # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
+    # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
+    plora_positions: Literal["speech", "all"] = "speech"
 
     moved = {**{name: f"adapter_options.{name}" for name in (
         "num_pre_cif_layers", "num_post_cif_layers", "alpha_bias", "match_embedding_norm", "count", "ctc_classes")},
         "adapter_heads": "adapter_options.heads", "adapter_ffn_dim": "adapter_options.ffn_dim",
         "adapter_dropout": "adapter_options.dropout", "conv_layers": "adapter_options.layers",
         "conv_bottleneck": "adapter_options.bottleneck"}
-
-    def __post_init__(self):
-        _one_of("plora_positions", self.plora_positions, ("speech", "all"))
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclass
@@ -84,18 +78,16 @@ class LossConfig:
     w_response_ce: float = 0.0  # BLSP's objective: cross-entropy on the continuation
     # name in blspkd/training/terms/__init__.py -> `Options` in the term's file, at least {weight: ...}; 0: without it
     terms: dict[str, dict] = field(default_factory=dict)
-    divergence: str = "forward_kl"  # KL(teacher || student); or reverse_kl, jsd
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"  # KL(teacher || student)
     jsd_beta: float = 0.5
     temperature: float = 2.0
     temperature_squared: bool = False  # multiply by T^2
-    response_positions: str = "shifted"  # "released": the authors' code, one position too late
+    response_positions: Literal["shifted", "released"] = "shifted"  # "released": the authors', one too late
     chunk_mib: int = 0  # memory for one chunk of logits; 0: half of the output head's in float32, at least 96
 
     moved = {f"w_{name}": f"terms.{name}.weight" for name in ("quantity", "embedding", "ctc")}
 
     def __post_init__(self):
-        _one_of("divergence", self.divergence, ("forward_kl", "reverse_kl", "jsd"))
-        _one_of("response_positions", self.response_positions, ("shifted", "released"))
         if self.temperature <= 0:
             raise ConfigError(f"temperature: {self.temperature} is not a positive number")
         if self.w_response_ce and self.response_positions != "shifted":
@@ -122,6 +114,7 @@ class DataConfig:
     frequency_mask_ratio: float = 0.2  # ... each of at most this share of the bins
     speed_factors: list = field(default_factory=list)  # speed perturbation, e.g. [0.9, 1.0, 1.1]
     noise_snr_db: list = field(default_factory=list)  # added white noise: [lowest, highest] SNR in dB; empty: none
+    operations: list = field(default_factory=list)  # on the training set, e.g. [{name: filter, silence_db: -40}]
 
     def __post_init__(self):
         for name in ("batch_utterances", "batch_tokens", "batch_seconds", "max_duration", "max_tokens"):
@@ -140,6 +133,7 @@ AUGMENTATIONS = ("time_masks", "frequency_masks", "speed_factors", "noise_snr_db
 class TrainingConfig:
     """Optimisation, checkpoints and logging."""
 
+    init_from: str = ""  # exp/<tag>/model: start from its trained weights; empty: a new adapter
     max_steps: int = -1  # optimiser steps; -1: num_epochs decides
     num_epochs: float = 1.0
     learning_rate: float = 1.0e-4
@@ -210,10 +204,11 @@ class DecodeConfig:
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     means: dict[str, list] = field(default_factory=dict)  # further rows: the mean, e.g. exact match, of several tasks
-    systems: list = field(default_factory=lambda: ["text", "chance", "speech"])
+    systems: list[Literal["text", "chance", "speech", "cascade"]] = field(
+        default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
-    dtype: str = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
+    dtype: Dtype = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
     batch_size: int = 32  # at most this many utterances in a batch
     batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
     part_size: int = 256  # utterances per part file: what a kill can cost
@@ -236,12 +231,9 @@ class DecodeConfig:
             if wrong or not tasks or name in self.tasks:
                 raise ConfigError(f"means: '{name}' is a task itself" if name in self.tasks else
                                   f"means: {name}: '{wrong[0] if wrong else ''}' is no task")
-        for system in self.systems:
-            _one_of("systems", system, ("text", "chance", "speech", "cascade"))
         if "cascade" in self.systems and not self.transcripts:
             raise ConfigError("transcripts: the system cascade reads a recogniser's transcripts; name their folder "
                               "(stage 4 with --reads writes them)")
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
@@ -254,17 +246,15 @@ class TranscribeConfig:
     """How a speech recogniser transcribes a data directory."""
 
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     batch_size: int = 32  # utterances transcribed together
     part_size: int = 256  # utterances per part file: what a kill can cost
     language: str = ""  # multilingual Whisper only, e.g. en; empty: the model finds out
-    task: str = ""  # multilingual Whisper only: transcribe or translate; empty: transcribe
+    task: Literal["", "transcribe", "translate"] = ""  # multilingual Whisper only; empty: transcribe
     num_beams: int = 1
     max_new_tokens: int = 0  # 0: what the model's own configuration says
 
     def __post_init__(self):
-        _one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        _one_of("task", self.task, ("", "transcribe", "translate"))
         for name in ("batch_size", "part_size", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
@@ -277,6 +267,7 @@ class BudgetConfig:
     max_steps: int = 0  # optimiser steps of every system; 0: what its own configuration says
     max_seeds: int = 0  # seeds per system at most; 0: as many as `systems` says
     max_utterances: int = 0  # of each test set; 0: all
+    systems: list = field(default_factory=list)  # some of the comparison's systems; empty: all of them
 
 
 @dataclass
@@ -296,20 +287,39 @@ class CompareConfig:
             for name in names:
                 if name not in self.systems:
                     raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
+        for budget, limit in self.budgets.items():
+            for name in limit.systems:
+                if name not in self.systems:
+                    raise ConfigError(f"budgets.{budget}.systems: '{name}' is not one of systems: "
+                                      f"{', '.join(self.systems)}")
+            if limit.systems and self.reference not in limit.systems:
+                raise ConfigError(f"budgets.{budget}.systems: the reference '{self.reference}' has to be among them")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number "
                                   "of seeds, at least 1")
+
+    def of_budget(self, budget: str) -> "CompareConfig":
+        """What is compared on this budget, and nothing else."""
+        limit = self.budgets[budget]
+        systems = {name: seeds for name, seeds in self.systems.items() if name in limit.systems or not limit.systems}
+        return replace(self, systems=systems, budgets={budget: limit},
+                       chance=self.chance if self.chance in systems else "",
+                       snapshots=[name for name in self.snapshots if name in systems])
 
 
 @dataclass
 class ReaderConfig:
     """A system of stage 5 that reads instead of listening: text, or a cascade."""
 
-    system: str
+    system: str = ""
     reads: str = "transcript"  # or a speech recogniser (Hugging Face id or folder), whose transcript the LLM reads
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name}: '{value}' is not one of {', '.join(allowed)}")
+@dataclass
+class OtherwiseConfig:
+    """A system of stage 5 that is the trained models of another one, decoded otherwise."""
+
+    system: str = ""
+    of: str = ""  # the other one
+    inference: dict = field(default_factory=dict)  # options of DecodeConfig, e.g. {num_beams: 4}

@@ -91,16 +91,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, {} if value is None else value, where)
     origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return _choice(typing.get_args(kind), value, where)
+    if origin is list and isinstance(value, list):
+        return [_convert(typing.get_args(kind)[0], entry, where) for entry in value]
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a mapping, found {value!r}")
         item = typing.get_args(kind)[1]
         return {str(key): _convert(item, entry, f"{where}.{key}") for key, entry in value.items()}
-    if origin is typing.Literal:
-        allowed = typing.get_args(kind)
-        if value in allowed:
-            return value
-        raise ConfigError(f"{where}: '{value}' is not one of {', '.join(map(str, allowed))}")
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
         return None if value is None else _convert(options[0], value, where)
@@ -118,6 +117,14 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     elif isinstance(kind, type) and isinstance(value, kind):
         return value
     raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
+
+
+def _choice(allowed: tuple, value: Any, where: str) -> Any:
+    if value in allowed:
+        return value
+    close = difflib.get_close_matches(str(value), filter(None, allowed), n=1)
+    raise ConfigError(f"{where}: '{value}' is not one of {', '.join(choice or '(empty)' for choice in allowed)}"
+                      + "".join(f"; did you mean '{choice}'?" for choice in close))
 
 
 def _parse_overrides(cls: type, words: list[str]) -> dict:
@@ -139,8 +146,7 @@ def _parse_overrides(cls: type, words: list[str]) -> dict:
         for parent in parents:
             node = node.setdefault(parent, {})
         try:
-            kind = paths.get(path, dict)
-            node[leaf] = yaml.safe_load(value) if {kind, typing.get_origin(kind)} & {list, dict} else value
+            node[leaf] = yaml.safe_load(value) if _is_collection(paths.get(path, dict)) else value
         except yaml.YAMLError as error:
             raise ConfigError(f"{option}: '{value}' is not valid YAML: {error}") from None
     return values
@@ -160,6 +166,10 @@ def _find(cls: type, paths: dict[str, Any], key: str, option: str) -> str:
         raise ConfigError(f"{option}: unknown option; " + (
             f"it is now --{moved}" if moved else nearest(key, {path.rpartition('.')[2] for path in paths})))
     return matches[0]
+
+
+def _is_collection(kind: Any) -> bool:
+    return (typing.get_origin(kind) or kind) in (list, dict)
 
 
 def _paths(cls: type, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,14 @@
 import pytest
 
-from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, TaskConfig, TrainConfig
+from blspkd.config import (
+    ContinuationConfig,
+    DecodeConfig,
+    ModelConfig,
+    PromptConfig,
+    TaskConfig,
+    TrainConfig,
+    TranscribeConfig,
+)
 from blspkd.config_file import load_config, save_config, to_dict
 from blspkd.errors import ConfigError
 
@@ -64,6 +72,27 @@ def test_mistakes_name_the_file_the_key_and_the_remedy(tmp_path, text, message):
 def test_mistakes_on_the_command_line(words, message):
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, None, words)
+
+
+@pytest.mark.parametrize("cls, text, message", [
+    (PromptConfig, "speech_position: befor",
+     "speech_position: 'befor' is not one of after, before; did you mean 'before'"),
+    (ContinuationConfig, "dtype: bf16", "dtype: 'bf16' is not one of float32, bfloat16, float16"),
+    (DecodeConfig, "systems: [text, speach]",
+     "systems: 'speach' is not one of text, chance, speech, cascade; did you mean 'speech'"),
+    (DecodeConfig, "systems: speech", "systems: expected list, found 'speech'"),
+    (TranscribeConfig, "task: translat",
+     "task: 'translat' is not one of (empty), transcribe, translate; did you mean 'translate'"),
+    (TranscribeConfig, "task: no", "task: 'False' is not one of"),
+])
+def test_a_choice_lists_what_may_be_chosen_and_names_the_nearest(tmp_path, cls, text, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(cls, write(tmp_path, text))
+    assert message in str(error.value) and "train.yaml" in str(error.value)
+
+
+def test_a_list_of_choices_can_be_given_as_an_option():
+    assert load_config(DecodeConfig, None, ["--systems", "[speech, text]"]).systems == ["speech", "text"]
 
 
 def test_a_tasks_name_cannot_be_mistaken_for_a_type_of_question():

@@ -15,7 +15,8 @@ import warnings
 from pathlib import Path
 
 from blspkd.config import TrainConfig
-from blspkd.config_file import load_config, save_config
+from blspkd.config_file import load_config
+from blspkd.data.operations import apply_operations, make_operations
 from blspkd.errors import command, writing
 
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True, help="exp/<tag>")
     options, overrides = parser.parse_known_args(arguments)
     config = load_config(TrainConfig, options.config, overrides)
+    make_operations(config.data.operations, options.config or "defaults")
     config.model.llm = options.llm or config.model.llm
     config.model.speech_encoder = options.speech_encoder or config.model.speech_encoder
 
@@ -47,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
-    from blspkd.training.run import check_unchanged, describe, prompt_of, resolved
+    from blspkd.training.run import check_unchanged, describe, keep_record, prompt_of, record_start, resolved
+    from blspkd.training.start import start_from
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
@@ -66,10 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
     check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
     examples = {}
     for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
-        selection = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
-                                  config.data)
+        data = KaldiDir.read(folder)
+        selection = make_examples(data, read_continuations(Path(folder) / "continuation"), prompt, config.data)
         logging.info("%s: %s", folder, selection)
         examples[name] = selection.examples
+        if name == "train" and config.data.operations:
+            examples[name], record = apply_operations(config.data.operations, selection.examples, data,
+                                                      config.training.seed)
+            keep_record(record, options.output_dir, first_rank)
 
     objective = KdObjective(SpeechLlm.from_config(config.model, prompt_config), config.loss)
     logging.info(describe(objective.speech_llm))
@@ -80,16 +87,18 @@ def main(arguments: list[str] | None = None) -> None:
     if split.num_ranks != arguments.world_size:
         logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
     arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    if config.training.deepspeed:
+        load_deepspeed_safely()  # before its checkpoints are looked at
+    checkpoints = newest_checkpoints(options.output_dir, 1)
+    if config.training.init_from and not checkpoints:
+        start_from(config.training.init_from, objective.speech_llm)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
-        save_config(config, Path(options.output_dir) / "config.yaml")
+        record_start(config, options.output_dir)
     trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
                                  Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
                                  arguments.device)
 
-    if config.training.deepspeed:
-        load_deepspeed_safely()
-    checkpoints = newest_checkpoints(options.output_dir, 1)
     if checkpoints:
         logging.info("going on from %s", checkpoints[0].name)
     with writing(options.output_dir):  # the Trainer's own files too

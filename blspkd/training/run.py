@@ -7,8 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from blspkd.config import PromptConfig, TrainConfig
-from blspkd.config_file import from_dict, load_config, to_dict
+from blspkd.config_file import from_dict, load_config, save_config, to_dict
 from blspkd.errors import ConfigError, DataError
+from blspkd.files import atomic_write
+from blspkd.model_files import file_digest
 from blspkd.models.adapters import adapter_options
 from blspkd.training.checkpoint import Split, begun_with
 from blspkd.training.terms import resolved_terms
@@ -17,6 +19,9 @@ from blspkd.training.terms import resolved_terms
 # change together with the number of ranks.
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
               "loss.chunk_mib", "training.gradient_accumulation"}
+
+OPERATIONS = "operations.json"
+INIT = "init.json"  # digests of the weights of training.init_from
 
 
 def resolved(config: TrainConfig, where: str | Path | None = None) -> TrainConfig:
@@ -72,6 +77,44 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
     if before and before.num_ranks != num_ranks and config.training.deepspeed:
         raise ConfigError(f"{folder}: this run began with {before}, and now there would be {now}: DeepSpeed's "
                           f"checkpoints are only for the same number of ranks; start it with {before.num_ranks} again")
+    check_start(config, Path(folder))
+
+
+def record_start(config: TrainConfig, folder: str | Path) -> None:
+    """Write what the run in exp/<tag> begins with: `config.yaml`, and the weights of `init_from` in `init.json`."""
+    path = Path(folder) / INIT
+    if config.training.init_from and not path.is_file():
+        with atomic_write(path) as file:
+            json.dump(_weights(config.training.init_from), file, indent=1)
+    save_config(config, Path(folder) / "config.yaml")
+
+
+def check_start(config: TrainConfig, folder: Path) -> None:
+    """Make sure that the model in `init_from` is still the one with which the run began, if it is still there."""
+    now = _weights(config.training.init_from) if config.training.init_from else {}
+    if now and (folder / INIT).is_file() and json.loads((folder / INIT).read_text(encoding="utf-8")) != now:
+        raise ConfigError(f"{folder / INIT}: the weights in {config.training.init_from} have changed since this run "
+                          f"began with them; choose another --tag, or remove {folder} to start anew")
+
+
+def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
+    """Keep what the data operations did in `operations.json` of the run in exp/<tag>.
+
+    Raises DataError where the run began with another result.
+    """
+    path, begun = Path(folder) / OPERATIONS, (Path(folder) / "config.yaml").is_file()
+    if begun and path.is_file() and json.loads(path.read_text(encoding="utf-8")) != operations:
+        raise DataError(f"{path}: this run began with other examples: a table or the audio of {operations['data']} has "
+                        f"changed since; choose another --tag, or remove {folder} to start anew")
+    if write:
+        with atomic_write(path) as file:
+            json.dump(operations, file, indent=1, ensure_ascii=False)
+
+
+def _weights(folder: str | Path) -> dict[str, str]:
+    """The files of a trained model and their digests."""
+    return {path.relative_to(folder).as_posix(): file_digest(path)
+            for path in sorted(Path(folder).rglob("*.safetensors"))}
 
 
 def describe(model: nn.Module) -> str:

@@ -61,6 +61,30 @@ def test_what_only_scoring_reads_decodes_nothing_again(tmp_path):
         assert check(tmp_path, *words).returncode == (10 if reruns else 0)
 
 
+@pytest.mark.parametrize(("config", "arguments"), [
+    ("training:\n  init_from: first/model  # why\n", ""), ("training: {init_from: 'first/model', seed: 1}\n", ""),
+    ("seed: 1\n", "--seed 2 --init_from first/model"), ("seed: 1\n", "--training.init_from=first/model --seed 2"),
+    ("base: other.yaml\n", "")])
+def test_a_change_of_a_model_that_the_configuration_names_is_noticed(tmp_path, config, arguments):
+    (tmp_path / "first/model").mkdir(parents=True)
+    (tmp_path / "train.yaml").write_text(config)
+    (tmp_path / "other.yaml").write_text("training: {init_from: first/model}\n")
+    words = "--text", "train.yaml", "--value", f"train_args={arguments}", "--model_in", "init_from"
+    for weights in ("1", "2"):
+        (tmp_path / "first/model/adapter.safetensors").write_text(weights)
+        ran = check(tmp_path, *words)
+        assert ran.returncode == 10
+        assert ("init_from first/model: its contents changed" in ran.stdout) == (weights == "2")
+        finish(tmp_path)
+        assert check(tmp_path, *words).returncode == 0
+
+
+def test_no_model_is_looked_for_where_none_is_named(tmp_path):
+    (tmp_path / "train.yaml").write_text('training:\n  init_from:\n  model: ""\n  init_from: ""\n')
+    check(tmp_path, "--text", "train.yaml", "--model_in", "init_from")
+    assert list(json.loads((tmp_path / "m.json").read_text())["made_from"]) == ["train.yaml"]
+
+
 def test_bases_that_lead_back_or_are_missing_end(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")

@@ -20,6 +20,7 @@ from transformers import (
 from blspkd.audio import samples as audio
 from blspkd.bin import transcribe as command
 from blspkd.config import TranscribeConfig
+from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import CONTROL
 from blspkd.evaluation.recogniser import Recogniser, transcribe_set
@@ -156,7 +157,7 @@ def test_options_that_a_model_does_not_have_are_mistakes(whisper, tiny_llm):
     with pytest.raises(ConfigError, match="language: .* one language only"):
         Recogniser(whisper, options(language="en"))
     with pytest.raises(ConfigError, match="task"):
-        options(task="sing")
+        from_dict(TranscribeConfig, {"task": "sing"})
     with pytest.raises(ModelError, match="cannot be loaded as a speech recogniser"):
         Recogniser(tiny_llm, options())
 

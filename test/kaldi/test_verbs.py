@@ -36,6 +36,22 @@ def test_a_subset_has_its_lines_of_every_file(make_rich_dir, tmp_path):
     assert KaldiDir.read(tmp_path / "sub")["bob-1"] == KaldiDir.read(source)["bob-1"]
 
 
+def test_side_tables_of_any_name_follow_the_utterances(make_dir, tmp_path):
+    """utt2<what> may have lines for some utterances only, and be absent from a directory that is joined."""
+    source = make_dir(utt2weight=["ann-1 2", "bob-1 0.5", "bob-3 0"])
+    assert validate(source) == []
+    subset(source, tmp_path / "some", ["ann-2", "bob-1", "bob-2"])
+    assert read_table(tmp_path / "some" / "utt2weight") == {"bob-1": "0.5"}
+    subset(source, tmp_path / "others", ["ann-1", "bob-3", "cem-1"])
+    plain = make_dir("plain", utt2spk=["dan-1 dan"], spk2utt=["dan dan-1"], text=["dan-1 x"], wav__scp=["dan-1 x.wav"])
+    combine(tmp_path / "all", [tmp_path / "some", tmp_path / "others", plain])
+    assert read_table(tmp_path / "all" / "utt2weight") == read_table(source / "utt2weight")
+    copy(source, tmp_path / "copy", "x-{}".format, "x-{}".format)
+    assert list(read_table(tmp_path / "copy" / "utt2weight")) == ["x-ann-1", "x-bob-1", "x-bob-3"]
+    fix(source, remove={"bob-1"})
+    assert read_table(source / "utt2weight") == {"ann-1": "2", "bob-3": "0"}
+
+
 @pytest.mark.parametrize(("parts", "per_utt", "sizes"), [
     (1, False, [6]), (2, False, [2, 4]), (3, False, [2, 3, 1]), (2, True, [3, 3]),
     (4, True, [2, 1, 2, 1]), (6, True, [1] * 6)])

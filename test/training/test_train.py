@@ -85,6 +85,32 @@ def test_training_lowers_the_loss_and_resumes_bit_for_bit(data_dir, tiny_llm, ti
     assert_same(resumed, straight)
 
 
+def test_a_training_goes_on_from_another_one(data_dir, tiny_llm, tiny_encoder, tmp_path, capsys):
+    both = ["--plora_rank", "2", "--train_encoder", "true", "--encoder_learning_rate", "1e-3"]
+    first = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "first", *both, "--max_steps", "4")
+    again = ["--init_from", str(tmp_path / "first/model"), *both]
+    still = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "still", *again, "--max_steps", "1",
+                  "--learning_rate", "0", "--encoder_learning_rate", "0")
+    assert_same(still, first)
+    straight = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "second", *again, "--max_steps", "4", "--seed", "1")
+    scratch = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "scratch", *both, "--max_steps", "4", "--seed", "1")
+    assert any(not torch.equal(straight[key], scratch[key]) for key in scratch)
+    losses = [json.loads((tmp_path / f"{name}/checkpoint-4/trainer_state.json").read_text())["log_history"][0]["loss"]
+              for name in ("second", "scratch")]
+    assert losses[0] < losses[1]
+
+    shutil.rmtree(tmp_path / "second/checkpoint-4")  # resumes from its own checkpoint, and does not start again
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    resumed = train(data_dir, tiny_llm, tiny_encoder, tmp_path / "second", *again, "--max_steps", "4", "--seed", "1")
+    assert_same(resumed, straight)
+
+    shutil.copytree(tmp_path / "moved/checkpoint-2", tmp_path / "first/model")  # other weights of that name
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(data_dir, tiny_llm, tiny_encoder, tmp_path / "second", *again, "--max_steps", "4", "--seed", "1")
+    assert "have changed since this run began" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(data_dir, tiny_llm, tiny_encoder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "9", "--learning_rate", "1e30",

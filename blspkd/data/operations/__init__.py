@@ -1,0 +1,70 @@
+"""Data operations: which examples a training hears, and how often; its configuration names them, in their order.
+
+    data:
+      operations:
+      - {name: filter, max_duration: 20, silence_db: -40}
+
+A new one is a file with a class (see `Operation`) and a line in `OPERATIONS`. They apply to the training set, not to
+the validation set. Noise is none of them: `noise.add_noise` writes audio, for a copy of a test set, and what a training
+adds to its own audio differs from epoch to epoch (`data.noise_snr_db`).
+"""
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blspkd.config_file import from_dict, nearest
+from blspkd.data.operations.filter import Filter
+from blspkd.data.operations.operation import Operation, Report
+from blspkd.errors import ConfigError, DataError
+from blspkd.kaldi.data_dir import KaldiDir
+
+if TYPE_CHECKING:
+    from blspkd.data.examples import Example
+
+__all__ = ["OPERATIONS", "Operation", "Report", "apply_operations", "make_operations"]
+
+OPERATIONS: dict[str, type[Operation]] = {"filter": Filter}
+
+logger = logging.getLogger(__name__)
+_SHOWN = 3  # ids per reason in a log line
+
+
+def make_operations(entries: list[Any], where: str = "config") -> list[Operation]:
+    """The operations that `data.operations` names; raises ConfigError for a name or an option that is not there."""
+    operations = []
+    for number, entry in enumerate(entries, 1):
+        place = f"{where}: data.operations, entry {number}"
+        if not isinstance(entry, dict) or "name" not in entry:
+            raise ConfigError(f"{place}: expected {{name: ..., option: value}}, found {entry!r}")
+        name, options = entry["name"], {key: value for key, value in entry.items() if key != "name"}
+        if name not in OPERATIONS:
+            raise ConfigError(f"{place}: unknown operation '{name}'; {nearest(str(name), set(OPERATIONS))}")
+        operation = OPERATIONS[name]
+        operations.append(operation(from_dict(operation.Options, options, f"{place}: {name}")))
+    return operations
+
+
+def apply_operations(entries: list[Any], examples: "list[Example]", data: KaldiDir, seed: int
+                     ) -> "tuple[list[Example], dict]":
+    """Apply the operations in their order, a log line each; returns the examples to train on, and a record for JSON.
+
+    Raises DataError where nothing is left.
+    """
+    done = []
+    for number, (entry, operation) in enumerate(zip(entries, make_operations(entries), strict=True)):
+        before, (examples, report) = len(examples), operation.apply(examples, data,
+                                                                    np.random.default_rng((seed, number)))
+        report = {reason: sorted(ids) for reason, ids in report.items() if ids}
+        told = [f"{len(ids)} {reason} ({', '.join(ids[:_SHOWN])}{' ...' * (len(ids) > _SHOWN)})"
+                for reason, ids in report.items()]
+        logger.info("operation %s: %d examples of %d: %s", entry["name"], len(examples), before,
+                    "; ".join(told) or "nothing to do")
+        if not examples:
+            raise DataError(f"{data.path}: operation {entry['name']}: no utterance is left to train on")
+        done.append({**entry, "before": before, "after": len(examples), "report": report})
+    ids = "\n".join(example.utt_id for example in examples)
+    return examples, {"data": str(data.path), "operations": done,
+                      "examples": hashlib.sha256(ids.encode()).hexdigest()[:16]}

@@ -1,4 +1,5 @@
-"""Leave out what is no use for training, before it: a new data directory, and a report of what went and why.
+"""Leave out what is no use for training, and report what went and why: a new data directory (`filter_dir`, stage 1), or
+fewer examples of a training (`Filter`).
 
 Each utterance that is left out has one reason, the first of `REASONS` that holds; the report counts all of them and
 lists every id. Texts are compared as words: letters and digits, without case, punctuation and accents' encoding.
@@ -9,8 +10,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from blspkd.audio.samples import AudioSource, duration, load
+from blspkd.data.operations.operation import Operation
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.files import atomic_write
 from blspkd.kaldi.data_dir import check_same_ids, read_sources
@@ -64,9 +66,9 @@ class Limits:
                                        "elsewhere: nothing is written")
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            if math.isnan(value):
-                raise ConfigError(f"{name}: is not a number")
+        for limit in fields(Limits):
+            if math.isnan(getattr(self, limit.name)):
+                raise ConfigError(f"{limit.name}: is not a number")
         for name in ("max_clipping", "max_bad_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: is a share, from 0 to 1, and not {getattr(self, name):g}")
@@ -108,34 +110,62 @@ def filter_dir(source: str | os.PathLike, destination: str | os.PathLike, limits
     check_same_ids(source, speakers, texts, "text")
     check_same_ids(source, speakers, sources, "segments" if (source / "segments").exists() else "wav.scp")
     test_dirs = [Path(path) for path in test_dirs]
-    left_out: dict[str, dict[str, str]] = {reason: {} for reason in REASONS}
-    candidates = _by_text(texts, _test_texts(test_dirs, limits.duplicate_words), left_out)
-    tokens = dict(zip(candidates, count_tokens([texts[utt_id] for utt_id in candidates], llm), strict=True))
-    kept, seconds = [], 0.0
-    for utt_id, found in _measure_all(source, {utt_id: sources[utt_id] for utt_id in candidates}, limits, num_jobs):
-        reason, why = (UNDECODABLE, found) if isinstance(found, str) else judge(found, tokens[utt_id], limits)
-        if reason:
-            left_out[reason][utt_id] = why
-        else:
-            kept.append(utt_id)
-            seconds += found[0]
-    bad = left_out[UNDECODABLE]
-    if len(bad) > limits.max_bad_ratio * len(texts):
-        utt_id, why = next(iter(bad.items()))
-        raise DataError(f"{source}: the audio of {len(bad)} of {len(texts)} utterances cannot be decoded, more than "
-                        f"--max_bad_ratio {limits.max_bad_ratio:g} allows; the first is {utt_id}: {why}")
-    result = Report(sorted(kept), seconds, f"{llm}'s" if llm else "words and CJK characters", left_out)
-    if not kept:
+    seconds, left_out = sift(source, texts, sources, lambda ids: count_tokens([texts[utt_id] for utt_id in ids], llm),
+                             limits, test_dirs, num_jobs)
+    result = Report(sorted(seconds), sum(seconds.values()), f"{llm}'s" if llm else "words and CJK characters", left_out)
+    if not seconds:
         raise DataError(f"{source}: no utterance is left: {result}")
     subset(source, destination, result.kept)
     with atomic_write(report or destination / REPORT) as file:
         json.dump({"source": str(source), "limits": asdict(limits), "test_dirs": list(map(str, test_dirs)),
-                   "tokens": result.unit, "utterances": len(texts), "kept": len(kept),
-                   "kept_seconds": round(seconds, 2),
+                   "tokens": result.unit, "utterances": len(texts), "kept": len(result.kept),
+                   "kept_seconds": round(result.seconds, 2),
                    "counts": {reason: len(found) for reason, found in left_out.items()},
                    "left_out": {reason: dict(sorted(found.items())) for reason, found in left_out.items()}},
                   file, ensure_ascii=False, indent=1)
     return result
+
+
+class Filter(Operation):
+    """The same limits, for the examples of a training; tokens are those of its LLM."""
+
+    @dataclass(frozen=True)
+    class Options(Limits):
+        test_dirs: list = field(default_factory=list)  # data directories whose sentences must not be trained on
+        num_jobs: int = 1  # processes that open the audio
+
+    def apply(self, examples, data, random):
+        limits, tokens = self.options, {example.utt_id: example.n_tokens for example in examples}
+        kept, left_out = sift(data.path, {utt_id: data[utt_id].text for utt_id in tokens},
+                              {example.utt_id: example.audio for example in examples},
+                              lambda ids: map(tokens.get, ids), limits, limits.test_dirs, limits.num_jobs)
+        return ([example for example in examples if example.utt_id in kept],
+                {reason: list(ids) for reason, ids in left_out.items()})
+
+
+def sift(path: Path, texts: Mapping[str, str], sources: Mapping[str, AudioSource],
+         count: Callable[[list[str]], Iterable[int]], limits: Limits, test_dirs: Iterable[str | os.PathLike],
+         num_jobs: int) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
+    """{utt-id: seconds} of what `limits` let pass, and {reason: {utt-id: why}} of the rest.
+
+    count: ids of utterances -> tokens of each. Raises DataError where too much of the audio of `path` is undecodable.
+    """
+    left_out: dict[str, dict[str, str]] = {reason: {} for reason in REASONS}
+    candidates = _by_text(texts, _test_texts(map(Path, test_dirs), limits.duplicate_words), left_out)
+    tokens = dict(zip(candidates, count(candidates), strict=True))
+    kept = {}
+    for utt_id, found in _measure_all(path, {utt_id: sources[utt_id] for utt_id in candidates}, limits, num_jobs):
+        reason, why = (UNDECODABLE, found) if isinstance(found, str) else judge(found, tokens[utt_id], limits)
+        if reason:
+            left_out[reason][utt_id] = why
+        else:
+            kept[utt_id] = found[0]
+    bad = left_out[UNDECODABLE]
+    if len(bad) > limits.max_bad_ratio * len(texts):
+        utt_id, why = next(iter(bad.items()))
+        raise DataError(f"{path}: the audio of {len(bad)} of {len(texts)} utterances cannot be decoded, more than "
+                        f"--max_bad_ratio {limits.max_bad_ratio:g} allows; the first is {utt_id}: {why}")
+    return kept, left_out
 
 
 def judge(measured: Measured, tokens: int, limits: Limits) -> tuple[str, str]:
@@ -195,7 +225,7 @@ class _Letters(dict):
 _LETTERS = _Letters()
 
 
-def _test_texts(test_dirs: list[Path], min_words: int) -> dict[str, str]:
+def _test_texts(test_dirs: Iterable[Path], min_words: int) -> dict[str, str]:
     """{text to compare: where it is from}"""
     found = {}
     for path in test_dirs:

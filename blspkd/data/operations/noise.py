@@ -2,7 +2,8 @@
 
 The noise is *speech-shaped* (Gaussian, with the long-term average spectrum of the directory's own speech, so that every
 band is as noisy as the next) or consists of pieces of recordings. Which noise an utterance gets follows from the seed
-and its id alone: not from its neighbours, nor from the number of jobs.
+and its id alone: not from its neighbours, nor from the number of jobs. It works on directories, not on examples, and so
+is none of `OPERATIONS`.
 """
 
 import hashlib

@@ -32,6 +32,7 @@ class Adapter(nn.Module):
     """Base of all adapters. A new one is a file here and a line in `ADAPTERS`."""
 
     Options: ClassVar[type]  # dataclass of its options, in YAML `model.adapter_options`
+    free: ClassVar[frozenset[str]] = frozenset()  # options that may differ where trained weights are used again
 
     def __init__(self, options, sides: Sides):
         """options: of the type `Options`. Raises ConfigError where they do not fit `sides`."""

@@ -26,6 +26,8 @@ class CFormer(Adapter):
     channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
     """
 
+    free = frozenset({"dropout", "alpha_bias", "count"})
+
     @dataclass
     class Options:
         num_pre_cif_layers: int = 4

@@ -142,11 +142,13 @@ if stage train; then
         needs "${datadir}/${name}/utt2dur" "run stage 1 (data)"
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
+    side_tables=$(find -L "${datadir}/${train_set}" -maxdepth 1 -name 'utt2*' ! -name utt2spk ! -name utt2dur \
+        -exec basename {} \;)  # which data operations may read
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
             --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
-            --value "train_args=${train_args}" \
+            --value "train_args=${train_args}" --model_in init_from \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
-            --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
+            ${side_tables} --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
@@ -264,11 +266,16 @@ from ${template}/conf and adapt them"
     gpus=()
     if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
     all_ran=true
-    utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
-        BLSPKD_JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.BLSPKD_JOB.log" \
-        utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
-        --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
-        --inference_args "${inference_args}" || all_ran=false
+    num_runs=$(wc -l < "${compare}/plan.tsv")
+    num_first=$(awk -F '\t' '$10 == "-"' "${compare}/plan.tsv" | wc -l)  # the others decode models of these
+    for jobs in "1:${num_first}" "$((num_first + 1)):${num_runs}"; do
+        if [ "${jobs%:*}" -gt "${jobs#*:}" ]; then continue; fi
+        utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
+            BLSPKD_JOB="${jobs}" "${compare}/log/run.BLSPKD_JOB.log" \
+            utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
+            --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
+            --inference_args "${inference_args}" || all_ran=false
+    done
     "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
     compared=()
     for name in $(cut -f 1 "${compare}/plan.tsv"); do

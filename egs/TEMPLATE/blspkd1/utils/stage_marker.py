@@ -48,6 +48,8 @@ def main() -> int:
     one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
                      help="files of a folder; absent ones count as such, and with a wav.scp its recordings")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
+    one.add_argument("--model_in", action="append", default=[], metavar="KEY",
+                     help="a model's folder, by its key in a --value or --text")
     one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="a change means: run again")
     one.add_argument("--output", action="append", default=[], metavar="PATTERN", help="must be there in the end")
     one.add_argument("--outputs", action="append", default=[], nargs=2, metavar=("PATTERN", "WORDS"),
@@ -72,6 +74,11 @@ def check(arguments: argparse.Namespace) -> int:
         made_from[label] = value
     for path in arguments.text:
         made_from[path] = significant_lines(Path(path), arguments.ignore.split())
+    words = [word for value in made_from.values() for word in ([value] if isinstance(value, str) else value)]
+    for key in arguments.model_in:
+        for model in re.findall(rf"\b{key}\b[ :=]+[\"']?([^\s\"',}}]+)", "\n".join(words)):
+            if Path(model).is_dir():
+                made_from[f"{key} {model}"] = folder_digest(Path(model))
     for folder, *patterns in arguments.data:
         for path in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
             made_from[str(path)] = file_digest(path)
