@@ -70,7 +70,8 @@ def test_of_the_encoder_the_layers_that_both_train_are_taken(build, tmp_path):
 
 
 @pytest.mark.parametrize(("theirs", "ours", "message"), [
-    ({}, {"adapter": "conv", "adapter_options": {"bottleneck": 16}}, r"model \(adapter cformer .*this training \(adapter conv "),
+    ({}, {"adapter": "conv", "adapter_options": {"bottleneck": 16}},
+     r"model \(adapter cformer .*this training \(adapter conv "),
     ({}, {"adapter_options": OPTIONS | {"ffn_dim": 48}}, "ffn_dim was 32 and is now 48"),
     ({}, {"adapter_options": OPTIONS | {"heads": 4}}, "heads was 2 and is now 4"),
     ({}, {"adapter_options": OPTIONS | {"num_post_cif_layers": 2}}, "num_post_cif_layers was 1 and is now 2"),
