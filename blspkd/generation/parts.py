@@ -8,23 +8,20 @@ transcripts, by a digest: its fingerprint), then a line per utterance. A part is
 fingerprint, hold every one of its utterances. `merge` puts complete parts together.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blspkd.errors import ConfigError, DataError
-from blspkd.files import atomic_write
+from blspkd.files import atomic_write, json_digest, read_json
 from blspkd.kaldi.data_dir import write_continuations
-
-if TYPE_CHECKING:  # the merge needs no torch
-    from blspkd.generation.continuation import Continuation
+from blspkd.kaldi.parts import Parts
 
 ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
 # Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
@@ -69,19 +66,19 @@ class Part:
             if header is not None and header["fingerprint"] == self.fingerprint:
                 yield header, self._rows(path)
 
-    def write(self, continuations: Mapping[str, "Continuation"], settings: dict, versions: Mapping[str, str],
+    def write(self, rows: Iterable[dict], settings: dict, versions: Mapping[str, str],
               path: Path | None = None) -> None:
-        """Add continuations to the file `path`, or to that of the whole part."""
+        """Add the rows of utterances to the file `path`, or to that of the whole part."""
         path = path or self.path
         header = {"fingerprint": self.fingerprint, "settings": settings, "versions": dict(versions)}
         before = read_header(path) or {}
-        rows = self._rows(path) if before.get("fingerprint") == self.fingerprint else {}
-        rows |= {utt_id: {"utt_id": utt_id, **asdict(written)} for utt_id, written in continuations.items()}
+        written = self._rows(path) if before.get("fingerprint") == self.fingerprint else {}
+        written |= {row["utt_id"]: row for row in rows}
         with atomic_write(path) as file:
             print(json.dumps(header, sort_keys=True), file=file)
             for utt_id in self.transcripts:
-                if utt_id in rows:
-                    print(json.dumps(rows[utt_id]), file=file)
+                if utt_id in written:
+                    print(json.dumps(written[utt_id]), file=file)
 
     def _paths(self) -> list[Path]:
         """Its files, whatever they were made from."""
@@ -99,6 +96,22 @@ class Part:
                 if isinstance(row, dict) and ROW <= row.keys() and row["utt_id"] in self.transcripts:
                     rows[row["utt_id"]] = row
         return rows
+
+
+class Share(Parts):
+    """One job's batches of some parts, for `kaldi.parts.run_parts`; the merge finishes them."""
+
+    def __init__(self, work: list[tuple[Part, slice]], settings: dict, versions: Mapping[str, str]):
+        self.work, self.settings, self.versions = work, settings, versions
+
+    def missing(self, index: int, batches: list[list[str]]) -> list[list[str]]:
+        """The batches with an utterance that no file of the part holds."""
+        written = self.work[index][0].rows()
+        return [batch for batch in batches if not written.keys() >= set(batch)]
+
+    def write_part(self, index: int, rows: list[dict]) -> None:
+        part, batches = self.work[index]
+        part.write(rows, self.settings, self.versions, part.path_of(batches, self.settings["generation"]["batch_size"]))
 
 
 def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, Any], options: Mapping[str, Any]) -> dict:
@@ -128,7 +141,7 @@ def fingerprint(settings: dict, transcripts: Mapping[str, str]) -> str:
     """
     options = {key: value for key, value in settings["generation"].items() if key != "batch_size"}
     made_from = {**settings, "model": None, "generation": options, "transcripts": list(transcripts.items())}
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return json_digest(made_from)
 
 
 def parts_dir(data_dir: Path) -> Path:
@@ -148,16 +161,11 @@ def read_header(path: Path) -> dict | None:
 
 def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | None = None) -> bool:
     """Whether `continuation` and its info are there, made from these transcripts (and settings, if given)."""
-    info_path = Path(data_dir) / "continuation.info.json"
-    if not info_path.is_file() or not (Path(data_dir) / "continuation").is_file():
+    continuations = Path(data_dir) / "continuation"
+    info = read_json(Path(data_dir) / "continuation.info.json")
+    if "fingerprint" not in info or not continuations.is_file():
         return False
-    try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    if "fingerprint" not in info:
-        return False
-    with open(Path(data_dir) / "continuation", "rb") as file:
+    with open(continuations, "rb") as file:
         if sum(1 for _ in file) != info["counts"]["written"]:  # it was cut
             return False
     if settings is None:
