@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from blspkd.config import DataConfig, DecodeConfig
-from blspkd.data.batching import Batch, TokenBatch, collate, lay_out
+from blspkd.data.batching import Batch, collate, lay_out
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
@@ -178,13 +178,13 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     frames, lengths = model.encoder(batch.features, batch.feature_lengths, batch.windows)
     frames = frames.to(model.adapter_dtype)
     teacher = model.teacher_states(batch.sequences)
-    asked = predicting(batch.sequences)
+    asked = batch.sequences.response_positions(shifted=True)
 
     own = model.adapter(frames, lengths)
     sequences = lay_out(batch.examples, own.n_tokens.tolist())
     sequences.ids = sequences.ids.to(batch.sequences.ids.device)
     student = model.student_states(sequences, own)
-    responses = compare(model, student, predicting(sequences), teacher, asked)
+    responses = compare(model, student, sequences.response_positions(shifted=True), teacher, asked)
     measured = [Measured(n, response) for n, response in zip(own.n_tokens.tolist(), responses, strict=True)]
     if not model.adapter.matches_text_length:
         return measured
@@ -210,11 +210,6 @@ def compare(model: SpeechLlm, student: Tensor, student_mask: Tensor, teacher: Te
     sizes = student_mask.sum(1).tolist()
     return [Positions(kl.tolist(), top1.tolist()) for kl, top1 in
             zip(distilled.divergence.split(sizes), distilled.agreement.split(sizes), strict=True)]
-
-
-def predicting(sequences: TokenBatch) -> Tensor:
-    """[B, L] bool: the positions that predict the response's tokens, each one before its token."""
-    return torch.nn.functional.pad(sequences.response_mask[:, 1:], (0, 1))
 
 
 def _times(speech: SpeechTokens, row: int) -> list[float]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from blspkd.data.repetition import is_looping
 from blspkd.evaluation import metrics
 
 MAX_PERIOD = 8  # units of the longest n-gram that counts as a loop when it repeats
@@ -39,7 +40,8 @@ def is_empty(row: Mapping) -> bool:
 
 def is_looped(row: Mapping) -> bool:
     """Whether some n-gram (n up to MAX_PERIOD) comes IN_A_ROW times in a row, and not in the reference likewise."""
-    return _loops(units(row["hypothesis"])) and not _loops(units(row["reference"]))
+    hypothesis, reference = (is_looping(units(row[key]), MAX_PERIOD, IN_A_ROW) for key in ("hypothesis", "reference"))
+    return hypothesis and not reference
 
 
 def is_copied(row: Mapping) -> bool:
@@ -91,13 +93,3 @@ def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
                 best = max(best, row[place])
         before = row
     return best
-
-
-def _loops(found: Sequence[str]) -> bool:
-    for period in range(1, MAX_PERIOD + 1):
-        same = 0  # units in a row that equal the one a period before
-        for place in range(period, len(found)):
-            same = same + 1 if found[place] == found[place - period] else 0
-            if same == period * (IN_A_ROW - 1):
-                return True
-    return False

@@ -4,18 +4,18 @@ Each utterance draws its random numbers from its own stream (seed and utterance 
 token is where that number falls on the cumulated distribution. `generate` then runs greedily over what is chosen here.
 """
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from blspkd.files import text_digest
+
 
 def uniform_stream(seed: int, utt_id: str, length: int) -> np.ndarray:
     """`length` numbers in [0, 1), float64, the same for the same seed and utterance on every machine."""
-    digest = hashlib.sha256(f"{seed} {utt_id}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))).random(length)
+    stream = int(text_digest(f"{seed} {utt_id}")[:32], 16)
+    return np.random.Generator(np.random.PCG64(stream)).random(length)
 
 
 def pick(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
