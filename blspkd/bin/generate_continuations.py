@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(ContinuationConfig, args.config, overrides)
 
     # Imported here, so that --help and mistakes in the options answer at once.
-    from blspkd.generation.parts import Share, is_merged, make_settings, plan_parts, remove_strangers
+    from blspkd.generation.merge import is_merged
+    from blspkd.generation.parts import Share, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
     from blspkd.kaldi.data_dir import KaldiDir
     from blspkd.kaldi.parts import Job, run_parts

@@ -8,15 +8,8 @@ import pytest
 
 from blspkd.errors import ConfigError, DataError
 from blspkd.generation.continuation import Continuation
-from blspkd.generation.parts import (
-    is_merged,
-    make_settings,
-    merge,
-    parts_dir,
-    plan_parts,
-    remove_strangers,
-    summary,
-)
+from blspkd.generation.merge import is_merged, merge, summary
+from blspkd.generation.parts import make_settings, parts_dir, plan_parts, remove_strangers
 from blspkd.kaldi.data_dir import read_continuations
 from blspkd.models.base_models import model_identity
 
