@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,27 +57,46 @@ def run_parts(title: str, jobs: list[Job]) -> None:
     for job in jobs:
         for place in job.work:
             place.start()
-    todo = [[(index, missing) for index, part in enumerate(job.plan)
-             if (missing := {place: batches for place in job.work if (batches := place.missing(index, part))})]
-            for job in jobs]
-    total = sum(len(batch) for parts in todo for _, missing in parts for batches in missing.values()
-                for batch in batches)
-    ahead = _read_ahead((job, batch) for job, parts in zip(jobs, todo, strict=True) for index, missing in parts
-                        for batch in _wanted(job.plan[index], missing))
+    todo = [(job, _missing_steps(job)) for job in jobs]
+    every = [(job, batch, places) for job, parts in todo for _, steps in parts for batch, places in steps]
+    ahead = _read_ahead([(job, batch) for job, batch, _ in every])
+    total = sum(len(batch) * len(places) for _, batch, places in every)
     with progress_bar(title, total=total, unit="utt") as bar, closing(ahead):
-        for job, parts in zip(jobs, todo, strict=True):
-            for index, missing in parts:
-                rows: dict[Parts, list[dict]] = {place: [] for place in missing}
-                for batch in _wanted(job.plan[index], missing):
+        for job, parts in todo:
+            for index, steps in parts:
+                rows: dict[Parts, list[dict]] = {}
+                for batch, places in steps:
                     prepared = job.prepare(next(ahead))
-                    for place, batches in missing.items():
-                        if batch in batches:
-                            rows[place] += job.work[place](batch, prepared)
-                            bar.update(len(batch))
+                    for place in places:
+                        rows.setdefault(place, []).extend(job.work[place](batch, prepared))
+                        bar.update(len(batch))
                 for place, written in rows.items():
                     place.write_part(index, written)
             for place in job.work:
                 place.finish(len(job.plan))
+
+
+def _missing_steps(job: Job) -> list[tuple[int, list[tuple[list[str], list[Parts]]]]]:
+    """Number of every part that is not whole, and its batches with the places that lack them."""
+    todo = []
+    for index, part in enumerate(job.plan):
+        missing = {place: place.missing(index, part) for place in job.work}
+        steps = [(batch, [place for place in job.work if batch in missing[place]]) for batch in part]
+        if any(missing.values()):
+            todo.append((index, [(batch, places) for batch, places in steps if places]))
+    return todo
+
+
+def _read_ahead(batches: list[tuple[Job, list[str]]]) -> Iterator[Any]:
+    """job.load(batch) of all in order; the next one is read while this one is computed."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: deque = deque()
+        for job, batch in batches:
+            ahead.append(pool.submit(job.load, batch))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 class PartsDir(Parts):
@@ -189,20 +208,3 @@ def plan_parts(batches: list[list[str]], part_size: int) -> Plan:
         parts[-1].append(batch)
         room -= len(batch)
     return parts
-
-
-def _wanted(part: list[list[str]], missing: Mapping[Parts, list[list[str]]]) -> list[list[str]]:
-    """The batches of a part that some place lacks."""
-    return [batch for batch in part if any(batch in batches for batches in missing.values())]
-
-
-def _read_ahead(batches: Iterable[tuple[Job, list[str]]]) -> Iterator[Any]:
-    """job.load(batch) of all in order; the next one is read while this one is computed."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: deque = deque()
-        for job, batch in batches:
-            ahead.append(pool.submit(job.load, batch))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
