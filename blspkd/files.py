@@ -1,4 +1,6 @@
-"""Write to a temporary name, then rename: a reader sees the whole file or none, also after `kill -9`.
+"""Files whole or not at all, rows of JSON, and digests: the only place for each. Standard library only.
+
+Files are written to a temporary name, then renamed: a reader sees the whole file or none, also after `kill -9`.
 
 What a killed process leaves, `<name>.tmp-<place>-<process id>`, is removed by the next process that writes into the
 same folder. The place tells machines that share a disk, and containers, from each other: a process id says nothing
@@ -7,17 +9,18 @@ elsewhere.
 
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from blspkd.errors import refusal
+from blspkd.errors import DataError, refusal
 
 LEFTOVER = re.compile(r".+\.tmp-([0-9a-f]{8})-(\d+)")
 WEEK = 7 * 24 * 3600  # seconds without a change, after which a temporary file of another place is nobody's
@@ -41,6 +44,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # what the user knows
         refused = refusal(error, path)  # while the disk is as full as it was
         _remove(temporary)
         if refused is None or refused is error:
@@ -58,6 +63,63 @@ def atomic_write(path: str | os.PathLike) -> Iterator:
             os.fsync(file.fileno())
 
 
+def write_rows(path: str | os.PathLike, rows: Iterable[dict]) -> None:
+    """One line of JSON for each row, atomically."""
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file of `write_rows`. Raises DataError naming file and line."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for line in file:
+                rows.append(json.loads(line))
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; remove {path.parent} and decode again") from None
+    except ValueError as error:
+        raise DataError(f"{path}:{len(rows) + 1}: not JSON ({error}); remove {path.parent} and decode again") from None
+    return rows
+
+
+def read_json(path: Path) -> dict:
+    """The object in `path`; {} if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def text_digest(texts: str | Iterable[str]) -> str:
+    """SHA-256, in hexadecimal, of a text or of several, one behind the other."""
+    digest = hashlib.sha256()
+    for text in [texts] if isinstance(texts, str) else texts:
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def json_digest(value: object) -> str:
+    """SHA-256, in hexadecimal, of a value that JSON can hold; the order of keys does not count."""
+    return text_digest(json.dumps(value, sort_keys=True))
+
+
+def contents_digest(path: str | os.PathLike) -> str:
+    """SHA-256, in hexadecimal, of all that a file holds, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def contents_digests(paths: Iterable[Path]) -> dict[str, str]:
+    """File -> 16 digits of its contents' digest, for the files at or under `paths`; what is not there is left out."""
+    return {file.relative_to(path.parent).as_posix(): contents_digest(file)[:16] for path in paths
+            for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*"))))}
+
+
 @functools.cache
 def _place() -> str:
     """This machine, or this container: where process ids mean the same."""
@@ -65,7 +127,7 @@ def _place() -> str:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         namespace = ""
-    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
+    return text_digest(f"{socket.gethostname()} {namespace}")[:8]
 
 
 @functools.cache  # once per process and folder

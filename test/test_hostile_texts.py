@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from blspkd.config import ContinuationConfig, DataConfig, ModelConfig, PromptConfig
+from blspkd.config import ContinuationConfig, DataConfig, PromptConfig
 from blspkd.data.control_tokens import is_control
 from blspkd.data.examples import make_examples
 from blspkd.data.operations.filter import count_tokens
@@ -71,8 +71,8 @@ def read_by(model: torch.nn.Module) -> list[list[int]]:
 def test_stage_2_reads_text(llm, tokenizer, template_tokens):
     writer = ContinuationWriter(llm, ContinuationConfig(prompt=PROMPT, batch_size=1, max_new_tokens=1))
     for text in TEXTS:
-        read = read_by(writer.model)
-        assert len(list(writer.write({"u": text}))) == 1
+        read = read_by(writer.listener.model.causal_lm)
+        assert len(writer.write({"u": text})) == 1
         assert control_tokens(tokenizer, read[0]) == template_tokens, text
         assert is_shown(tokenizer, text, read[0]), text
 
@@ -95,7 +95,7 @@ def test_stage_3_trains_on_text(llm, tokenizer, template_tokens, tmp_path):
 
 
 def test_stage_4_reads_text(llm, tokenizer, template_tokens):
-    listener = Listener.from_llm(ModelConfig(llm=llm), PROMPT)
+    listener = Listener.from_llm(llm, PROMPT)
     options = GenerationOptions(max_new_tokens=1)
     speech = torch.zeros(3, 16)
     for text in families.HOSTILE:

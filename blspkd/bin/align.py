@@ -31,10 +31,10 @@ def main(words: list[str] | None = None) -> None:
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.evaluation.alignment import AlignDir, align_set
     from blspkd.evaluation.alignment_summary import update_alignment_results, write_summary
-    from blspkd.evaluation.decoding import choose_device, fingerprint_model
+    from blspkd.evaluation.decoding import fingerprint_model
     from blspkd.evaluation.scoring import read_experiment
     from blspkd.evaluation.text_drift import measure_text_drift, trains_llm, update_drift_results
-    from blspkd.generation.model_identity import model_identity
+    from blspkd.models.base_models import choose_device, model_identity
     from blspkd.models.listener import Listener
 
     device = choose_device(config.device)

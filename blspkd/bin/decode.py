@@ -39,9 +39,9 @@ def main(words: list[str] | None = None) -> None:
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.evaluation.cascade import describe_experiment
-    from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model, fingerprint_text_llm
+    from blspkd.evaluation.decoding import decode_set, fingerprint_model, fingerprint_text_llm
     from blspkd.evaluation.eval_set import TYPED
-    from blspkd.generation.model_identity import model_identity
+    from blspkd.models.base_models import choose_device, model_identity
     from blspkd.models.listener import Listener
     from blspkd.training.run import prompt_of
 
@@ -61,7 +61,7 @@ def main(words: list[str] | None = None) -> None:
     llm, prompt = ModelConfig(llm=args.llm, dtype=config.dtype), prompt_of(Path(args.prompt_of), args.llm)
     fingerprint = fingerprint_text_llm(llm, prompt, model_identity)
     describe_experiment(args.exp_dir, args.system, llm)
-    listener = cache(lambda: Listener.from_llm(llm, prompt, device))
+    listener = cache(lambda: Listener.from_llm(llm.llm, prompt, llm.dtype, device))
     for data_dir in data_dirs:
         decode_set(listener, fingerprint, data_dir, args.exp_dir, config)
 

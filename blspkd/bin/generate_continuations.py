@@ -23,9 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(ContinuationConfig, args.config, overrides)
 
     # Imported here, so that --help and mistakes in the options answer at once.
-    from blspkd.generation.parts import is_merged, make_settings, plan_parts, remove_strangers
+    from blspkd.generation.merge import is_merged
+    from blspkd.generation.parts import Share, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
     from blspkd.kaldi.data_dir import KaldiDir
+    from blspkd.kaldi.parts import Job, run_parts
 
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
     sizes = len(transcripts), config.part_size, config.batch_size
@@ -37,9 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # Imported here, so that a job without work ends at once: these take seconds.
-    from blspkd.generation.continuation import ContinuationWriter, choose_device, library_versions
-    from blspkd.generation.model_identity import model_identity
-    from blspkd.progress import progress_bar
+    from blspkd.generation.continuation import ContinuationWriter, library_versions
+    from blspkd.models.base_models import choose_device, model_identity
 
     options = to_dict(config)
     prompt = options.pop("prompt")
@@ -57,18 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     todo = [(plan[index], batches) for index, batches in work.items() if states[index] != "complete"]
     if not todo:
         return
-    device = choose_device(args.job)
+    device = choose_device(job=args.job)
     writer = ContinuationWriter(args.llm, config, device)
-    versions = {**library_versions(), "device": device.partition(":")[0]}
-    total = sum(min(len(part.lacks()), config.batch_size * (batches.stop - batches.start)) for part, batches in todo)
-    with progress_bar("continuations", total=total, unit="utt") as bar:
-        for part, batches in todo:
-            written = {}
-            for batch in writer.write(part.transcripts, batches, done=part.rows()):
-                written.update(batch)
-                bar.update(len(batch))
-            if written:
-                part.write(written, settings, versions, part.path_of(batches, config.batch_size))
+    share = Share(todo, settings, {**library_versions(), "device": device.partition(":")[0]})
+    batches = [writer.plan(part.transcripts)[chosen] for part, chosen in todo]
+    run_parts("continuations", [Job(batches, {share: lambda batch, _: writer.rows(transcripts, batch)})])
 
 
 if __name__ == "__main__":

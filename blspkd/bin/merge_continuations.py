@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from blspkd.errors import command
-from blspkd.generation.parts import MAX_BAD_RATIO, is_merged, merge, parts_dir, summary
+from blspkd.generation.merge import MAX_BAD_RATIO, is_merged, merge, summary
+from blspkd.generation.parts import parts_dir
 
 
 @command

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from blspkd.errors import DataError, command
-from blspkd.evaluation.decode_dir import read_rows
+from blspkd.files import read_rows
 from blspkd.reporting.textgrid import tiers_of, write_textgrid
 
 

@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.data.examples import make_examples
     from blspkd.data.features import FeatureExtractor
     from blspkd.data.prompts import Prompt, load_tokenizer
-    from blspkd.generation.model_identity import model_identity
     from blspkd.kaldi.data_dir import KaldiDir, read_continuations
+    from blspkd.models.base_models import model_identity
     from blspkd.models.speech_llm import SpeechLlm
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints

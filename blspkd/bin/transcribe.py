@@ -33,9 +33,8 @@ def main(words: list[str] | None = None) -> None:
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.evaluation.cascade import transcripts_dir
-    from blspkd.evaluation.decoding import choose_device
     from blspkd.evaluation.recogniser import Recogniser, transcribe_set
-    from blspkd.generation.model_identity import model_identity
+    from blspkd.models.base_models import choose_device, model_identity
 
     device = choose_device(config.device)
     recogniser = cache(lambda: Recogniser(args.recogniser, config, device))  # loaded at most once

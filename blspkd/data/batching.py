@@ -30,6 +30,18 @@ class TokenBatch:
     lengths: Tensor  # [B] int64, on the CPU
     prefix: np.ndarray | None = None  # [P] ids that all rows begin with; None where their prefixes differ
 
+    def response_positions(self, shifted: bool) -> Tensor:
+        """[B, L] bool, on the CPU: positions of the response's tokens; shifted: the ones before, which predict them."""
+        return torch.nn.functional.pad(self.response_mask[:, 1:], (0, 1)) if shifted else self.response_mask
+
+    def positions(self, shifted: bool, with_input: bool) -> Tensor:
+        """[n] int64, on the CPU: where teacher and student are compared, counted through the flattened [B * L].
+
+        All positions of the inputs come first (with_input), then all of the responses (see `response_positions`).
+        """
+        masks = [self.input_mask] * with_input + [self.response_positions(shifted)]
+        return torch.cat([mask.flatten().nonzero().squeeze(1) for mask in masks])
+
 
 @dataclass
 class Batch:

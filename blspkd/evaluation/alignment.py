@@ -12,28 +12,27 @@ them.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from blspkd.config import DataConfig, DecodeConfig
-from blspkd.data.batching import Batch, TokenBatch, collate, lay_out
+from blspkd.data.batching import Batch, collate, lay_out
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
-from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files
-from blspkd.evaluation.eval_set import draw, plan_batches, plan_parts
+from blspkd.evaluation.eval_set import draw
+from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
+from blspkd.kaldi.parts import Fingerprint, Job, PartsDir, Plan, plan_batches, plan_parts, run_parts
 from blspkd.kaldi.word_times import Word, read_word_times
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
-from blspkd.progress import progress_bar
 
 log = logging.getLogger(__name__)
 DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur", "utt2spk", "text", "continuation", "word_times")
@@ -79,27 +78,26 @@ def align_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerpr
     Raises DataError for data that cannot be used; a set without `continuation` or `word_times` is measured without.
     """
     data_dir = Path(data_dir)
-    data = fingerprint_files(data_dir / name for name in DATA_FILES if (data_dir / name).exists())
-    train = {} if train_dir is None else fingerprint_files([Path(train_dir) / "text"])
+    train = {} if train_dir is None else contents_digests([Path(train_dir) / "text"])
     options = {"max_utterances": config.max_utterances, "seed": config.seed, "batch_size": config.batch_size,
                "batch_seconds": config.batch_seconds, "part_size": config.part_size}
-    directory = AlignDir(exp_dir, data_dir.resolve().name, {**model_fingerprint, "data": data, "training text": train,
-                                                            "data_dir": str(data_dir), "options": options})
-    if directory.is_finished():
-        log.info("%s: everything is measured already", directory.path)
+    folder = AlignDir(exp_dir, data_dir.resolve().name, {
+        **model_fingerprint, "data": contents_digests(data_dir / name for name in DATA_FILES), "training text": train,
+        "data_dir": str(data_dir), "options": options})
+    if folder.is_finished():
+        log.info("%s: everything is measured already", folder.path)
     else:
-        listener = load_listener()
-        aligner = _Aligner(listener, data_dir, config, _token_counts(listener, train_dir))
-        directory.start()
-        aligner.measure(directory)
-    return directory.rows()
+        aligner = _Aligner(load_listener(), data_dir, config, train_dir)
+        run_parts(f"align {data_dir.name}", [Job(aligner.plan(), {folder: aligner.rows}, aligner.load)])
+    return folder.rows()
 
 
 class _Aligner:
     """A loaded model and one set."""
 
-    def __init__(self, listener: Listener, data_dir: Path, config: DecodeConfig, token_counts: Counter | None):
-        self.listener, self.config, self.token_counts = listener, config, token_counts
+    def __init__(self, listener: Listener, data_dir: Path, config: DecodeConfig, train_dir: str | Path | None):
+        self.listener, self.config = listener, config
+        self.token_counts = _token_counts(listener, train_dir)
         self.data = KaldiDir(data_dir, draw(KaldiDir.read(data_dir).utterances, config))
         written = data_dir / "continuation"
         self.continuations = read_continuations(written) if written.exists() else {}
@@ -115,34 +113,23 @@ class _Aligner:
         if not self.words:
             log.info("%s: no word_times there, so boundaries are left out", data_dir)
 
-    def measure(self, directory: AlignDir) -> None:
+    def plan(self) -> Plan:
         durations = {utt_id: example.duration for utt_id, example in self.examples.items()}
-        parts = plan_parts(plan_batches(durations, self.config.batch_size, self.config.batch_seconds),
-                           self.config.part_size)
-        missing = {index: part for index, part in enumerate(parts) if not directory.has_part(index, part)}
-        total = sum(len(batch) for part in missing.values() for batch in part)
-        batches = self._batches([batch for part in missing.values() for batch in part])
-        with progress_bar(f"align {self.data.path.name}", total=total, unit="utt") as bar:
-            for index, part in missing.items():
-                rows = []
-                for batch in part:
-                    rows += self._rows(next(batches))
-                    bar.update(len(batch))
-                directory.write_part(index, rows)
-        directory.finish()
+        batches = plan_batches(durations, self.config.batch_size, self.config.batch_seconds)
+        return plan_parts(batches, self.config.part_size)
 
-    def _batches(self, plan: list[list[str]]) -> Iterator[Batch]:
-        order = {utt_id: index for index, utt_id in enumerate(self.examples)}
-        dataset = ExampleDataset(list(self.examples.values()), self.listener.extractor, DataConfig(), 0, augment=False)
-        for batch in DataLoader(dataset, batch_sampler=[[(0, order[utt_id]) for utt_id in batch] for batch in plan],
-                                collate_fn=collate):
-            if batch.errors:
-                raise AudioError(f"{self.data.path}: {batch.errors[0]}")
-            yield batch.to(self.listener.model.device)
+    def load(self, utt_ids: list[str]) -> Batch:
+        """Raises AudioError, naming the utterance."""
+        examples = [self.examples[utt_id] for utt_id in utt_ids]
+        dataset = ExampleDataset(examples, self.listener.extractor, DataConfig(), 0, augment=False)
+        batch = collate([dataset[0, index] for index in range(len(examples))])
+        if batch.errors:
+            raise AudioError(f"{self.data.path}: {batch.errors[0]}")
+        return batch
 
-    def _rows(self, batch: Batch) -> list[dict]:
-        return [self._row(utt_id, measured) for utt_id, measured in
-                zip(batch.utt_ids, measure_batch(self.listener.model, batch), strict=True)]
+    def rows(self, utt_ids: list[str], batch: Batch) -> list[dict]:
+        measured = measure_batch(self.listener.model, batch.to(self.listener.model.device))
+        return list(map(self._row, utt_ids, measured))
 
     def _row(self, utt_id: str, measured: Measured) -> dict:
         """A row of utterances.jsonl; times in seconds, KL in nats."""
@@ -191,13 +178,13 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     frames, lengths = model.encoder(batch.features, batch.feature_lengths, batch.windows)
     frames = frames.to(model.adapter_dtype)
     teacher = model.teacher_states(batch.sequences)
-    asked = predicting(batch.sequences)
+    asked = batch.sequences.response_positions(shifted=True)
 
     own = model.adapter(frames, lengths)
     sequences = lay_out(batch.examples, own.n_tokens.tolist())
     sequences.ids = sequences.ids.to(batch.sequences.ids.device)
     student = model.student_states(sequences, own)
-    responses = compare(model, student, predicting(sequences), teacher, asked)
+    responses = compare(model, student, sequences.response_positions(shifted=True), teacher, asked)
     measured = [Measured(n, response) for n, response in zip(own.n_tokens.tolist(), responses, strict=True)]
     if not model.adapter.aligned:
         return measured
@@ -223,11 +210,6 @@ def compare(model: SpeechLlm, student: Tensor, student_mask: Tensor, teacher: Te
     sizes = student_mask.sum(1).tolist()
     return [Positions(kl.tolist(), top1.tolist()) for kl, top1 in
             zip(distilled.divergence.split(sizes), distilled.agreement.split(sizes), strict=True)]
-
-
-def predicting(sequences: TokenBatch) -> Tensor:
-    """[B, L] bool: the positions that predict the response's tokens, each one before its token."""
-    return torch.nn.functional.pad(sequences.response_mask[:, 1:], (0, 1))
 
 
 def _times(speech: SpeechTokens, row: int) -> list[float]:

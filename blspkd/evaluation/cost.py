@@ -1,6 +1,5 @@
 """What a trained system costs, read off the files that its training left."""
 
-import json
 from pathlib import Path
 
 from safetensors import safe_open
@@ -9,6 +8,7 @@ from blspkd.config import TrainConfig
 from blspkd.config_file import load_config
 from blspkd.errors import DataError
 from blspkd.evaluation.results import Row, update_results
+from blspkd.files import read_json
 
 MIB = 1 << 20
 
@@ -26,7 +26,7 @@ def update_cost_results(exp_dir: str | Path, max_steps: int, processes: int = 1)
         raise DataError(f"{exp_dir}/model: no trained model there; run stage 3 first")
     values = {"trained_parameters_m": sum(map(_parameters, files)) / 1e6,
               "checkpoint_mib": sum(path.stat().st_size for path in files) / MIB}
-    marker = _marker(exp_dir / ".done" / "train.json")
+    marker = read_json(exp_dir / ".done" / "train.json")
     if marker.get("finished"):
         heard = max_steps * config.data.batch_utterances * config.training.gradient_accumulation * processes
         values |= {"wall_s": marker["seconds"], "utterances_per_s": heard / max(marker["seconds"], 1e-9)}
@@ -49,8 +49,3 @@ def _parameters(path: Path) -> int:
     return total
 
 
-def _marker(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}

@@ -14,9 +14,9 @@ from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references
+from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
 
 TYPED = ("text", "cascade")  # systems that read instead of listening
-Parts = list[list[list[str]]]  # parts of batches of utterance ids
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class EvalSet:
         """What `system`, "text" or "cascade", reads in the place of the speech; it may be empty for "cascade"."""
         return self.recognised[utt_id] if system == "cascade" else self.utterances[utt_id].text
 
-    def parts(self, system: str, config: DecodeConfig) -> Parts:
+    def plan(self, system: str, config: DecodeConfig) -> Plan:
         """All utterance ids: parts (what is saved together) of batches (what is decoded together), longest first."""
         if system in TYPED:
             lengths = {utt_id: float(len(self.typed(system, utt_id))) for utt_id in self.utterances}
-            batches = plan_batches(lengths, config.batch_size, float("inf"))
+            batches = plan_batches(lengths, config.batch_size)
         else:
             seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}
             batches = plan_batches(seconds, config.batch_size, config.batch_seconds)
@@ -101,34 +101,6 @@ def draw(utterances: dict[str, Utterance], config: DecodeConfig) -> dict[str, Ut
         return utterances
     chosen = random.Random(config.seed).sample(sorted(utterances, key=str.encode), config.max_utterances)
     return {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
-
-
-def plan_batches(lengths: Mapping[str, float], batch_size: int, batch_length: float) -> list[list[str]]:
-    """Batches of similar length, longest first: at most `batch_size` items and `batch_length` with padding each.
-
-    An item longer than `batch_length` gets a batch of its own.
-    """
-    batches: list[list[str]] = []
-    for key in sorted(lengths, key=lambda key: (-lengths[key], key.encode())):
-        last = batches[-1] if batches else None
-        if last and len(last) < batch_size and lengths[last[0]] * (len(last) + 1) <= batch_length:
-            last.append(key)
-        else:
-            batches.append([key])
-    return batches
-
-
-def plan_parts(batches: list[list[str]], part_size: int) -> Parts:
-    """Neighbouring batches joined to parts of at most `part_size` items; a larger batch is a part of its own."""
-    parts: Parts = []
-    room = 0
-    for batch in batches:
-        if len(batch) > room:
-            parts.append([])
-            room = part_size
-        parts[-1].append(batch)
-        room -= len(batch)
-    return parts
 
 
 def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:

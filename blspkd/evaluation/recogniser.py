@@ -19,10 +19,10 @@ from blspkd.config import TranscribeConfig
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
-from blspkd.evaluation.decode_dir import Fingerprint, PartsDir, fingerprint_files, write_text
-from blspkd.evaluation.eval_set import plan_batches, plan_parts
+from blspkd.evaluation.decode_dir import HypothesisDir
+from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir, Utterance
-from blspkd.progress import progress_bar
+from blspkd.kaldi.parts import Fingerprint, Job, plan_batches, plan_parts, run_parts
 
 log = logging.getLogger(__name__)
 DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur")
@@ -90,13 +90,10 @@ class Recogniser:
         return {**chosen, "num_beams": config.num_beams, "do_sample": False}
 
 
-class TranscriptDir(PartsDir):
-    """The folder of a set's transcripts: `text`, and `hyp.jsonl` with the same as it was written."""
+class TranscriptDir(HypothesisDir):
+    """The folder of a set's transcripts."""
 
     verb = "transcribing"
-
-    def _write_beside(self, rows: list[dict]) -> None:
-        write_text(self.path / "text", rows)
 
 
 def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, data_dir: str | Path,
@@ -109,7 +106,7 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     data_dir, output_dir = Path(data_dir), Path(output_dir)
     utterances = KaldiDir.read(data_dir, need_text=False).utterances
     options = {key: value for key, value in dataclasses.asdict(config).items() if key != "device"}
-    data = fingerprint_files(data_dir / name for name in DATA_FILES if (data_dir / name).exists())
+    data = contents_digests(data_dir / name for name in DATA_FILES)
     folder = TranscriptDir(output_dir, Fingerprint(recogniser=identity, data=data, options=options))
     if folder.is_finished():
         log.info("%s: everything is transcribed already", output_dir)
@@ -118,21 +115,17 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
             (output_dir / name).exists() for name in ("parts", folder.marker_name)):
         raise DataError(f"{output_dir}: holds other things than transcripts; choose another folder")
     seconds = {utt_id: _duration(data_dir, utterance) for utt_id, utterance in utterances.items()}
-    parts = plan_parts(plan_batches(seconds, config.batch_size, float("inf")), config.part_size)
     recogniser = load_recogniser()
-    folder.start()
-    todo = [(index, part) for index, part in enumerate(parts) if not folder.has_part(index, part)]
-    total = sum(len(batch) for _, part in todo for batch in part)
-    with progress_bar(f"transcribe {data_dir.name}", total=total, unit="utt") as bar:
-        for index, part in todo:
-            rows = []
-            for batch in part:
-                waveforms = [_load(data_dir, utterances[utt_id], recogniser.sampling_rate) for utt_id in batch]
-                rows += [{"utt_id": utt_id, "hypothesis": text}
-                         for utt_id, text in zip(batch, recogniser.transcribe(waveforms), strict=True)]
-                bar.update(len(batch))
-            folder.write_part(index, rows)
-    folder.finish()
+
+    def load(batch: list[str]) -> list[np.ndarray]:
+        return [_load(data_dir, utterances[utt_id], recogniser.sampling_rate) for utt_id in batch]
+
+    def work(batch: list[str], waveforms: list[np.ndarray]) -> list[dict]:
+        return [{"utt_id": utt_id, "hypothesis": text}
+                for utt_id, text in zip(batch, recogniser.transcribe(waveforms), strict=True)]
+
+    plan = plan_parts(plan_batches(seconds, config.batch_size), config.part_size)
+    run_parts(f"transcribe {data_dir.name}", [Job(plan, {folder: work}, load)])
     return True
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from blspkd.data.repetition import is_looping
+
 EMPTY = "empty"  # nothing, or white space alone
 TOO_SHORT = "too_short"  # fewer tokens than min_tokens
 UNFINISHED = "unfinished"  # no end of turn within max_new_tokens (only with drop_unfinished)
@@ -32,18 +34,6 @@ def reject(token_ids: Sequence[int], text: str, finished: bool, special_ids: fro
         return UNFINISHED
     if "\ufffd" in text:
         return BROKEN_TEXT
-    if is_looping(token_ids):
+    if is_looping(token_ids, MAX_LOOP_PERIOD, MIN_LOOP_REPEATS, MIN_LOOP_TOKENS):
         return REPETITION
     return None
-
-
-def is_looping(token_ids: Sequence[int]) -> bool:
-    """Whether a stretch of MIN_LOOP_TOKENS or more is one phrase said MIN_LOOP_REPEATS times or more in a row."""
-    for period in range(1, min(MAX_LOOP_PERIOD, len(token_ids) // MIN_LOOP_REPEATS) + 1):
-        needed = max(MIN_LOOP_TOKENS, MIN_LOOP_REPEATS * period) - period
-        same = 0
-        for earlier, later in zip(token_ids, token_ids[period:]):  # noqa: B905 (the second is shorter)
-            same = same + 1 if earlier == later else 0
-            if same >= needed:
-                return True
-    return False

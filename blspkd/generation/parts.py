@@ -8,27 +8,19 @@ transcripts, by a digest: its fingerprint), then a line per utterance. A part is
 fingerprint, hold every one of its utterances. `merge` puts complete parts together.
 """
 
-import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from blspkd.errors import ConfigError, DataError
-from blspkd.files import atomic_write
-from blspkd.kaldi.data_dir import write_continuations
-
-if TYPE_CHECKING:  # the merge needs no torch
-    from blspkd.generation.continuation import Continuation
+from blspkd.files import atomic_write, json_digest
+from blspkd.kaldi.parts import Parts
 
 ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
-# Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
-MAX_BAD_RATIO = 0.5
 FORMAT = 1  # of the part files and of the rules that make them; a change makes old parts stale
 
 
@@ -69,19 +61,19 @@ class Part:
             if header is not None and header["fingerprint"] == self.fingerprint:
                 yield header, self._rows(path)
 
-    def write(self, continuations: Mapping[str, "Continuation"], settings: dict, versions: Mapping[str, str],
+    def write(self, rows: Iterable[dict], settings: dict, versions: Mapping[str, str],
               path: Path | None = None) -> None:
-        """Add continuations to the file `path`, or to that of the whole part."""
+        """Add the rows of utterances to the file `path`, or to that of the whole part."""
         path = path or self.path
         header = {"fingerprint": self.fingerprint, "settings": settings, "versions": dict(versions)}
         before = read_header(path) or {}
-        rows = self._rows(path) if before.get("fingerprint") == self.fingerprint else {}
-        rows |= {utt_id: {"utt_id": utt_id, **asdict(written)} for utt_id, written in continuations.items()}
+        written = self._rows(path) if before.get("fingerprint") == self.fingerprint else {}
+        written |= {row["utt_id"]: row for row in rows}
         with atomic_write(path) as file:
             print(json.dumps(header, sort_keys=True), file=file)
             for utt_id in self.transcripts:
-                if utt_id in rows:
-                    print(json.dumps(rows[utt_id]), file=file)
+                if utt_id in written:
+                    print(json.dumps(written[utt_id]), file=file)
 
     def _paths(self) -> list[Path]:
         """Its files, whatever they were made from."""
@@ -99,6 +91,22 @@ class Part:
                 if isinstance(row, dict) and ROW <= row.keys() and row["utt_id"] in self.transcripts:
                     rows[row["utt_id"]] = row
         return rows
+
+
+class Share(Parts):
+    """One job's batches of some parts, for `kaldi.parts.run_parts`; the merge finishes them."""
+
+    def __init__(self, work: list[tuple[Part, slice]], settings: dict, versions: Mapping[str, str]):
+        self.work, self.settings, self.versions = work, settings, versions
+
+    def missing(self, index: int, batches: list[list[str]]) -> list[list[str]]:
+        """The batches with an utterance that no file of the part holds."""
+        written = self.work[index][0].rows()
+        return [batch for batch in batches if not written.keys() >= set(batch)]
+
+    def write_part(self, index: int, rows: list[dict]) -> None:
+        part, batches = self.work[index]
+        part.write(rows, self.settings, self.versions, part.path_of(batches, self.settings["generation"]["batch_size"]))
 
 
 def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, Any], options: Mapping[str, Any]) -> dict:
@@ -128,7 +136,7 @@ def fingerprint(settings: dict, transcripts: Mapping[str, str]) -> str:
     """
     options = {key: value for key, value in settings["generation"].items() if key != "batch_size"}
     made_from = {**settings, "model": None, "generation": options, "transcripts": list(transcripts.items())}
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return json_digest(made_from)
 
 
 def parts_dir(data_dir: Path) -> Path:
@@ -146,82 +154,6 @@ def read_header(path: Path) -> dict | None:
     return header if isinstance(header, dict) and {"fingerprint", "settings", "versions"} <= header.keys() else None
 
 
-def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | None = None) -> bool:
-    """Whether `continuation` and its info are there, made from these transcripts (and settings, if given)."""
-    info_path = Path(data_dir) / "continuation.info.json"
-    if not info_path.is_file() or not (Path(data_dir) / "continuation").is_file():
-        return False
-    try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    if "fingerprint" not in info:
-        return False
-    with open(Path(data_dir) / "continuation", "rb") as file:
-        if sum(1 for _ in file) != info["counts"]["written"]:  # it was cut
-            return False
-    if settings is None:
-        settings = make_settings(info["model"], info["identity"], info["prompt"], info["generation"])
-    return info["fingerprint"] == fingerprint(settings, transcripts)
-
-
-def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float = MAX_BAD_RATIO) -> dict:
-    """Put the parts together into `continuation` and `continuation.info.json`, then remove them; returns the info.
-
-    Raises DataError where utterances are missing or parts do not belong together, or where the filters dropped more
-    than `max_bad_ratio` of the utterances, or all; then nothing is changed.
-    """
-    if not 0 <= max_bad_ratio <= 1:
-        raise ConfigError(f"max_bad_ratio: {max_bad_ratio} is no share; give a number from 0 to 1")
-    data_dir = Path(data_dir)
-    info_path = data_dir / "continuation.info.json"
-    settings = _settings_of_parts(data_dir)
-    if is_merged(data_dir, transcripts, settings):  # and then killed, before all parts were removed
-        remove_parts(data_dir)
-        return json.loads(info_path.read_text(encoding="utf-8"))
-    parts = plan_parts(data_dir, transcripts, settings)
-    _check_complete(data_dir, parts)
-    written: dict[str, str] = {}
-    filtered: dict[str, list[str]] = {}
-    versions: dict[str, set[str]] = {}
-    tokens = unfinished = 0
-    for part in parts:
-        rows: dict[str, dict] = {}
-        for header, more in part.files():
-            rows |= more
-            for name, version in header["versions"].items():
-                versions.setdefault(name, set()).add(version)
-        for utt_id in part.transcripts:
-            row = rows[utt_id]
-            if row["reason"] is not None:
-                filtered.setdefault(row["reason"], []).append(utt_id)
-                continue
-            written[utt_id] = row["text"]
-            tokens += row["n_tokens"]
-            unfinished += not row["finished"]
-    counts = {"utterances": len(transcripts), "written": len(written),
-              "filtered": dict(sorted((reason, len(utt_ids)) for reason, utt_ids in filtered.items())),
-              "tokens": tokens, "unfinished": unfinished}
-    bad_ratio = 1 - len(written) / len(transcripts)
-    if not written or bad_ratio > max_bad_ratio:
-        accept = (f"; to go on with the others, --max_bad_ratio {ceil(100 * bad_ratio) / 100:g}" if written else "")
-        raise DataError(f"{data_dir}: {summary(counts)}: more than --max_bad_ratio {max_bad_ratio:g} allows; is this "
-                        "LLM a chat model, are prompt and options right (conf/continuation.yaml)? With others, run "
-                        f"stage 2 again{accept}. Nothing was replaced; what the LLM wrote is in {parts_dir(data_dir)}")
-    info = {"model": settings["model"], "prompt": settings["prompt"], "generation": settings["generation"],
-            "counts": counts, "filtered": filtered,
-            "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
-            "identity": settings["identity"], "fingerprint": fingerprint(settings, transcripts)}
-    # The info goes first and comes last: where it stands, it describes the continuations beside it.
-    info_path.unlink(missing_ok=True)
-    write_continuations(data_dir / "continuation", written)
-    with atomic_write(info_path) as file:
-        json.dump(info, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    remove_parts(data_dir)
-    return info
-
-
 def remove_strangers(data_dir: Path, parts: list[Part]) -> None:
     """Remove the part files of other runs that `parts`, the plan of this one, would not overwrite."""
     planned = {part.path.stem for part in parts}
@@ -235,43 +167,3 @@ def remove_strangers(data_dir: Path, parts: list[Part]) -> None:
 def remove_parts(data_dir: Path) -> None:
     """Remove the folder of parts, if any."""
     shutil.rmtree(parts_dir(data_dir), ignore_errors=True)
-
-
-def summary(counts: Mapping[str, Any]) -> str:
-    """One line that tells the user what came out: how many were written, and what was dropped for which reason."""
-    dropped = counts["utterances"] - counts["written"]
-    reasons = Counter(counts["filtered"]).most_common()
-    why = f" ({', '.join(f'{reason}: {n}' for reason, n in reasons)})" if reasons else ""
-    return f"{counts['written']} continuations of {counts['utterances']} utterances, {dropped} dropped{why}"
-
-
-def _settings_of_parts(data_dir: Path) -> dict:
-    """The settings of the newest part; the parts of another run are found stale by their fingerprints."""
-    folder = parts_dir(data_dir)
-    paths = folder.rglob("*.jsonl")
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
-        header = read_header(path)
-        if header is not None and header["settings"].get("format") == FORMAT:
-            return header["settings"]
-    raise DataError(f"{folder}: no continuations to merge; run stage 2 first")
-
-
-def _check_complete(data_dir: Path, parts: list[Part], shown: int = 10) -> None:
-    """Raise DataError with the parts that are missing or stale, and every utterance that the others lack."""
-    bad = [(part, state) for part in parts if (state := part.state()) != "complete"]
-    if not bad:
-        return
-    lines = []
-    missing = 0
-    for part, state in bad:
-        utt_ids = part.lacks()
-        missing += len(utt_ids)
-        if state == "incomplete":
-            lines.append(f"  {part.path.stem} lacks {len(utt_ids)} utterances: {' '.join(utt_ids)}")
-        elif len(lines) < shown:
-            why = "" if state == "missing" else " (written with other options, another model or other transcripts)"
-            lines.append(f"  {part.path.stem}: {len(utt_ids)} utterances, {utt_ids[0]} ... {utt_ids[-1]}{why}")
-    if len(bad) > len(lines):
-        lines.append(f"  ... and {len(bad) - len(lines)} more parts")
-    raise DataError(f"{data_dir}: {len(bad)} of {len(parts)} parts are missing, stale or incomplete, {missing} "
-                    "utterances:\n" + "\n".join(lines) + "\nrun stage 2 again: what is there is kept")

@@ -4,18 +4,18 @@ Each utterance draws its random numbers from its own stream (seed and utterance 
 token is where that number falls on the cumulated distribution. `generate` then runs greedily over what is chosen here.
 """
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from blspkd.files import text_digest
+
 
 def uniform_stream(seed: int, utt_id: str, length: int) -> np.ndarray:
     """`length` numbers in [0, 1), float64, the same for the same seed and utterance on every machine."""
-    digest = hashlib.sha256(f"{seed} {utt_id}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))).random(length)
+    stream = int(text_digest(f"{seed} {utt_id}")[:32], 16)
+    return np.random.Generator(np.random.PCG64(stream)).random(length)
 
 
 def pick(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -44,16 +44,14 @@ def pick(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float
 class UtteranceSampler(LogitsProcessor):
     """Leaves, for each row, only the token that the row's own random stream chooses."""
 
-    def __init__(self, uniforms: np.ndarray, prompt_length: int, temperature: float, top_p: float,
-                 device: str | torch.device = "cpu"):
-        """uniforms: [B, max_new_tokens]; prompt_length: padded length of the prompts, in tokens."""
+    def __init__(self, uniforms: np.ndarray, temperature: float, top_p: float, device: str | torch.device = "cpu"):
+        """uniforms: [B, max_new_tokens]"""
         self.uniforms = torch.from_numpy(uniforms).to(device)  # once, not at every step
-        self.prompt_length = prompt_length
         self.temperature = temperature
         self.top_p = top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """input_ids: [B, L]; scores: [B, V]; returns scores that are 0 at the chosen token and -inf elsewhere."""
-        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length]
+        """input_ids: [B, L] written so far; scores: [B, V]; returns 0 at the chosen token and -inf elsewhere."""
+        uniform = self.uniforms[:, input_ids.shape[1]]
         chosen = pick(scores, uniform, self.temperature, self.top_p)
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)

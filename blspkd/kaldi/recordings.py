@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from blspkd.audio.samples import AudioSource, copy_to_wav, durations, is_command, load, size_and_date
 from blspkd.errors import AudioError, DataError
-from blspkd.files import atomic_path
+from blspkd.files import atomic_path, text_digest
 from blspkd.kaldi.data_dir import parse_channel, parse_duration, read_sources
 from blspkd.kaldi.fix import back_up
 from blspkd.kaldi.tables import read_table, remedy_command, write_table
@@ -128,7 +128,7 @@ def materialize(path: str | os.PathLike, dump_dir: str | os.PathLike, *, allow_p
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".tmp-*"):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    files = {name: folder / f"{name}-{hashlib.sha256(entry.encode()).hexdigest()[:8]}.wav"
+    files = {name: folder / f"{name}-{text_digest(entry)[:8]}.wav"
              for name, entry in commands.items()}
     failures = []
     with ThreadPoolExecutor(max(1, num_jobs)) as pool:

@@ -4,6 +4,7 @@ It was `past_key_values` until transformers 5.23 and is `cache` from 5.24 on, in
 keep the old name. So a cache is recognised by what it is, and only a call of ours has to ask for the name.
 """
 
+import functools
 import inspect
 from collections.abc import Iterable
 
@@ -18,5 +19,9 @@ def find_cache(values: Iterable[object]) -> Cache | None:
 
 def cache_argument(llm: nn.Module, cache: Cache | None) -> dict[str, Cache | None]:
     """`cache` as the keyword argument that the forward call of `llm` takes."""
-    name = "cache" if "cache" in inspect.signature(llm.forward).parameters else "past_key_values"
-    return {name: cache}
+    return {_argument_name(type(llm)): cache}
+
+
+@functools.cache  # asked in every step of a training
+def _argument_name(kind: type[nn.Module]) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"

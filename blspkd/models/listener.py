@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from blspkd.audio.waveform import as_waveform
-from blspkd.config import ModelConfig, PromptConfig
+from blspkd.config import PromptConfig
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
+from blspkd.models.base_models import load_llm
 from blspkd.models.plora import speech_positions
-from blspkd.models.speech_llm import SpeechLlm, load_llm
+from blspkd.models.speech_llm import SpeechLlm
 
 
 @dataclass
@@ -63,7 +64,8 @@ class Listener:
         self.extractor = extractor
         self.prompt = Prompt(tokenizer, model.prompt_config)
         shipped = model.causal_lm.generation_config.eos_token_id
-        self.ends = sorted({self.prompt.end_of_turn, *([shipped] if isinstance(shipped, int) else shipped or [])})
+        ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
+        self.ends = sorted(ends - {None})
         # Only what the options say: models bring defaults (repetition_penalty, top_k ...) that would interfere.
         model.causal_lm.generation_config = GenerationConfig(eos_token_id=self.ends, do_sample=False,
                                                              pad_token_id=self.prompt.end_of_turn)
@@ -76,9 +78,11 @@ class Listener:
         return cls(model, load_tokenizer(model.config.llm), extractor)
 
     @classmethod
-    def from_llm(cls, config: ModelConfig, prompt: PromptConfig, device: str | torch.device = "cpu") -> "Listener":
-        """The LLM `config.llm` alone: only `generate_from_text` can be called. Raises ModelError."""
-        return cls(TextLlm(load_llm(config), prompt).to(device), load_tokenizer(config.llm), None)
+    def from_llm(cls, name: str, prompt: PromptConfig, dtype: str = "float32",
+                 device: str | torch.device = "cpu") -> "Listener":
+        """The LLM `name` alone, which can only read: `generate_from_text` and `complete`. Raises ModelError."""
+        tokenizer = load_tokenizer(name)
+        return cls(TextLlm(load_llm(name, dtype), prompt).to(device), tokenizer, None)
 
     @torch.inference_mode()
     def generate_from_speech(self, waveforms: list[np.ndarray | Tensor], instructions: list[str],
@@ -91,14 +95,21 @@ class Listener:
     def generate_from_text(self, transcripts: list[str], instructions: list[str],
                            options: GenerationOptions | None = None) -> list[Generated]:
         """The same with the transcripts typed in: what the LLM itself can do. A transcript may be empty."""
-        embed = self.model.causal_lm.get_input_embeddings()
-        turns, counts = [], []
+        prompts = []
         for transcript, instruction in zip(transcripts, instructions, strict=True):
-            ids = (self.prompt.split(transcript, instruction) if transcript.strip()
-                   else PromptIds(self.prompt.around(instruction)[0], [], self.prompt.around(instruction)[1]))
-            turns.append(embed(torch.tensor(ids.prefix + ids.input + ids.suffix, device=self.model.device)))
-            counts.append(len(ids.input))
-        return self._generate(turns, [slice(0, 0)] * len(turns), counts, options or GenerationOptions())
+            prefix, suffix = self.prompt.around(instruction)
+            prompts.append(self.prompt.split(transcript, instruction) if transcript.strip()
+                           else PromptIds(prefix, [], suffix))
+        return self.complete(prompts, options)
+
+    @torch.inference_mode()
+    def complete(self, prompts: list[PromptIds], options: GenerationOptions | None = None,
+                 sampler: LogitsProcessor | None = None) -> list[Generated]:
+        """Generate behind tokenised turns; `sampler` chooses the tokens in the place of the options."""
+        embed = self.model.causal_lm.get_input_embeddings()
+        turns = [embed(torch.tensor(ids.prefix + ids.input + ids.suffix, device=self.model.device)) for ids in prompts]
+        return self._generate(turns, [slice(0, 0)] * len(turns), [len(ids.input) for ids in prompts],
+                              options or GenerationOptions(), sampler)
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None) -> list[Tensor]:
@@ -132,7 +143,7 @@ class Listener:
         return self._generate(turns, inputs, [len(tokens) for tokens in speech], options or GenerationOptions())
 
     def _generate(self, turns: list[Tensor], inputs: list[slice], counts: list[int],
-                  options: GenerationOptions) -> list[Generated]:
+                  options: GenerationOptions, sampler: LogitsProcessor | None = None) -> list[Generated]:
         """turns: embeddings [L_b, D] of each prompt; inputs: where PLoRA acts. Prompts are padded on the left."""
         longest = max(map(len, turns))
         embeddings = turns[0].new_zeros(len(turns), longest, turns[0].shape[1])
@@ -146,6 +157,7 @@ class Listener:
         with speech_positions(is_speech):
             replies = self.model.causal_lm.generate(
                 inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),
+                logits_processor=LogitsProcessorList([sampler] if sampler else []),
                 **{name: value for name, value in asdict(options).items()
                    if options.do_sample or name not in ("temperature", "top_p")})
         return [self._generated(ids, n) for ids, n in zip(replies.tolist(), counts, strict=True)]

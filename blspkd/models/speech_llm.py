@@ -17,16 +17,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache
+from transformers import Cache
 
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
-from blspkd.data.pretrained import load_pretrained
-from blspkd.data.prompts import check_model_path
 from blspkd.errors import ConfigError, ModelError
 from blspkd.files import atomic_path
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
+from blspkd.models.base_models import load_llm
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
@@ -224,24 +223,9 @@ class SpeechLlm(nn.Module):
 def _load_base_models(config: ModelConfig) -> tuple[SpeechEncoder, nn.Module]:
     dtype = torch.float32 if config.train_encoder else getattr(torch, config.dtype)
     encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation, dtype)
-    return encoder, load_llm(config)
-
-
-def load_llm(config: ModelConfig) -> nn.Module:
-    """The causal LM `config.llm`, frozen, without dropout. Raises ModelError."""
-    check_model_path(config.llm, "LLM")
-    try:
-        llm_config = load_pretrained(AutoConfig, config.llm)
-        for name, value in list(vars(llm_config).items()):
-            if "drop" in name and isinstance(value, float):
-                setattr(llm_config, name, 0.0)  # teacher and student must be the same function
-        llm = load_pretrained(AutoModelForCausalLM, config.llm, config=llm_config,
-                              dtype=getattr(torch, config.dtype), attn_implementation=config.attn_implementation)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{config.llm}: cannot be loaded as a causal LM ({str(error).splitlines()[0]})") from None
-    llm.requires_grad_(False)
+    llm = load_llm(config.llm, config.dtype, config.attn_implementation)
     _check_head(llm, config.llm)
-    return llm
+    return encoder, llm
 
 
 @torch.no_grad()

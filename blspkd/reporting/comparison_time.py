@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blspkd.evaluation.comparison_plan import Run
+from blspkd.files import read_json
 from blspkd.reporting.results_page import duration
 
 
@@ -36,10 +37,7 @@ def _markers(folder: Path) -> dict[str, float]:
     """Seconds of every finished step of a run, by the names of its markers."""
     found = {}
     for path in (folder / ".done").glob("*.json"):
-        try:
-            marker = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
+        marker = read_json(path)
         if marker.get("finished"):
             found[path.stem] = float(marker.get("seconds", 0))
     return found

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.evaluation.decode_dir import SUFFIX, read_rows
+from blspkd.evaluation.decode_dir import SUFFIX
 from blspkd.evaluation.results import Row, read_results
 from blspkd.evaluation.scoring import Experiment as Trained
 from blspkd.evaluation.scoring import read_experiment
+from blspkd.files import read_rows
 from blspkd.reporting.learning_curves import Curve, read_curves, read_loss_settings
 from blspkd.reporting.tables import TYPED, system_label
 

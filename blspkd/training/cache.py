@@ -10,7 +10,6 @@ The size is announced, and free space checked, before anything is written. Every
 written anew when that changes. Removing a cache is always safe.
 """
 
-import hashlib
 import itertools
 import logging
 import math
@@ -34,9 +33,9 @@ from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.tensor_store import Shard, TensorStore
 from blspkd.errors import DataError
+from blspkd.files import text_digest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.progress import progress_bar
-from blspkd.training.terms.kd import selected_rows
 from blspkd.training.trainer import batch_loader
 
 logger = logging.getLogger(__name__)
@@ -200,7 +199,8 @@ class TeacherCache(Cache):
 
     def compute(self, batch: Batch) -> Iterable[Tensor]:
         states = self.model.teacher_states(batch.sequences).flatten(0, 1)
-        states = states.index_select(0, selected_rows(batch.sequences, self.with_input, self.shifted, states.device))
+        compared = batch.sequences.positions(self.shifted, self.with_input)
+        states = states.index_select(0, compared.to(states.device))
         inputs = [self.with_input * example.n_tokens for example in batch.examples]
         parts = states.split(inputs + [len(example.response) for example in batch.examples])
         return map(torch.cat, zip(parts[:len(inputs)], parts[len(inputs):], strict=True))
@@ -229,10 +229,7 @@ def _versions() -> dict[str, str]:
 
 
 def _digest(values: Iterable[object]) -> str:
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(repr(value).encode())
-    return digest.hexdigest()[:16]
+    return text_digest(map(repr, values))[:16]
 
 
 def _readable(size: float) -> str:

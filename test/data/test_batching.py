@@ -82,6 +82,16 @@ def test_layout_concatenates_first_and_pads_at_the_end():
     assert sequences.ids[sequences.response_mask].tolist() == [*items[0].response, *items[1].response]
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_compared_positions_are_the_inputs_then_the_responses_or_those_that_predict_them(shifted):
+    sequences = lay_out([example(0, 4, 3), example(1, 2, 4)], [4, 2])  # of 12 and 11 positions
+    inputs = [3, 4, 5, 6, 12 + 3, 12 + 4]
+    responses = [position - shifted for position in (9, 10, 11, 12 + 7, 12 + 8, 12 + 9, 12 + 10)]
+    assert sequences.positions(shifted, with_input=False).tolist() == responses
+    assert sequences.positions(shifted, with_input=True).tolist() == inputs + responses
+    assert sequences.response_positions(shifted).flatten().nonzero().flatten().tolist() == responses
+
+
 def test_layout_with_another_number_of_inputs():
     sequences = lay_out([example(0, 3, 2)], [6])
     assert sequences.lengths.tolist() == [13] and sequences.input_mask.sum() == 6

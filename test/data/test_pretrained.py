@@ -16,20 +16,18 @@ from pathlib import Path
 
 import torch
 
-from blspkd.config import ModelConfig, TranscribeConfig
+from blspkd.config import TranscribeConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import load_tokenizer
 from blspkd.errors import ModelError
 from blspkd.evaluation.recogniser import Recogniser
-from blspkd.generation import continuation
-from blspkd.models import speech_llm
+from blspkd.models.base_models import load_llm
 from blspkd.models.speech_encoder import SpeechEncoder
 
 llm, encoder = sys.argv[1:]
 loaders = {
     "tokenizer": lambda: load_tokenizer(llm),
-    "LLM of stage 2": lambda: continuation.load_llm(llm),
-    "LLM of stages 3 and 4": lambda: speech_llm.load_llm(ModelConfig(llm=llm)),
+    "LLM": lambda: load_llm(llm),
     "speech encoder": lambda: SpeechEncoder.from_pretrained(encoder, True, "eager", torch.float32),
     "feature extractor": lambda: FeatureExtractor(encoder, True),
     "recogniser": lambda: Recogniser(encoder, TranscribeConfig()),
@@ -43,7 +41,7 @@ for name, load in loaders.items():
         said[name] = str(error)
 print(json.dumps(said))
 """
-LOADERS = ("tokenizer", "LLM of stage 2", "LLM of stages 3 and 4", "speech encoder", "feature extractor", "recogniser")
+LOADERS = ("tokenizer", "LLM", "speech encoder", "feature extractor", "recogniser")
 CODE = """\
 from pathlib import Path
 Path({marker!r}).touch()

@@ -9,8 +9,8 @@ from blspkd.bin import decode, score
 from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.cascade import describe_experiment, read_transcripts
-from blspkd.evaluation.decode_dir import read_rows
 from blspkd.evaluation.scoring import score_experiment
+from blspkd.files import read_rows
 from blspkd.kaldi.data_dir import read_table, write_table
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlm
@@ -65,7 +65,7 @@ def test_an_llm_by_itself_answers_as_the_one_of_a_trained_model(recipe, tiny_llm
     model = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False,
                         adapter_options={"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32})
     SpeechLlm.from_config(model, prompt).save_pretrained(recipe / "model")
-    whole, alone = Listener.from_pretrained(recipe / "model"), Listener.from_llm(ModelConfig(llm=tiny_llm), prompt)
+    whole, alone = Listener.from_pretrained(recipe / "model"), Listener.from_llm(tiny_llm, prompt)
     said = (["the farmer sold six bags", "", "  "], ["Repeat.", "Repeat.", "Repeat."], GenerationOptions(6))
     assert whole.generate_from_text(*said) == alone.generate_from_text(*said)
 

@@ -13,10 +13,10 @@ import torch
 
 from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
-from blspkd.evaluation.decode_dir import read_rows
-from blspkd.evaluation.decoding import choose_device, decode_set, fingerprint_model
-from blspkd.evaluation.eval_set import plan_batches
+from blspkd.evaluation.decoding import decode_set, fingerprint_model
+from blspkd.files import read_rows
 from blspkd.kaldi.data_dir import read_table, write_table
+from blspkd.models.base_models import choose_device
 from blspkd.models.listener import Generated
 
 RATE = 16000
@@ -289,12 +289,6 @@ def test_a_set_without_transcripts_can_be_decoded_from_speech(data_dir, tmp_path
     decode(data_dir, tmp_path / "exp", config)
     row = read_rows(tmp_path / "exp" / "decode_shout_test_set" / "hyp.jsonl")[0]
     assert row["hypothesis"] == "S eins" and row["n_tokens_reference"] is None
-
-
-def test_batches_are_of_similar_length_and_within_their_budget():
-    lengths = {"a": 1.0, "b": 9.0, "c": 2.0, "d": 30.0, "e": 8.0}
-    assert plan_batches(lengths, 3, 18.0) == [["d"], ["b", "e"], ["c", "a"]]
-    assert plan_batches(lengths, 2, float("inf")) == [["d", "b"], ["e", "c"], ["a"]]
 
 
 def test_a_model_is_told_from_another_by_its_files(tmp_path):

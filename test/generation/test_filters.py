@@ -3,7 +3,7 @@
 import pytest
 
 from blspkd.generation import filters
-from blspkd.generation.filters import is_looping, reject
+from blspkd.generation.filters import reject
 
 
 def verdict(ids, text, finished=True, **options):
@@ -40,11 +40,10 @@ def test_half_a_character_is_broken_text():
 
 @pytest.mark.parametrize("ids", [[1] * 12, [3, 4] + [1, 2, 3] * 4, list(range(20)) + [7, 8] * 6, list(range(9)) * 4])
 def test_loops_are_found_wherever_they_stand(ids):
-    assert is_looping(ids)
     assert verdict([i + 10 for i in ids], "words and words") == filters.REPETITION
 
 
 @pytest.mark.parametrize("ids", [[], [1], [1] * 11, [1, 2, 3] * 3 + [1, 2], list(range(60)), list(range(16)) * 3,
                                  [1, 2, 3, 1, 2, 4] * 2])
 def test_some_repetition_is_natural(ids):
-    assert not is_looping(ids)
+    assert verdict([i + 10 for i in ids], "words and words") != filters.REPETITION

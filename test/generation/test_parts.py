@@ -2,22 +2,16 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 from blspkd.errors import ConfigError, DataError
 from blspkd.generation.continuation import Continuation
-from blspkd.generation.model_identity import model_identity
-from blspkd.generation.parts import (
-    is_merged,
-    make_settings,
-    merge,
-    parts_dir,
-    plan_parts,
-    remove_strangers,
-    summary,
-)
+from blspkd.generation.merge import is_merged, merge, summary
+from blspkd.generation.parts import make_settings, parts_dir, plan_parts, remove_strangers
 from blspkd.kaldi.data_dir import read_continuations
+from blspkd.models.base_models import model_identity
 
 TRANSCRIPTS = {f"utt{i}": f"sentence number {i}" for i in range(7)}
 TEXTS = ['and "so" on', "line\nbreak", "Grüße 你好 🦊", "a\u2028b\x85c", "back\\slash\ttab", " leading", "trailing "]
@@ -28,11 +22,15 @@ def settings(**options) -> dict:
     return make_settings("llm", {"config.json": "1234"}, {"instruction": "Go on:"}, options)
 
 
+def row(utt_id, text, n_tokens=4, finished=True, reason=None) -> dict:
+    return {"utt_id": utt_id, **asdict(Continuation(text, n_tokens, finished, reason))}
+
+
 def write(plan, made_by, reasons=None) -> None:
     texts = dict(zip(TRANSCRIPTS, TEXTS, strict=True))
     for part in plan:
-        rows = {utt_id: Continuation(texts[utt_id], 4, utt_id != "utt0", (reasons or {}).get(utt_id))
-                for utt_id in part.transcripts}
+        rows = [row(utt_id, texts[utt_id], 4, utt_id != "utt0", (reasons or {}).get(utt_id))
+                for utt_id in part.transcripts]
         part.write(rows, made_by, {"torch": "1"})
 
 
@@ -43,10 +41,9 @@ def test_parts_are_slices_in_the_order_of_the_utterances(tmp_path):
 
 def test_a_part_is_complete_when_its_files_hold_all_of_its_utterances(tmp_path):
     part = plan_parts(tmp_path, TRANSCRIPTS, settings())[0]
-    rows = {utt_id: Continuation(utt_id, 4, True) for utt_id in part.transcripts}
-    part.write({"utt2": rows["utt2"]}, settings(), {}, part.path_of(slice(1, 2), 2))
+    part.write([row("utt2", "c")], settings(), {}, part.path_of(slice(1, 2), 2))
     assert part.state() == "incomplete" and part.lacks() == ["utt0", "utt1"]
-    part.write({utt_id: rows[utt_id] for utt_id in ("utt0", "utt1")}, settings(), {}, part.path_of(slice(0, 1), 2))
+    part.write([row("utt0", "a"), row("utt1", "b")], settings(), {}, part.path_of(slice(0, 1), 2))
     assert part.state() == "complete" and not part.path.exists()
 
 
@@ -64,14 +61,14 @@ def test_a_part_that_lacks_an_utterance_is_not_complete_and_the_merge_names_it(t
     assert plan[0].state() == "incomplete"
     with pytest.raises(DataError, match=r"1 of 3 parts .*, 1 utterances:\n  part-00001-of-00003 lacks 1 .*: utt2\n"):
         merge(tmp_path, TRANSCRIPTS)
-    plan[0].write({"utt2": Continuation(TEXTS[2], 4, True)}, settings(), {"torch": "1"})
+    plan[0].write([row("utt2", TEXTS[2])], settings(), {"torch": "1"})
     assert plan[0].state() == "complete" and plan[0].path.read_bytes() == whole
 
 
 def test_the_merge_names_every_missing_utterance(tmp_path):
     transcripts = {f"utt{i:03d}": "text" for i in range(200)}
     [part] = plan_parts(tmp_path, transcripts, settings(part_size=200))
-    part.write({"utt000": Continuation("text", 1, True)}, settings(part_size=200), {})
+    part.write([row("utt000", "text")], settings(part_size=200), {})
     with pytest.raises(DataError) as raised:
         merge(tmp_path, transcripts)
     assert all(utt_id in str(raised.value) for utt_id in list(transcripts)[1:])
@@ -182,7 +179,7 @@ def test_parts_of_another_slicing_are_removed(tmp_path):
     plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
     write(plan, settings())
     for part in plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)) + plan:
-        part.write({}, settings(), {}, part.path_of(slice(5, 6), 2))
+        part.write([], settings(), {}, part.path_of(slice(5, 6), 2))
     remove_strangers(tmp_path, plan)
     assert sorted(parts_dir(tmp_path).rglob("*.jsonl")) == sorted(
         path for part in plan for path in (part.path, part.path_of(slice(5, 6), 2)))

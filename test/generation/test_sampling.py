@@ -43,7 +43,7 @@ def test_streams_differ_by_utterance_and_seed_and_never_change():
 
 def test_each_row_takes_the_number_of_its_own_step():
     uniforms = np.array([[0.1, 0.9], [0.9, 0.1]])
-    sampler = UtteranceSampler(uniforms, prompt_length=3, temperature=1.0, top_p=1.0)
+    sampler = UtteranceSampler(uniforms, temperature=1.0, top_p=1.0)
     scores = torch.zeros(2, 2)
     for step, chosen in enumerate(([0, 1], [1, 0])):
-        assert sampler(torch.zeros(2, 3 + step, dtype=torch.long), scores).argmax(-1).tolist() == chosen
+        assert sampler(torch.zeros(2, step, dtype=torch.long), scores).argmax(-1).tolist() == chosen

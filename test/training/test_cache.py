@@ -21,8 +21,8 @@ from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError, DataError
-from blspkd.generation.model_identity import model_identity
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
+from blspkd.models.base_models import model_identity
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training import cache
 from blspkd.training.cache import open_caches

@@ -6,11 +6,10 @@ and its id alone: not from its neighbours, nor from the number of jobs. It works
 is none of `OPERATIONS`.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from blspkd.audio import samples as audio
 from blspkd.audio.samples import AudioSource
 from blspkd.errors import AudioError, ConfigError, DataError
-from blspkd.files import atomic_path, atomic_write
+from blspkd.files import atomic_path, atomic_write, read_json, text_digest
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, write_table
 from blspkd.kaldi.files import data_files
 from blspkd.kaldi.verbs import new_directory
@@ -60,7 +59,7 @@ def add_noise(source: str | os.PathLike, destination: str | os.PathLike, wav_dir
     made_from = _digest(str(record[key]) for key in ("snr_db", "seed", "noise files", "audio"))
     files = {utt_id: wav_dir / f"{utt_id}-{made_from}.wav" for utt_id in utterances}
     todo = [utt_id for utt_id, file in files.items() if not file.is_file()]
-    if not todo and _read_record(destination) == record:
+    if not todo and read_json(destination / RECORD) == record:
         return False
     if todo:
         draw = _pieces(recordings) if recordings else _shaped(speech_spectrum(list(utterances.values())))
@@ -116,8 +115,8 @@ def _make(utterance: Utterance, file: Path, draw: Draw, snr_db: float, seed: int
     if not speech.any():
         raise AudioError(f"utterance {utterance.utt_id}: {utterance.audio.path}: is digital silence, which has no "
                          "signal-to-noise ratio; leave it out")
-    digest = hashlib.sha256(f"{seed} {utterance.utt_id}".encode()).digest()
-    noise = draw(len(speech), rate, np.random.default_rng(int.from_bytes(digest[:8], "big")))
+    stream = int(text_digest(f"{seed} {utterance.utt_id}")[:16], 16)
+    noise = draw(len(speech), rate, np.random.default_rng(stream))
     with atomic_path(file) as temporary:
         audio.write_wav(temporary, mix(speech, noise, snr_db), rate)
 
@@ -173,14 +172,6 @@ def _tables(source: Path, recordings: set[Path]) -> list[Path]:
     return [file for file in data_files(source) if file.name not in _REPLACED and file.resolve() not in recordings]
 
 
-def _read_record(destination: Path) -> dict:
-    """What `destination` was made from; {} where there is nothing to be read."""
-    try:
-        return json.loads((destination / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
 def _clear_leftovers(wav_dir: Path, files: dict[str, Path]) -> None:
     """Half-written files of a run that was killed."""
     names = {file.name for file in files.values()}
@@ -194,8 +185,5 @@ def _state(path: str) -> str:
     return f"{path} {known[0]} {known[1]}" if known else f"{path} missing"  # whoever opens it will say it better
 
 
-def _digest(parts) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part}\n".encode())
-    return digest.hexdigest()[:12]
+def _digest(parts: Iterable[str]) -> str:
+    return text_digest(f"{part}\n" for part in parts)[:12]

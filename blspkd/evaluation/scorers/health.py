@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from blspkd.config import TaskConfig
+from blspkd.data.repetition import is_looping
 from blspkd.evaluation.scorers.scorer import Scorer, shares
 from blspkd.evaluation.scorers.texts import normalize
 
@@ -58,7 +59,9 @@ class Looped(Flag):
                "reference not")
 
     def is_bad(self, row: Mapping) -> bool:
-        return _loops(units(row["hypothesis"])) and not _loops(units(row["reference"]))
+        hypothesis, reference = (is_looping(units(row[key]), MAX_PERIOD, IN_A_ROW)
+                                 for key in ("hypothesis", "reference"))
+        return hypothesis and not reference
 
 
 class Copied(Flag):
@@ -124,13 +127,3 @@ def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 
 def _with_words(counts: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.array([pair for pair in counts if pair[1]], dtype=np.float64).reshape(-1, 2)
-
-
-def _loops(words: Sequence[str]) -> bool:
-    for period in range(1, MAX_PERIOD + 1):
-        same = 0  # units in a row that equal the one a period before
-        for place in range(period, len(words)):
-            same = same + 1 if words[place] == words[place - period] else 0
-            if same == period * (IN_A_ROW - 1):
-                return True
-    return False

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from blspkd.config import LossConfig
-from blspkd.data.batching import TokenBatch
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.training.terms.term import Step, TermSums
 
@@ -44,7 +43,7 @@ class KnowledgeDistillation(nn.Module):
         """input_positions, response_positions: of the whole optimiser step, see `Denominators`."""
         config, batch, student = self.config, step.batch, step.student
         with_input = self._with_input(self.training)
-        rows = selected_rows(step.sequences, with_input, self.shifted, student.device)  # [n]
+        rows = step.sequences.positions(self.shifted, with_input).to(student.device, non_blocking=True)  # [n]
         n_input = int(batch.n_tokens.sum()) if with_input else 0
         weights = torch.full((len(rows),), config.w_response / response_positions, device=student.device)
         weights[:n_input] = config.w_input / input_positions
@@ -68,7 +67,7 @@ class KnowledgeDistillation(nn.Module):
         batch = step.batch
         if batch.teacher is not None:
             return batch.teacher[len(batch.teacher) - n:].to(step.student.dtype)
-        rows = selected_rows(batch.sequences, with_input, self.shifted, step.student.device)
+        rows = batch.sequences.positions(self.shifted, with_input).to(step.student.device, non_blocking=True)
         return step.model.teacher_states(batch.sequences).flatten(0, 1).index_select(0, rows)
 
     def _with_input(self, training: bool) -> bool:
@@ -80,12 +79,3 @@ class KnowledgeDistillation(nn.Module):
     def _with_labels(self, training: bool) -> bool:
         """Positions that are not shifted do not predict the response: its tokens are no labels there."""
         return self.shifted and (self.config.w_response_ce > 0 or not training)
-
-
-def selected_rows(sequences: TokenBatch, with_input: bool, shifted: bool, device: torch.device) -> Tensor:
-    """Selected positions of the flattened [B * L]: the inputs', then those of the response."""
-    response = sequences.response_mask
-    if shifted:  # the position before a token predicts it
-        response = torch.cat([response[:, 1:], response.new_zeros(len(response), 1)], dim=1)
-    masks = [sequences.input_mask, response] if with_input else [response]
-    return torch.cat([mask.reshape(-1).nonzero().squeeze(1) for mask in masks]).to(device, non_blocking=True)

@@ -15,7 +15,6 @@ import base64
 import difflib
 import functools
 import glob
-import hashlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from pathlib import Path
 from runner.refusals import tell_refusals
 
 from blspkd import model_files  # path.sh makes sure of it
+from blspkd.files import atomic_write, read_json, text_digest
 
 TO_RUN = 10  # exit status
 AUDIO = "audio of "  # and the path of a wav.scp: what says whether its recordings changed
@@ -90,7 +90,7 @@ def check(arguments: argparse.Namespace) -> int:
 
     outputs = arguments.output + [pattern.replace("%", word) for pattern, words in arguments.outputs
                                   for word in words.split()]
-    old = read_marker(arguments.marker)
+    old = read_json(arguments.marker)
     finished = bool(old.get("finished"))
     changes = differences(old["made_from"], made_from) if old else []
     remains = [path for pattern in (outputs if finished else arguments.partial) for path in present(pattern)]
@@ -127,7 +127,7 @@ def finish(arguments: argparse.Namespace) -> int:
     if arguments.peak_file and arguments.peak_file.exists():
         peaks += [int(line) for line in arguments.peak_file.read_text().split() if line.isdigit()]
     for path in arguments.markers:
-        marker = read_marker(path)
+        marker = read_json(path)
         missing = [pattern for pattern in marker["outputs"] if not present(pattern)]
         if missing:
             print(f"error: {path.stem} ended without an error, but {', '.join(missing)} is not there",
@@ -143,7 +143,7 @@ def times(arguments: argparse.Namespace) -> int:
     rows: dict = {}
     for folder in arguments.folders:
         for path in sorted(folder.glob("*.json")):
-            marker = read_marker(path)
+            marker = read_json(path)
             if marker.get("finished"):
                 rows.setdefault(tuple(marker["stage"].split(" ", 1)), []).append(marker)
     lines = ["stage\tname\tseconds\tpeak_mib\tdate"]
@@ -257,19 +257,9 @@ def present(pattern: str) -> list:
 
 def folder_digest(path: Path) -> str:
     """Of the names and contents of the files below a folder; large ones (weights) are sampled in every tensor."""
-    total = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if (file.is_file() and "__pycache__" not in file.parts and ".tmp-" not in file.name
-                and file.name not in model_files.RECORDS):
-            total.update(f"{file.relative_to(path)} {model_files.file_digest(file)}\n".encode())
-    return "sha256:" + total.hexdigest()
-
-
-def read_marker(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a damaged marker says nothing
-        return {}
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts
+             and ".tmp-" not in file.name and file.name not in model_files.RECORDS)
+    return "sha256:" + text_digest(f"{file.relative_to(path)} {model_files.file_digest(file)}\n" for file in files)
 
 
 def write_marker(path: Path, marker: dict) -> None:
@@ -277,15 +267,8 @@ def write_marker(path: Path, marker: dict) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
+    with atomic_write(path) as file:
+        file.write(text)
 
 
 def now() -> str:

@@ -5,7 +5,6 @@ with the same ones does nothing; a run with others says what changed and makes t
 """
 
 import dataclasses
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 from blspkd.config_file import load_config
 from blspkd.errors import DataError
-from blspkd.files import atomic_write
+from blspkd.files import atomic_write, contents_digest, json_digest
 
 Options = TypeVar("Options")
 RECORD = "training.json"
@@ -38,7 +37,7 @@ def describe(options: object, outside: tuple[str, ...], inputs: list[Path]) -> d
 
 
 def fingerprint(made_from: dict) -> str:
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return json_digest(made_from)
 
 
 def is_made(folder: Path, made_from: dict, what: str) -> bool:
@@ -73,8 +72,4 @@ def read_results(folder: Path) -> dict:
 def _checksum(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; make the corpus first (local/data.sh)")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return contents_digest(path)

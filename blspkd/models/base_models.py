@@ -1,0 +1,63 @@
+"""The base LLM: loaded here and nowhere else, told from other models, and put on a device."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from blspkd.data.pretrained import load_pretrained
+from blspkd.data.prompts import check_model_path
+from blspkd.errors import ConfigError, ModelError
+from blspkd.model_files import model_digests
+
+
+def load_llm(name: str, dtype: str = "float32", attn_implementation: str | None = None) -> PreTrainedModel:
+    """The causal LM `name` (Hugging Face id or folder): frozen, evaluating, without dropout. Raises ModelError.
+
+    attn_implementation: None lets transformers choose.
+    """
+    check_model_path(name, "LLM")
+    try:
+        config = load_pretrained(AutoConfig, name)
+        for key, value in list(vars(config).items()):
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, 0.0)  # teacher and student must be the same function
+        llm = load_pretrained(AutoModelForCausalLM, name, config=config, dtype=getattr(torch, dtype),
+                              attn_implementation=attn_implementation)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{name}: this LLM cannot be loaded ({_first_line(error)}); name a folder with a saved causal "
+                         "LM, or a Hugging Face id that is in the local cache or can be downloaded") from None
+    return llm.eval().requires_grad_(False)
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """What tells a model from others: a folder's contents (file name -> digest), or id and revision on the hub."""
+    check_model_path(name, "LLM")
+    if Path(name).is_dir():
+        return model_digests(Path(name))
+    try:
+        revision = getattr(load_pretrained(AutoConfig, name), "_commit_hash", None)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: no such folder, and as a Hugging Face id it cannot be loaded "
+                         f"({_first_line(error)}); correct the name, or download the model first and name its "
+                         "folder") from None
+    return {"id": name, "revision": str(revision)}
+
+
+def choose_device(name: str = "auto", job: int = 1) -> str:
+    """"auto": the GPU of this job (jobs take turns over the visible ones), or "cpu" where there is none.
+
+    Raises ConfigError for a device that is not there.
+    """
+    if name == "auto":
+        return f"cuda:{(job - 1) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise ConfigError(f"device: '{name}' cannot be used ({_first_line(error)}); try auto or cpu") from None
+    return name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
