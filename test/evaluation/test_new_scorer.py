@@ -50,11 +50,12 @@ def decoded(exp_dir, system, change):
     (exp_dir / "config.yaml").write_text(yaml.safe_dump({"system": system, "training": {"seed": 0}}))
     directory = DecodeDir(exp_dir, "qa", "test", "speech", {})
     directory.start()
-    directory.finish([{
+    directory.write_part(0, [{
         "utt_id": f"u{number:02d}", "instruction": "Answer.", "transcript": said, "reference": said,
         "hypothesis": change(number, said), "n_tokens": 5, "n_tokens_reference": None,
         "source_utt_id": f"u{number:02d}", "finished": True} for number, said in enumerate(SAID)])
     return score_experiment(exp_dir, CONFIG, ["test"])
+    directory.finish(1)
 
 
 def without_last_word(number, said):
