@@ -54,8 +54,8 @@ def decoded(exp_dir, system, change):
         "utt_id": f"u{number:02d}", "instruction": "Answer.", "transcript": said, "reference": said,
         "hypothesis": change(number, said), "n_tokens": 5, "n_tokens_reference": None,
         "source_utt_id": f"u{number:02d}", "finished": True} for number, said in enumerate(SAID)])
-    return score_experiment(exp_dir, CONFIG, ["test"])
     directory.finish(1)
+    return score_experiment(exp_dir, CONFIG, ["test"])
 
 
 def without_last_word(number, said):
