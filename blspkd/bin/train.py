@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
     if split.num_ranks != arguments.world_size:
         logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
     arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    if config.training.deepspeed:
+        load_deepspeed_safely()  # before its checkpoints are looked at
     checkpoints = newest_checkpoints(options.output_dir, 1)
     if config.training.init_from and not checkpoints:
         start_from(config.training.init_from, objective.speech_llm)
@@ -96,8 +98,6 @@ def main(arguments: list[str] | None = None) -> None:
                                  Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
                                  arguments.device)
 
-    if config.training.deepspeed:
-        load_deepspeed_safely()
     if checkpoints:
         logging.info("going on from %s", checkpoints[0].name)
     with writing(options.output_dir):  # the Trainer's own files too

@@ -87,8 +87,8 @@ def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
 
     Raises DataError where the run began with another result.
     """
-    path = Path(folder) / OPERATIONS
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != operations:
+    path, begun = Path(folder) / OPERATIONS, (Path(folder) / "config.yaml").is_file()
+    if begun and path.is_file() and json.loads(path.read_text(encoding="utf-8")) != operations:
         raise DataError(f"{path}: this run began with other examples: a table or the audio of {operations['data']} has "
                         f"changed since; choose another --tag, or remove {folder} to start anew")
     if write:

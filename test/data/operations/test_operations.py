@@ -19,6 +19,7 @@ from blspkd.data.operations.filter import Limits, filter_dir
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
+from blspkd.training.run import keep_record
 from blspkd.training.trainer import KdTrainer
 
 OPTIONS = ["--pad_to_30s", "false", "--adapter_heads", "2", "--adapter_ffn_dim", "32", "--num_pre_cif_layers", "1",
@@ -175,3 +176,13 @@ def test_a_training_hears_what_the_operations_leave(weighted, tiny_llm, tiny_enc
     with pytest.raises(SystemExit):
         train(weighted, tiny_llm, tiny_encoder, tmp_path / "a", *extra)
     assert "operations.json: this run began with other examples" in capsys.readouterr().err
+
+
+def test_a_record_of_a_run_that_never_began_is_replaced(tmp_path):
+    for record in ({"data": "a"}, {"data": "b"}):
+        keep_record(record, tmp_path, write=True)
+    keep_record({"data": "c"}, tmp_path, write=False)  # another rank
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(DataError, match="other examples: a table or the audio of c has changed"):
+        keep_record({"data": "c"}, tmp_path, write=True)
+    assert json.loads((tmp_path / "operations.json").read_text()) == {"data": "b"}
