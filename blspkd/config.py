@@ -1,7 +1,7 @@
 """What can be configured: flat dataclasses, a section of a YAML file each (`model:` ...; see config_file.py)."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from blspkd.errors import ConfigError
@@ -295,6 +295,7 @@ class BudgetConfig:
     max_steps: int = 0  # optimiser steps of every system; 0: what its own configuration says
     max_seeds: int = 0  # seeds per system at most; 0: as many as `systems` says
     max_utterances: int = 0  # of each test set; 0: all
+    systems: list = field(default_factory=list)  # some of the comparison's systems; empty: all of them
 
 
 @dataclass
@@ -314,18 +315,42 @@ class CompareConfig:
             for name in names:
                 if name not in self.systems:
                     raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
+        for budget, limit in self.budgets.items():
+            for name in limit.systems:
+                if name not in self.systems:
+                    raise ConfigError(f"budgets.{budget}.systems: '{name}' is not one of systems: "
+                                      f"{', '.join(self.systems)}")
+            if limit.systems and self.reference not in limit.systems:
+                raise ConfigError(f"budgets.{budget}.systems: the reference '{self.reference}' has to be among them")
         for name, seeds in self.systems.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number "
                                   "of seeds, at least 1")
+
+    def of_budget(self, budget: str) -> "CompareConfig":
+        """What is compared on this budget, and nothing else."""
+        limit = self.budgets[budget]
+        systems = {name: seeds for name, seeds in self.systems.items() if name in limit.systems or not limit.systems}
+        return replace(self, systems=systems, budgets={budget: limit},
+                       chance=self.chance if self.chance in systems else "",
+                       snapshots=[name for name in self.snapshots if name in systems])
 
 
 @dataclass
 class ReaderConfig:
     """A system of stage 5 that reads instead of listening: text, or a cascade."""
 
-    system: str
+    system: str = ""
     reads: str = "transcript"  # or a speech recogniser (Hugging Face id or folder), whose transcript the LLM reads
+
+
+@dataclass
+class OtherwiseConfig:
+    """A system of stage 5 that is the trained models of another one, decoded otherwise."""
+
+    system: str = ""
+    of: str = ""  # the other one
+    inference: dict = field(default_factory=dict)  # options of DecodeConfig, e.g. {num_beams: 4}
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@
 
 `plan` reads all configurations, so that a mistake in any of them ends it, and prints a line per run, for
 utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps, systems to decode, utterances of
-each set, steps after which it is measured too; the time that is left goes to the log. `table` writes results.json and
+each set, steps after which it is measured too, the run whose model it decodes otherwise, and how; the time that is left
+goes to the log. `table` writes results.json and
 comparison.json into exp_dir and prints the tables.
 """
 
@@ -19,17 +20,8 @@ from pathlib import Path
 from blspkd.config import CompareConfig, DecodeConfig
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
-from blspkd.evaluation.comparison import (
-    Comparison,
-    Run,
-    all_rows,
-    finished_runs,
-    measure,
-    measure_snapshots,
-    plan,
-    strangers,
-    write_comparison,
-)
+from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
+from blspkd.evaluation.comparison_plan import Run, finished_runs, plan, strangers
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
 from blspkd.reporting.comparison_page import screen
@@ -67,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
             print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
                              run.reads or "-", str(run.max_steps), systems_to_decode(run),
                              str(config.budgets[args.budget].max_utterances),
-                             ",".join(map(str, run.snapshots)) or "-"]))
+                             ",".join(map(str, run.snapshots)) or "-", run.of or "-", run.inference or "-"]))
         return
     there = finished_runs(runs, args.exp_dir)
     if len(there) < len(runs):
@@ -77,7 +69,7 @@ def main(words: list[str] | None = None) -> None:
     if config.reference not in {run.system for run in runs}:
         raise DataError(f"{args.exp_dir}: no run of {config.reference} is done, with which the others are compared")
     for run in runs:
-        if not run.reads:
+        if not run.reads and not run.of:
             update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)
     measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
     comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured,

@@ -1,9 +1,4 @@
-"""Stage 5: which systems are compared, and what came out of it.
-
-A system is a file conf/compare/<name>.yaml. A training configuration makes a system that listens; it is trained once
-per seed, in exp/compare_<budget>/<name>-seed<k>. A file with the key `reads` makes a system that reads:
-`reads: transcript` is the upper bound, `reads: <recogniser>` a cascade; both live in exp/compare_<budget>/<name>.
-"""
+"""Stage 5: what came out of the runs of a comparison (see `comparison_plan`)."""
 
 import json
 import statistics as means
@@ -11,38 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from blspkd.config import CompareConfig, DecodeConfig, ReaderConfig, TrainConfig
-from blspkd.config_file import load_config, names_in
-from blspkd.data.operations import make_operations
-from blspkd.errors import ConfigError, DataError
+from blspkd.config import DecodeConfig
+from blspkd.errors import DataError
+from blspkd.evaluation.comparison_plan import Run
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.paired_bootstrap import Statistics, holm, of_flags, paired_difference, statistics
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scoring import mean_matches
 from blspkd.files import atomic_write
-
-TRANSCRIPT = "transcript"
-SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
-
-
-@dataclass(frozen=True)
-class Run:
-    """One system with one seed; its folder below exp/compare_<budget> bears its name."""
-
-    name: str
-    system: str
-    config: Path
-    seed: int | None  # None: nothing is trained
-    reads: str = ""  # "transcript", a recogniser, or empty: it listens
-    max_steps: int = 0
-    snapshots: tuple[int, ...] = ()  # steps after which it is measured too
-    chance: bool = False  # it hears other utterances too
-    trains_llm: bool = False  # what it makes of typed text may have changed
-
-    @property
-    def decoded_as(self) -> str:
-        """The system of `decode_dir` under which its answers lie."""
-        return "speech" if not self.reads else "text" if self.reads == TRANSCRIPT else "cascade"
 
 
 @dataclass(frozen=True)
@@ -99,46 +70,6 @@ class Comparison:
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
-def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
-    """All runs, seed by seed, the reference system's first; `overrides` are of every training (--key value).
-
-    A comparison that is stopped early has then run the first seed of every system.
-    Raises ConfigError for a budget or system that is not there, and for any system's configuration that would not do.
-    """
-    if budget not in config.budgets:
-        raise ConfigError(f"compare_budget: there is no '{budget}'; known: {', '.join(config.budgets)}")
-    limit = config.budgets[budget]
-    runs = []
-    for name in sorted(config.systems, key=lambda name: name != config.reference):
-        path = Path(conf_dir) / f"{name}.yaml"
-        if not path.is_file():
-            raise ConfigError(f"{path}: not there, but the comparison names the system '{name}'")
-        if "reads" in names_in(path):
-            reader = load_config(ReaderConfig, path)
-            _check_name(path, reader.system, name)
-            if name == config.chance:
-                raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
-                                  "utterances")
-            recogniser = Path(reader.reads)
-            if len(recogniser.parts) > 1 and recogniser.parent.is_dir() and not recogniser.is_dir():
-                raise ConfigError(f"{path}: reads: there is no recogniser {recogniser}, though its folder is there")
-            runs.append(Run(name, name, path, None, reader.reads))
-            continue
-        training = load_config(TrainConfig, path, list(overrides))
-        make_operations(training.data.operations, str(path))
-        _check_name(path, training.system, name)
-        steps = limit.max_steps or training.training.max_steps
-        for seed in range(min(config.systems[name], limit.max_seeds or config.systems[name])):
-            runs.append(Run(f"{name}-seed{seed}", name, path, seed, max_steps=steps,
-                            snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
-                            chance=name == config.chance and seed == 0, trains_llm=training.model.plora_rank > 0))
-    return sorted(runs, key=lambda run: run.seed or 0)
-
-
-def _snapshots(steps: int) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(steps // part for part in SNAPSHOTS if steps >= part))
-
-
 def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: DecodeConfig,
             test_sets: Sequence[str]) -> list[Measured]:
     """Means over seeds of everything in the runs' results.json; task metrics with their difference to `reference`.
@@ -187,9 +118,10 @@ def _rows(run: Run, folder: str | Path) -> list[Row]:
     """Its results.json, by the systems' names in the comparison.
 
     Chance is that of one run: others may still have rows from when `chance` of the configuration was another system.
+    Alignment is counted where the model was trained, not again where it is decoded otherwise.
     """
     return [replace(row, system=_shown_as(row, run)) for row in read_results(Path(folder) / run.name / "results.json")
-            if row.system != "chance" or run.chance]
+            if (row.system != "chance" or run.chance) and not (run.of and row.task == "alignment")]
 
 
 def _shown_as(row: Row, run: Run) -> str:
@@ -278,19 +210,3 @@ def read_comparison(path: str | Path) -> "Comparison":
 def all_rows(runs: Sequence[Run], folder: str | Path) -> list[Row]:
     """The rows of all runs' results.json, by the systems' names in the comparison."""
     return [row for run in runs for row in _rows(run, folder)]
-
-
-def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:
-    """Those that have results."""
-    return [run for run in runs if (Path(folder) / run.name / "results.json").is_file()]
-
-
-def strangers(runs: Sequence[Run], folder: str | Path) -> list[str]:
-    """Folders beside the runs that are none of them."""
-    known = {"log", *(run.name for run in runs)}
-    return sorted(path.name for path in Path(folder).glob("[!.]*/") if path.name not in known)
-
-
-def _check_name(path: Path, system: str, name: str) -> None:
-    if system != name:
-        raise ConfigError(f"{path}: system: '{system}' is not the file's name; write '{name}'")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from blspkd.evaluation.comparison import Run
+from blspkd.evaluation.comparison_plan import Run
 from blspkd.reporting.results_page import duration
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from blspkd.config import CompareConfig, ContinuationConfig, DecodeConfig, TrainConfig
 from blspkd.config_file import load_config
-from blspkd.evaluation.comparison import plan
+from blspkd.evaluation.comparison_plan import plan
 from blspkd.kaldi.check import validate
 from blspkd.kaldi.tables import read_table
 

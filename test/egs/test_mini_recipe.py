@@ -34,7 +34,7 @@ def make_recipe(folder: Path) -> Path:
     for item in RECIPE.iterdir():
         if item.is_symlink():
             (folder / item.name).symlink_to(item.resolve())
-        elif item.name in ("local", "conf"):
+        elif item.name in ("local", "conf", "base"):
             shutil.copytree(item, folder / item.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif item.is_file() and item.name != "RESULTS.md":
             shutil.copy2(item, folder)
@@ -199,20 +199,25 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     recipe = tmp_path / "blspkd1"
     shutil.copytree(finished, recipe, symlinks=True)
     (recipe / "conf/compare.yaml").write_text(
-        "reference: blspkd\nsnapshots: [blspkd]\nsystems: {text: 1, cascade: 1, blsp: 1, blspkd: 2, blspkd+plora: 1}\n"
-        "budgets: {tiny: {max_steps: 4, max_utterances: 4}}\n")
+        "reference: blspkd\nsnapshots: [blspkd]\nsystems: {beams: 1, text: 1, cascade: 1, blsp: 1, blspkd: 2, "
+        "blspkd+plora: 1, blspkd-conv: 1}\nbudgets: {tiny: {max_steps: 4, max_utterances: 4, "
+        "systems: [beams, text, cascade, blsp, blspkd, blspkd+plora]}}\n")
+    (recipe / "conf/compare/beams.yaml").write_text("system: beams\nof: blspkd\ninference: {num_beams: 3}\n")
     options = ["--stage", "compare", "--stop_stage", "compare", "--compare_budget", "tiny", "--test_sets", "test_heard",
                "--align_sets", "test_heard", "--noise_snr_db", "10", "--compare_args", "--save_steps 2"]
     kill_when(recipe, options, "exp/compare_tiny/blsp-seed0/checkpoint-2")
     assert not list(recipe.glob("exp/compare_tiny/*.json"))
     result = run(recipe, *options, timeout=600)
     assert result.returncode == 0, result.stdout[-6000:]
-    assert re.search(r"6 runs of 5 systems, [0-4] of them done; [0-9]+ training steps to go, 2 at a time: about",
+    assert re.search(r"7 runs of 6 systems, [0-4] of them done; [0-9]+ training steps to go, 2 at a time: about",
                      result.stdout)
     folder = recipe / "exp" / "compare_tiny"
     rows = json.loads((folder / "results.json").read_text())
-    assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed"} == {
+    assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed", "beams"} == {
         row["system"] for row in rows}
+    assert not {"cost", "alignment"} & {row["task"] for row in rows if row["system"] == "beams"}
+    decoded = json.loads((folder / "beams-seed0/decode_translate_test_heard/decode.json").read_text())
+    assert "'num_beams': 3" in str(decoded) and not list(folder.glob("beams-seed0/checkpoint-*"))
     assert {"test_heard", "test_heard_snr10"} <= {row["set"] for row in rows if row["task"] == "translate"}
     assert {row["seed"] for row in rows if row["system"] == "blspkd"} == {0, 1}
     drift = [row["value"] for row in rows if row["task"] == "text"]
@@ -226,7 +231,8 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     page = (folder / "report.html").read_text()
     assert "<audio" in page and not re.search(r"(src|href)=.https?:", page)
 
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/model/adapter.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*seed*/model/adapter.safetensors")
+              if not path.parent.is_symlink()}
     again = run(recipe, *options, timeout=600)
-    assert again.returncode == 0 and "6 of them done; 0 training steps to go" in again.stdout
+    assert again.returncode == 0 and "7 of them done; 0 training steps to go" in again.stdout
     assert len(before) == 4 and all(path.stat().st_mtime_ns == time for path, time in before.items())

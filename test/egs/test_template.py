@@ -44,9 +44,12 @@ if name == "train":
     while Path("slow.train").exists():
         time.sleep(0.1)
     make(options["--output_dir"], "model/config.json")
+    Path(options["--output_dir"], "config.yaml").write_text("system: trained\\nmodel:\\n  llm: x\\n")
 if name == "decode":
     read = "." + options["--systems"].strip("[]") if "--llm" in options else ""
     make(options["--exp_dir"], "decode_repeat_" + Path(options["--data_dir"]).name + read, "hyp.jsonl")
+if name == "align":
+    make(options["--exp_dir"], "align_" + Path(options["--data_dir"]).name, "summary.json")
 if name == "score":
     make(options["--exp_dir"], "results.json")
 if name == "results":
@@ -419,6 +422,41 @@ def test_stage_5_compares_the_templates_own_systems(recipe):
     read = [line for line in calls if line.startswith(("decode", "transcribe")) and "exp/compare_small/cascade" in line]
     assert [line.split()[0] for line in read] == ["transcribe", "decode"]
     assert "--recogniser openai/whisper-small" in read[0] and "--max_utterances 200" in read[1]
+
+
+def test_stage_5_decodes_a_trained_model_otherwise_when_it_is_there(recipe):
+    (recipe.folder / "conf/compare.yaml").write_text("systems: {beams: 1, blspkd: 1, blsp: 1}\n"
+                                                     "budgets: {tiny: {max_steps: 3, systems: [beams, blspkd]}}\n")
+    (recipe.folder / "conf/compare/beams.yaml").write_text("system: beams\nof: blspkd\ninference: {num_beams: 4}\n")
+    words = "--stage", "5", "--stop_stage", "5", "--compare_budget", "tiny", "--align_sets", "valid"
+    (recipe.folder / "fail.train").touch()
+    assert "its model is that of blspkd-seed0, which is not trained" in recipe.fail(*words)
+    (recipe.folder / "fail.train").unlink()
+    recipe.calls()
+    recipe.succeed(*words)
+    steps = [line for line in recipe.calls() if line.startswith(("train", "decode", "align"))]
+    folder = re.compile(r"--(?:output|exp)_dir exp/compare_tiny/(\S+)")
+    assert [(line.split()[0], folder.search(line)[1]) for line in steps] == [
+        ("train", "blspkd-seed0"), ("decode", "blspkd-seed0"), ("align", "blspkd-seed0"), ("decode", "beams-seed0")]
+    assert "--model_dir exp/compare_tiny/beams-seed0/model" in steps[-1]
+    assert steps[-1].endswith("--num_beams 4 --systems [speech] --max_utterances 0")
+    beams = recipe.folder / "exp/compare_tiny/beams-seed0"
+    assert (beams / "config.yaml").read_text() == "system: 'beams'\nmodel:\n  llm: x\n"
+    assert (beams / "model").resolve() == (recipe.folder / "exp/compare_tiny/blspkd-seed0/model").resolve()
+
+
+def test_a_change_of_what_a_training_starts_from_or_selects_by_is_noticed(recipe):
+    for path in ("exp/first/model/adapter.safetensors", "data/train/utt2quality"):
+        (recipe.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (recipe.folder / path).write_text("u1 1\n")
+    words = "--stage", "3", "--stop_stage", "3", "--train_args", "--init_from exp/first/model"
+    recipe.succeed(*words)
+    assert "nothing changed" in recipe.succeed(*words)
+    for path, told in (("exp/first/model/adapter.safetensors", "init_from exp/first/model: its contents changed"),
+                       ("data/train/utt2quality", "data/train/utt2quality: its contents changed")):
+        (recipe.folder / path).write_text("u1 2\n")
+        assert told in recipe.fail(*words)
+        (recipe.folder / path).write_text("u1 1\n")
 
 
 def test_a_comparison_without_systems_says_where_to_copy_them_from(recipe):

@@ -12,15 +12,14 @@ from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.comparison import (
     Comparison,
     Measured,
-    Run,
     Snapshot,
     all_rows,
     measure,
     measure_snapshots,
-    plan,
     read_comparison,
     write_comparison,
 )
+from blspkd.evaluation.comparison_plan import Run, plan
 from blspkd.evaluation.paired_bootstrap import holm
 from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.reporting import comparison_page
@@ -95,6 +94,87 @@ def test_unknown_budgets_and_references_are_named(conf_dir):
         CompareConfig(systems={"a": 1}, reference="x")
     with pytest.raises(ConfigError, match="'../a: 1' is not a name"):
         CompareConfig(systems={"../a": 1, "blspkd": 1})
+
+
+BEAMS = "system: beams\nof: blspkd\ninference: {num_beams: 4, do_sample: false}\n"
+
+
+def test_a_model_is_decoded_otherwise_after_all_trainings_and_not_trained_again(conf_dir):
+    (conf_dir / "beams.yaml").write_text(BEAMS)
+    (conf_dir / "warm.yaml").write_text("system: warm\nof: beams\ninference: {do_sample: true, temperature: 0.5}\n")
+    config = replace(CONFIG, systems={"beams": 2, "warm": 1, **CONFIG.systems})
+    runs = plan(config, "full", conf_dir)
+    assert [run.name for run in runs[:6]] == [run.name for run in plan(CONFIG, "full", conf_dir)]
+    assert [(run.name, run.of, run.inference, run.seed, run.max_steps) for run in runs[6:]] == [
+        ("beams-seed0", "blspkd-seed0", "--num_beams 4 --do_sample false", 0, 0),
+        ("warm-seed0", "blspkd-seed0", "--num_beams 4 --do_sample true --temperature 0.5", 0, 0),
+        ("beams-seed1", "blspkd-seed1", "--num_beams 4 --do_sample false", 1, 0)]
+    assert {systems_to_decode(run) for run in runs[6:]} == {"[speech]"} and runs[6].decoded_as == "speech"
+    assert [run.name for run in plan(config, "small", conf_dir)][3:] == ["beams-seed0", "warm-seed0"]
+
+
+@pytest.mark.parametrize(("text", "seeds", "message"), [
+    (BEAMS.replace("of: blspkd", "of: blspkb"), 1,
+     r"beams\.yaml: of: 'blspkb' is not one of the systems of this budget: beams, text, blsp, blspkd"),
+    (BEAMS.replace("of: blspkd", "of: beams"), 1, r"beams\.yaml: of: beams -> beams leads back to itself"),
+    (BEAMS.replace("of: blspkd", "of: text"), 1, "of: 'text' reads; name one that listens"),
+    (BEAMS.replace("of: blspkd", "of:"), 1, r"beams\.yaml: of: expected str"),
+    (BEAMS.replace("num_beams", "num_beam"), 1, "inference: 'num_beam' is none of what may differ: num_beams, "),
+    (BEAMS.replace("num_beams: 4", "num_beams: 0"), 1, r"beams\.yaml: inference: num_beams: 0 is less than 1"),
+    (BEAMS.replace("num_beams: 4", "num_bootstrap: 9"), 1, "'num_bootstrap' is none of what may differ"),
+    (BEAMS.replace("system: beams", "system: other"), 1, "system: 'other' is not the file's name"),
+    (BEAMS + "training: {max_steps: 3}\n", 1, "unknown key 'training'"),
+    (BEAMS, 4, "systems: beams: 4 seeds, but 'blspkd', whose models it decodes, has 3"),
+])
+def test_what_cannot_be_decoded_otherwise_is_told_beforehand(conf_dir, text, seeds, message):
+    (conf_dir / "beams.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        plan(replace(CONFIG, systems={"beams": seeds, **CONFIG.systems}), "full", conf_dir)
+
+
+def test_systems_that_lead_back_to_one_another_are_told(conf_dir):
+    (conf_dir / "a.yaml").write_text("system: a\nof: b\n")
+    (conf_dir / "b.yaml").write_text("system: b\nof: a\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: of: a -> b -> a leads back to itself"):
+        plan(replace(CONFIG, systems={"a": 1, "b": 1, **CONFIG.systems}), "full", conf_dir)
+    with pytest.raises(ConfigError, match="chance: 'a' is a system decoded otherwise"):
+        plan(replace(CONFIG, systems={"a": 1, **CONFIG.systems}, chance="a"), "full", conf_dir)
+
+
+def test_what_is_decoded_otherwise_has_rows_and_differences_of_its_own_but_no_cost(conf_dir, tmp_path):
+    (conf_dir / "beams.yaml").write_text(BEAMS)
+    runs = plan(replace(CONFIG, systems={"beams": 1, **CONFIG.systems}), "small", conf_dir)
+    for run in runs:
+        make_run(tmp_path, run, 36 if run.of else 30)
+        if run.of:
+            update_results(tmp_path / run.name / "results.json", [], lambda row: row.task == "cost")
+    measured = measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+    assert [(one.task, one.metric, one.mean, one.difference) for one in measured if one.system == "beams"] == [
+        ("repeat", "exact_match", 90.0, 15.0)]  # alignment is the model's
+    assert {one.system for one in measured if one.task == "cost"} == {"blspkd", "blsp"}
+    assert "0 training steps to go" in time_left([run for run in runs if run.of], tmp_path / "nowhere", None, 1)
+
+
+def test_a_budget_may_have_some_of_the_systems(conf_dir):
+    budgets = {"full": BudgetConfig(), "few": BudgetConfig(systems=["blspkd", "text"])}
+    config = replace(CONFIG, chance="blsp", snapshots=["blsp", "blspkd"], budgets=budgets)
+    runs = plan(config, "few", conf_dir)
+    assert [run.name for run in runs] == ["blspkd-seed0", "text", "blspkd-seed1", "blspkd-seed2"]
+    assert not any(run.chance for run in runs) and runs[0].snapshots == (6, 12, 25)
+    assert [run.name for run in plan(config, "full", conf_dir) if run.chance] == ["blsp-seed0"]
+    (conf_dir / "beams.yaml").write_text("system: beams\nof: blsp\n")
+    config = replace(CONFIG, systems={"beams": 1, **CONFIG.systems},
+                     budgets={"few": BudgetConfig(systems=["blspkd", "beams"])})
+    with pytest.raises(ConfigError, match="'blsp' is not one of the systems of this budget: beams, blspkd"):
+        plan(config, "few", conf_dir)
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["blspkd", "blps"], "budgets.few.systems: 'blps' is not one of systems: text, blsp, blspkd"),
+    (["text"], "budgets.few.systems: the reference 'blspkd' has to be among them")])
+def test_a_budget_knows_its_systems_and_has_the_reference(names, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, budgets={"few": BudgetConfig(systems=names)})
 
 
 def plan_command(tmp_path, *words):

@@ -266,11 +266,16 @@ from ${template}/conf and adapt them"
     gpus=()
     if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
     all_ran=true
-    utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
-        BLSPKD_JOB="1:$(wc -l < "${compare}/plan.tsv")" "${compare}/log/run.BLSPKD_JOB.log" \
-        utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
-        --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
-        --inference_args "${inference_args}" || all_ran=false
+    num_runs=$(wc -l < "${compare}/plan.tsv")
+    num_first=$(awk -F '\t' '$10 == "-"' "${compare}/plan.tsv" | wc -l)  # the others decode models of these
+    for jobs in "1:${num_first}" "$((num_first + 1)):${num_runs}"; do
+        if [ "${jobs%:*}" -gt "${jobs#*:}" ]; then continue; fi
+        utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
+            BLSPKD_JOB="${jobs}" "${compare}/log/run.BLSPKD_JOB.log" \
+            utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
+            --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
+            --inference_args "${inference_args}" || all_ran=false
+    done
     "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
     compared=()
     for name in $(cut -f 1 "${compare}/plan.tsv"); do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One run of a comparison (stage 5 of blspkd.sh): a system that listens goes through stages 3 and 4 with its own
-# configuration, one that reads through stage 4. Snapshots of its training go through stage 4, on ALIGN_SETS only.
+# configuration, one that reads, or decodes another one's model otherwise, through stage 4. Snapshots of its training go
+# through stage 4, on ALIGN_SETS only.
 #   utils/compare_run.sh NUMBER PLAN ALIGN_SETS OPTION ... --expdir DIR --train_args TEXT --inference_args TEXT
 # NUMBER is the line of PLAN, which `python -m blspkd.bin.compare plan` wrote; the options are those of blspkd.sh.
 set -euo pipefail
@@ -13,11 +14,23 @@ options=("${@:1:$#-4}")
 expdir=${*: -5:1}
 train_args=${*: -3:1}
 inference_args=${*: -1:1}
-IFS=$'\t' read -r name _ config seed reads steps systems max_utterances snapshots <<< "$(sed -n "${number}p" "${plan}")"
+IFS=$'\t' read -r name system config seed reads steps systems max_utterances snapshots of inference \
+    <<< "$(sed -n "${number}p" "${plan}")"
 export BLSPKD_LIVE=${BLSPKD_LIVE:-100}  # bars of the jobs below travel through us
 
 first_stage=train
-if [ "${reads}" = "-" ]; then
+if [ "${of}" != "-" ]; then
+    if [ ! -d "${expdir}/${of}/model" ]; then
+        echo "error: ${name}: its model is that of ${of}, which is not trained; see the log of that run" >&2
+        exit 1
+    fi
+    mkdir -p "${expdir}/${name}"
+    ln -sfn "../${of}/model" "${expdir}/${name}/model"
+    sed "s/^system: .*/system: '${system}'/" "${expdir}/${of}/config.yaml" > "${expdir}/${name}/config.yaml"
+    if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
+    first_stage=evaluate reads=
+    options+=(--align_sets=)  # alignment is the model's, and measured there
+elif [ "${reads}" = "-" ]; then
     reads=
     train_args+=" --seed ${seed}"
     if [ "${steps}" -gt 0 ]; then train_args+=" --max_steps ${steps}"; fi
