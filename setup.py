@@ -36,6 +36,8 @@ setup(
         "tqdm>=4.66",
         "tensorboard>=2.15",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "psutil>=5.9",
     ],
     extras_require={
         "ark": ["kaldiio>=2.18"],  # its licence allows evaluation only: read it before you use it

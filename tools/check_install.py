@@ -3,6 +3,7 @@
 Runs under any Python 3.10 or newer, with or without the packages: what cannot be imported is a line of the table.
 """
 
+import argparse
 import ctypes
 import importlib
 import importlib.metadata
@@ -134,7 +135,7 @@ def rows() -> Iterator[Row]:
                             ("sentencepiece", "sentencepiece"), ("numpy", "numpy"), ("yaml", "pyyaml"),
                             ("soundfile", "soundfile"), ("soxr", "soxr"), ("sacrebleu", "sacrebleu"),
                             ("jiwer", "jiwer"), ("tqdm", "tqdm"), ("tensorboard", "tensorboard"),
-                            ("matplotlib", "matplotlib")):
+                            ("matplotlib", "matplotlib"), ("jinja2", "jinja2"), ("psutil", "psutil")):
         yield check(module, imported(module, package))
     yield gpu()
     for what, name, subtype in (("audio: wav", "WAV", "PCM_16"), ("audio: flac", "FLAC", "PCM_16"),
@@ -150,7 +151,8 @@ def rows() -> Iterator[Row]:
         yield check(package, found(module, package), f"optional, for {use}", False)
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args(words)
     table = []
     print(f"{'what':<18}{'status':<9}version, or what to do")
     for row in rows():

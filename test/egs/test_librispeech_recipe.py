@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -13,7 +12,6 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -79,14 +77,6 @@ def prepare(recipe, tree, tmp_path):
         return done.stdout, tmp_path / "data"
 
     return of
-
-
-def module(name: str):
-    """A script of local/."""
-    spec = importlib.util.spec_from_file_location(f"librispeech_{name}", RECIPE / "local" / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def test_parts_that_are_there_are_joined_in_kaldis_form(prepare, tree):
@@ -165,7 +155,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        start = int(re.sub(r"\D", "", self.headers.get("Range", "0")))
+        start, size = int(re.sub(r"\D", "", self.headers.get("Range", "0"))), path.stat().st_size
         content = path.read_bytes()[start:]
         self.asked.append((path.name, start))
         if not content:
@@ -173,6 +163,8 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.end_headers()
         self.wfile.write(content if start else content[:len(content) // 2])
 
@@ -196,60 +188,72 @@ def archive(tmp_path):
 
 @pytest.fixture
 def download(tmp_path, archive, monkeypatch):
-    """Runs local/download.py for dev-clean on a server that breaks off."""
+    """Runs local/download.sh on a server that breaks off; its checksums are those of `archive`."""
+    recipe = copy_recipe(tmp_path / "blspkd1")
+    (recipe / "local/md5sum.txt").write_text(f"{hashlib.md5(archive).hexdigest()}  dev-clean.tar.gz\n")
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "dev-clean.tar.gz").write_bytes(archive)
-    script = module("download")
-    monkeypatch.setattr(script, "CHECKSUMS", tmp_path / "md5sum.txt")
-    monkeypatch.setattr(script.time, "sleep", lambda seconds: None)
-    (tmp_path / "md5sum.txt").write_text(f"{hashlib.md5(archive).hexdigest()}  dev-clean.tar.gz\n")
     monkeypatch.setattr(Ranges, "asked", [])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *words: Ranges(*words, directory=str(tmp_path / "server")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    script.of = lambda *parts: script.main(["--url", f"http://127.0.0.1:{server.server_port}",
-                                            str(tmp_path / "corpus"), *parts])
-    yield script
+
+    def of(*parts: str, fails: bool = False) -> str:
+        done = run(recipe, "local/download.sh", "--url", f"http://127.0.0.1:{server.server_port}",
+                   tmp_path / "the corpus", *parts)
+        assert done.returncode == int(fails), done.stdout
+        return done.stdout
+
+    yield of
     server.shutdown()
     server.server_close()
 
 
-def test_a_download_that_breaks_off_goes_on_and_is_checked_and_unpacked(download, tmp_path, archive, capsys):
-    download.of("dev-clean")
+def test_a_download_that_breaks_off_continues_and_is_checked_and_unpacked(download, tmp_path, archive):
+    output = download("dev-clean")
     assert Ranges.asked == [("dev-clean.tar.gz", 0), ("dev-clean.tar.gz", len(archive) // 2)]
-    assert (tmp_path / "corpus/dev-clean/84/121/84-121.trans.txt").read_text() == "84-121-0000 GO\n"
-    assert {path.name for path in (tmp_path / "corpus").iterdir()} == {"dev-clean", "LICENSE.TXT"}
-    assert re.search(r"to fetch: dev-clean \(0\.3 GB\); this needs 0\.7 GB in .*, where \d+\.\d GB are free",
-                     capsys.readouterr().out)
-    download.of("dev-clean")
-    assert len(Ranges.asked) == 2  # it is there
+    assert (tmp_path / "the corpus/dev-clean/84/121/84-121.trans.txt").read_text() == "84-121-0000 GO\n"
+    assert {path.name for path in (tmp_path / "the corpus").iterdir()} == {"dev-clean", "LICENSE.TXT"}
+    assert re.search(r"to fetch: dev-clean; this needs 707 MB in .*/the corpus, where \d+ MB are free", output)
+    assert download("dev-clean") == "" and len(Ranges.asked) == 2  # it is there
 
 
-def test_another_archive_than_the_official_one_is_refused(download, tmp_path, capsys):
-    (tmp_path / "md5sum.txt").write_text(f"{'0' * 32}  dev-clean.tar.gz\n")
+def test_what_an_earlier_download_left_is_used(download, tmp_path, archive):
+    (tmp_path / "the corpus/.unpack-dev-clean/LibriSpeech/dev-clean/half").mkdir(parents=True)
+    (tmp_path / "the corpus/dev-clean.tar.gz").write_bytes(archive[:100])
+    download("dev-clean")
+    assert Ranges.asked == [("dev-clean.tar.gz", 100)]
+    assert {path.name for path in (tmp_path / "the corpus/dev-clean").iterdir()} == {"84"}
+    shutil.rmtree(tmp_path / "the corpus/dev-clean")
+    (tmp_path / "the corpus/dev-clean.tar.gz").write_bytes(archive)  # whole: nothing is asked for
+    download("dev-clean")
+    assert len(Ranges.asked) == 1 and (tmp_path / "the corpus/dev-clean").is_dir()
+
+
+def test_another_archive_than_the_official_one_is_refused(download, tmp_path):
+    (tmp_path / "blspkd1/local/md5sum.txt").write_text(f"{'0' * 32}  dev-clean.tar.gz\n")
     for _ in range(2):  # the second finds nothing left to fetch
-        with pytest.raises(SystemExit):
-            download.of("dev-clean")
-        assert "is not the official archive" in capsys.readouterr().err
-    assert not (tmp_path / "corpus" / "dev-clean").exists()
+        assert "is not the official archive" in download("dev-clean", fails=True)
+    assert {path.name for path in (tmp_path / "the corpus").iterdir()} == {"dev-clean.tar.gz"}
 
 
-def test_no_download_where_it_does_not_fit_or_is_not_there(download, tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        download.of("dev-other")
-    assert "dev-other.tar.gz: cannot be fetched (HTTP Error 404" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        download.of("dev-cleam")
-    assert "LibriSpeech has no part 'dev-cleam'" in capsys.readouterr().err
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
-    with pytest.raises(SystemExit):
-        download.of("dev-clean")
-    assert "0.1 GB are free, and 0.7 GB are needed" in capsys.readouterr().err and not Ranges.asked
+def test_no_download_where_it_does_not_fit_or_is_not_there(download, tmp_path, monkeypatch):
+    output = download("dev-other", fails=True)
+    assert "404" in output and "dev-other.tar.gz: cannot be fetched" in output and "name a mirror" in output
+    assert "LibriSpeech has no part 'dev-cleam'" in download("dev-cleam", fails=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/df").write_text("#!/bin/sh\necho header\necho disk 1000 900 100 90% /\n")
+    (tmp_path / "bin/df").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert "100 MB are free, and 707 MB are needed" in download("dev-clean", fails=True) and not Ranges.asked
 
 
 def test_every_part_has_a_checksum():
-    script = module("download")
-    assert all(re.fullmatch("[0-9a-f]{32}", script.official_checksum(part)) for part in script.SIZES)
+    rows = [line.split() for line in (RECIPE / "local/md5sum.txt").read_text().splitlines()]
+    assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest, _ in rows)
+    sizes = re.findall(r"\[([a-z]+-[a-z]+(?:-\d+)?)\]=\d", (RECIPE / "local/download.sh").read_text())
+    assert len(sizes) == 7 and {f"{part}.tar.gz" for part in sizes} == {name for _, name in rows}
 
 
 @pytest.mark.parametrize("name, num_gpus, utterances", [("train", 1, 256), ("train_8gpu", 8, 512),

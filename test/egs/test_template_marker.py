@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from blspkd.config import TaskConfig
 from blspkd.model_files import WHOLE_FILE
+from blspkd.training import run
 
 MARKER = Path(__file__).parents[2] / "egs/TEMPLATE/blspkd1/utils/stage_marker.py"
 
@@ -83,6 +84,54 @@ def test_no_model_is_looked_for_where_none_is_named(tmp_path):
     (tmp_path / "train.yaml").write_text('training:\n  init_from:\n  model: ""\n  init_from: ""\n')
     check(tmp_path, "--text", "train.yaml", "--model_in", "init_from")
     assert list(json.loads((tmp_path / "m.json").read_text())["made_from"]) == ["train.yaml"]
+@pytest.fixture(scope="module")
+def train_step():
+    """What blspkd.sh says of stage 3's keys; --redo is the tests' own."""
+    step = re.search(r"/train\.json.*?--remedy", (MARKER.parents[1] / "blspkd.sh").read_text(), re.DOTALL)[0]
+    free, unfinished = (re.search(rf'--{name} ("[^"]*"|\S+)', step)[1].strip('"')
+                        for name in ("ignore", "ignore_unfinished"))
+    return {"--ignore": free, "--ignore_unfinished": unfinished}
+
+
+def test_stage_3_ignores_what_training_itself_lets_change(train_step):
+    keys = {key.rpartition(".")[2] for key in run._FREE_KEYS}
+    assert keys == {key for names in train_step.values() for key in names.split()}
+
+
+@pytest.mark.parametrize("before, now, same", [
+    ("--num_workers 2 --seed 1", "--seed 1", True),
+    ("", "--data.num_workers=2 --cache_dir 'my cache'", True),
+    ("--seed 1", "--seed 1 --log_steps 7", True),
+    ("--seed 1", "--seed 2", False),
+    ("--num_workers 2", "--num_workers 2 --seed 1", False),
+])
+def test_options_that_change_no_result_train_nothing_again(tmp_path, train_step, before, now, same):
+    keys = [word for pair in train_step.items() for word in pair]
+    assert check(tmp_path, *keys, f"--words=train_args={before}").returncode == 10
+    finish(tmp_path)
+    again = check(tmp_path, *keys, f"--words=train_args={now}")
+    assert again.returncode == (0 if same else 10) and ("train_args" in again.stdout) != same
+
+
+@pytest.mark.parametrize("place", ["option", "file"])
+def test_an_unfinished_training_may_go_on_with_another_accumulation_and_a_finished_one_may_not(
+        tmp_path, train_step, place):
+    """Then training itself compares ranks x accumulation (training/run.py)."""
+    def status(accumulation):
+        (tmp_path / "train.yaml").write_text("training:\n" + f"  gradient_accumulation: {accumulation}\n"
+                                             * (place == "file"))
+        option = f"--gradient_accumulation {accumulation}" * (place == "option")
+        return call(tmp_path, "check", "m.json", "--stage", "3 train", "--output", "out", "--partial", "part",
+                    "--text", "train.yaml", f"--words=train_args={option}",
+                    *(word for pair in train_step.items() for word in pair))
+
+    assert status(4).returncode == 10
+    (tmp_path / "part").touch()
+    assert status(2).returncode == 10
+    finish(tmp_path)
+    assert status(2).returncode == 0
+    again = status(4)
+    assert again.returncode == 1 and "gradient_accumulation" in again.stderr
 
 
 def test_bases_that_lead_back_or_are_missing_end(tmp_path):

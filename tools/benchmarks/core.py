@@ -16,12 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import measure
-import report
-import torch
-
-from blspkd.reporting.environment import without_machine_paths
-
 PARTS = ("cif", "kd", "plora", "batching", "encoder")
 
 
@@ -30,7 +24,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.huge_pages and "THP_MEM_ALLOC_ENABLE" not in os.environ:  # torch reads it when it starts
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.argv])
+    import measure  # after the options, because torch takes seconds: --help answers at once
+    import report
+    import torch
+
+    from blspkd.reporting.environment import without_machine_paths
+
     measure.most_turns = options.turns
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     about = report.environment() + [f"pages: {'huge' if options.huge_pages else 'as the system gives them'}"]
     print("\n".join(about), flush=True)
     rows, start = [], time.monotonic()
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         passed = time.monotonic() - start
         left = f", about {passed / done * (len(options.parts) - done):.0f} s left" if done else ""
         print(f"[{done + 1}/{len(options.parts)}] {part} (after {passed:.0f} s{left})", file=sys.stderr, flush=True)
-        rows += run_part(part, options.device, options.quick)
+        rows += run_part(part, device, options.quick)
     print("\n" + report.screen(rows))
     if options.json:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
@@ -56,13 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is a GPU")
     parser.add_argument("--parts", type=parts, default=PARTS, help=f"comma-separated, of {','.join(PARTS)}")
     parser.add_argument("--turns", type=int, help="at most so many turns, 2 or more (default: as each part needs)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--huge_pages", action="store_true", help="let torch ask for 2 MiB pages (Linux, CPU)")
     parser.add_argument("--json", help="write the rows to this file")
-    parser.add_argument("--markdown", nargs="?", const=str(report.RESULTS),
+    parser.add_argument("--markdown", nargs="?", const=str(Path(__file__).with_name("RESULTS.md")),
                         help="write the section \"core\" of this file (default: RESULTS.md beside this program)")
     return parser.parse_args(arguments)
 
@@ -74,13 +75,15 @@ def parts(text: str) -> list[str]:
     return names
 
 
-def run_part(part: str, device: str, quick: bool) -> list[measure.Row]:
-    """The rows of `<part>_part.py`; one that says so where a package that it needs is missing."""
+def run_part(part: str, device: str, quick: bool) -> list:
+    """The `measure.Row`s of `<part>_part.py`; one that says so where a package that it needs is missing."""
+    from measure import Row
+
     try:
         return importlib.import_module(f"{part}_part").run(device, quick)
     except ImportError as error:
         print(f"{part}: left out, {error}", file=sys.stderr, flush=True)
-        return [measure.Row(part, "", "", note=f"left out: {error}")]
+        return [Row(part, "", "", note=f"left out: {error}")]
 
 
 if __name__ == "__main__":

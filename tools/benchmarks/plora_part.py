@@ -137,8 +137,3 @@ def run(device: str, quick: bool = False) -> list[Row]:
         rows.append(Row("plora", f"saved activations, {case}", peer, ours_peak_mib=saved["ours"],
                         peer_peak_mib=saved[peer], note="kept from forward to backward"))
     return rows
-
-
-if __name__ == "__main__":
-    for measured in run("cuda" if torch.cuda.is_available() else "cpu"):
-        print(measured)

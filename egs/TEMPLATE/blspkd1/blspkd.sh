@@ -59,9 +59,8 @@ given_options=("$@")
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
 at_least 1 nj num_nodes num_procs num_threads compare_jobs
-case "${given_options[*]}" in  # Kaldi's slurm.pl and queue.pl replace these letters wherever they stand
-    *BLSPKD_JOB* | *BLSPKD_NODE*) die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name" ;;
-esac
+[[ ${given_options[*]} != *BLSPKD_@(JOB|NODE)* ]] || # Kaldi's slurm.pl and queue.pl replace them wherever they stand
+    die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name"
 . ./path.sh
 . ./cmd.sh
 stages="data continuations train evaluate compare"
@@ -75,12 +74,7 @@ corpus_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")  # what loc
 corpus_train_dir=${datadir}/${train_set}
 train_set=${train_set}${filter_opts:+_filtered}
 all_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")
-split_words local_data_words "${local_data_opts}"
-split_words filter_words "${filter_opts}"
-split_words continuation_words "${continuation_args}"
-split_words train_words "${train_args}"
-split_words inference_words "${inference_args}"
-split_words transcribe_words "${transcribe_args}"
+split_words local_data_opts filter_opts continuation_args train_args inference_args transcribe_args
 
 if stage data; then
     needs local/data.sh "write it; it makes these folders in ${datadir}: ${corpus_sets}"
@@ -92,19 +86,17 @@ if stage data; then
         steps_done
     fi
     for name in ${corpus_sets}; do
-        dir=${datadir}/${name}
-        if grep -q '|[[:space:]]*$' "${dir}/wav.scp"; then
-            "${python}" -m blspkd.bin.data_dir materialize "${dir}" "${dumpdir}/${name}" --allow_pipes "${allow_pipes}" \
-                --nj "${nj}"
+        if grep -q '|[[:space:]]*$' "${datadir}/${name}/wav.scp"; then
+            "${python}" -m blspkd.bin.data_dir materialize "${datadir}/${name}" "${dumpdir}/${name}" \
+                --allow_pipes "${allow_pipes}" --nj "${nj}"
         fi
     done
     if [ -n "${filter_opts}" ] && step "${datadir}/.done/filter.json" --redo --value "filter_opts=${filter_opts}" \
             --data "${corpus_train_dir}" wav.scp segments reco2channel utt2spk text \
             --output "${datadir}/${train_set}/filter.json"; then
-        test_dirs=()
-        for name in ${test_sets}; do test_dirs+=("${datadir}/${name}"); done
+        test_dirs=(${test_sets})
         "${python}" -m blspkd.bin.data_dir filter "${corpus_train_dir}" "${datadir}/${train_set}" --nj "${nj}" \
-            --test_dirs "${test_dirs[@]}" "${filter_words[@]}"
+            --test_dirs "${test_dirs[@]/#/"${datadir}/"}" "${filter_words[@]}"
         steps_done
     fi
     for name in ${all_sets}; do
@@ -145,10 +137,11 @@ if stage train; then
     side_tables=$(find -L "${datadir}/${train_set}" -maxdepth 1 -name 'utt2*' ! -name utt2spk ! -name utt2dur \
         -exec basename {} \;)  # which data operations may read
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
-            --text "${train_config}" --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
-            --value "train_args=${train_args}" --model_in init_from \
+            --text "${train_config}" --words "train_args=${train_args}" --ignore_unfinished gradient_accumulation --model_in init_from \
+            --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
-            ${side_tables} --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
+            ${side_tables} \
+            --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
@@ -172,8 +165,7 @@ if stage evaluate; then
                           --output "${exp}/decode_*_%s")
     else
         decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
-        read_as=cascade
-        if [ "${reads}" = transcript ]; then read_as=text; fi
+        if [ "${reads}" = transcript ]; then read_as=text; else read_as=cascade; fi
         inference_words=(--systems "[${read_as}]" "${inference_words[@]}" --transcripts "${exp}/asr_{set}")
         decoder_identity=(--model llm "${llm}" --model reads "${reads}" --value "transcribe_args=${transcribe_args}"
                           --output "${exp}/decode_*_%s.*" --data "${datadir}/${train_set}" continuation.info.json)
@@ -228,8 +220,7 @@ if stage evaluate; then
     if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results}"
     then
         stage_times "${exp}/stage_times.tsv" "${datadir}/.done" "${exp}/.done"
-        compared=${expdir}/compare_${compare_budget}/comparison.json
-        if [ ! -f "${compared}" ]; then compared=; fi
+        compared=$(ls "${expdir}/compare_${compare_budget}/comparison.json" 2> /dev/null || true)
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
             --output "${results}" --preamble "${preamble}" --comparison "${compared}" --command_line "${command_line}"
         steps_done
@@ -238,55 +229,5 @@ if stage evaluate; then
     fi
 fi
 
-if stage compare; then
-    template=$(dirname "$(readlink -f blspkd.sh)")
-    needs "${compare_config}" "it names systems, each a file of ${compare_config%.yaml}; copy compare.yaml and compare \
-from ${template}/conf and adapt them"
-    for name in ${train_set} ${valid_set} ${align_sets}; do
-        needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
-    done
-    compare=${expdir}/compare_${compare_budget}
-    mkdir -p "${compare}"
-    only_one "${compare}/.lock"
-    compare_sets=${test_sets}
-    for snr in ${noisy_set:+${noise_snr_db}}; do
-        name=${noisy_set}_snr${snr}
-        compare_sets+=" ${name}"
-        if step "${datadir}/.done/noise_${name}.json" --redo --output "${datadir}/${name}/utt2dur" \
-                --data "${datadir}/${noisy_set}" wav.scp segments reco2channel "text*" instruction utt2dur; then
-            "${python}" -m blspkd.bin.add_noise "${datadir}/${noisy_set}" "${datadir}/${name}" \
-                --wav_dir "${dumpdir}/${name}" --snr_db "${snr}" --nj "${nj}"
-            steps_done
-        fi
-    done
-    systems=(--config "${compare_config}" --conf_dir "${compare_config%.yaml}" --budget "${compare_budget}"
-             --exp_dir "${compare}" --train_args="${compare_args}" --decode_config "${inference_config}")
-    "${python}" -m blspkd.bin.compare plan "${systems[@]}" --trained_before "${exp}" --num_jobs "${compare_jobs}" \
-        "${inference_words[@]}" > "${compare}/plan.tsv"
-    gpus=()
-    if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
-    all_ran=true
-    num_runs=$(wc -l < "${compare}/plan.tsv")
-    num_first=$(awk -F '\t' '$10 == "-"' "${compare}/plan.tsv" | wc -l)  # the others decode models of these
-    for jobs in "1:${num_first}" "$((num_first + 1)):${num_runs}"; do
-        if [ "${jobs%:*}" -gt "${jobs#*:}" ]; then continue; fi
-        utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
-            BLSPKD_JOB="${jobs}" "${compare}/log/run.BLSPKD_JOB.log" \
-            utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
-            --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
-            --inference_args "${inference_args}" || all_ran=false
-    done
-    "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
-    compared=()
-    for name in $(cut -f 1 "${compare}/plan.tsv"); do
-        if [ -f "${compare}/${name}/results.json" ]; then compared+=("${compare}/${name}"); fi
-    done
-    "${python}" -m blspkd.bin.report --exp_dirs "${compared[@]}" --output "${compare}/report.html"
-    if [ -f "${exp}/results.json" ]; then shown=${exp}; else shown=${compare}; fi
-    "${python}" -m blspkd.bin.results --exp_dir "${shown}" --stage_times "${shown}/stage_times.tsv" \
-        --comparison "${compare}/comparison.json" --output "${results}" --preamble "${preamble}" \
-        --command_line "${command_line}" > "${compare}/log/results.log"
-    log "tables: ${compare}/comparison.json, ${results}; pictures and sounds: ${compare}/report.html"
-    ${all_ran} || die "some systems are missing from them, see above; the same command tries them again"
-fi
+if stage compare; then . utils/compare.sh; fi
 log "finished"

@@ -35,38 +35,17 @@ _print_help() {  # SCRIPT
     done
 }
 
-_edit_distance() {  # WORD WORD: how many letters to add, drop or change
-    local a=$1 b=$2 i j cost left best row=() next
-    for ((j = 0; j <= ${#b}; j++)); do row[j]=${j}; done
-    for ((i = 1; i <= ${#a}; i++)); do
-        next=("${i}")
-        for ((j = 1; j <= ${#b}; j++)); do
-            cost=1
-            if [[ ${a:i-1:1} == "${b:j-1:1}" ]]; then cost=0; fi
-            left=$((next[j - 1] + 1))
-            best=$((row[j - 1] + cost))
-            if ((row[j] + 1 < best)); then best=$((row[j] + 1)); fi
-            if ((left < best)); then best=${left}; fi
-            next[j]=${best}
-        done
-        row=("${next[@]}")
-    done
-    echo "${row[${#b}]}"
-}
-
 _option_error() {  # MESSAGE
     printf 'error: %s: %s\n' "${0##*/}" "$1" >&2
     exit 1
 }
 
 _unknown_option() {  # NAME
-    local name distance nearest="" smallest=$((${#1} < 6 ? ${#1} / 2 + 1 : 4)) known=""
-    for name in "${_option_names[@]}"; do
-        known+=" --${name}"
-        distance=$(_edit_distance "$1" "${name}")
-        if ((distance < smallest)); then smallest=${distance} nearest=${name}; fi
-    done
-    _option_error "unknown option --$1${nearest:+; did you mean --${nearest}?}"$'\n'"known options:${known} --help"
+    local nearest
+    nearest=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], n=1))' \
+        "$1" "${_option_names[@]}" 2> /dev/null || true)
+    _option_error "unknown option --$1${nearest:+; did you mean --${nearest}?}"$'\n'"known options:$(
+        printf ' --%s' "${_option_names[@]}" help)"
 }
 
 _set_option() {  # NAME VALUE

@@ -11,19 +11,17 @@ silently. Standard library only, blspkd's part included: it must work before any
 """
 
 import argparse
-import base64
 import difflib
-import functools
 import glob
 import json
 import os
 import re
+import shlex
 import sys
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
+from recordings import audio_states, changed_recordings
 from runner.refusals import tell_refusals
 
 from blspkd import model_files  # path.sh makes sure of it
@@ -31,7 +29,6 @@ from blspkd.files import atomic_write, read_json, text_digest
 
 TO_RUN = 10  # exit status
 AUDIO = "audio of "  # and the path of a wav.scp: what says whether its recordings changed
-SHOWN = 3  # recordings named in a message
 TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -43,8 +40,12 @@ def main() -> int:
     one.add_argument("marker", type=Path)
     one.add_argument("--stage", required=True, help="number and name: '3 train'")
     one.add_argument("--value", action="append", default=[], metavar="NAME=VALUE", help="an option")
+    one.add_argument("--words", action="append", default=[], metavar="NAME=VALUE",
+                     help="an option that holds options, of which those of --ignore do not count")
     one.add_argument("--text", action="append", default=[], metavar="PATH", help="a configuration, less comments")
-    one.add_argument("--ignore", default="", metavar="KEYS", help="keys of --text configurations that do not count")
+    one.add_argument("--ignore", default="", metavar="KEYS", help="keys of --text and --words that do not count")
+    one.add_argument("--ignore_unfinished", default="", metavar="KEYS",
+                     help="nor do these, as long as the step is not finished: its own command decides about them")
     one.add_argument("--data", action="append", default=[], nargs="+", metavar=("FOLDER", "PATTERN"),
                      help="files of a folder; absent ones count as such, and with a wav.scp its recordings")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
@@ -70,7 +71,7 @@ def main() -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     made_from = {}
-    for label, value in (entry.split("=", 1) for entry in arguments.value):
+    for label, value in (entry.split("=", 1) for entry in arguments.value + arguments.words):
         made_from[label] = value
     for path in arguments.text:
         made_from[path] = significant_lines(Path(path), arguments.ignore.split())
@@ -92,13 +93,16 @@ def check(arguments: argparse.Namespace) -> int:
                                   for word in words.split()]
     old = read_json(arguments.marker)
     finished = bool(old.get("finished"))
-    changes = differences(old["made_from"], made_from) if old else []
+    words = [entry.partition("=")[0] for entry in arguments.words]
+    ignored = f"{arguments.ignore} {'' if finished else arguments.ignore_unfinished}".split()
+    changes = differences(*(significant(things, words, ignored) for things in (old["made_from"], made_from))
+                          ) if old else []
     remains = [path for pattern in (outputs if finished else arguments.partial) for path in present(pattern)]
     if old and changes and remains and not arguments.redo:
         return complain(arguments, changes, remains, old)
     missing = [pattern for pattern in outputs if not present(pattern)]
     if finished and not missing and not changes and old.get("code") == code:
-        if old["made_from"] != made_from:  # of a version that did not look at recordings
+        if old["made_from"] != made_from:  # in what does not count, or of a version that did not look at recordings
             write_marker(arguments.marker, {**old, "made_from": made_from})
         print(f"{arguments.marker.stem}: done on {old['finished']}, nothing changed: skipped", flush=True)
         return 0
@@ -201,7 +205,7 @@ def significant_lines(path: Path, ignored: list, above: tuple = ()):
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not re.search(r"['\"]", line):  # a # inside quotes is no comment
             line = re.sub(r"(^|\s)#.*", "", line)
-        if line.strip() and not line.lstrip().startswith("#") and line.partition(":")[0].strip() not in ignored:
+        if line.strip() and not line.lstrip().startswith("#") and key_of(line) not in ignored:
             lines.append(line.rstrip())
             base = re.match(r"""base:\s*(["']?)(\S+)\1\s*$""", line)
             if base and path.resolve() not in above:
@@ -210,44 +214,35 @@ def significant_lines(path: Path, ignored: list, above: tuple = ()):
     return lines
 
 
+def significant(made_from: dict, words: list, ignored: list) -> dict:
+    """`made_from` without some keys, in the lines of its configurations and in the values of `words`."""
+    return {label: significant_words(value, ignored) if label in words
+            else [line for line in value if key_of(line) not in ignored] if isinstance(value, list) else value
+            for label, value in made_from.items()}
+
+
+def key_of(line: str) -> str:
+    return line.partition(":")[0].strip()
+
+
+def significant_words(text: str, ignored: list) -> str:
+    """`text` without the options `--key value` and `--key=value` of some keys."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return text
+    significant, left_out = [], False
+    for word in words:
+        if word.startswith("--"):
+            left_out = word[2:].partition("=")[0].rpartition(".")[2] in ignored
+        if not left_out:
+            significant.append(word)
+    return text if len(significant) == len(words) else shlex.join(significant)
+
+
 def file_digest(path: Path) -> str:
     """Of a file's contents; of more than 256 MiB, of its size and samples."""
     return "sha256:" + model_files.file_digest(path, 256 << 20)
-
-
-def recordings(scp: Path) -> Iterator:
-    """(name, entry) of each line of a wav.scp."""
-    with open(scp, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            name, _, entry = line.strip().replace("\t", " ", 1).partition(" ")
-            yield name, entry.strip()
-
-
-def audio_states(scp: Path) -> str:
-    """Four bytes for each recording of a wav.scp, in its order: of its entry, and of its file's size and date."""
-    states = (f"{entry} {size_and_date(entry)}".encode("utf-8", "surrogateescape") for _, entry in recordings(scp))
-    return base64.b85encode(b"".join(zlib.crc32(state).to_bytes(4, "big") for state in states)).decode()
-
-
-def changed_recordings(scp: Path, before: str, after: str) -> str:
-    old, new = base64.b85decode(before), base64.b85decode(after)
-    changed = [f"{name} ({entry})" for place, (name, entry) in enumerate(recordings(scp))
-               if old[4 * place:4 * place + 4] != new[4 * place:4 * place + 4]]
-    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    return f"{len(changed)} of {len(new) // 4} recordings changed: {', '.join(changed[:SHOWN])}{more}"
-
-
-@functools.lru_cache(maxsize=1024)  # neighbours are in one archive
-def size_and_date(entry: str):
-    """Of the file that an entry of a wav.scp names, `file.ark:offset` too; None of a command, and where none is."""
-    archive = re.fullmatch(r"(.+):\d+", entry)
-    if archive and not os.path.exists(entry):
-        return size_and_date(archive[1])
-    try:
-        status = os.stat(entry)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def present(pattern: str) -> list:

@@ -101,10 +101,12 @@ stage_times() {  # FILE MARKER-FOLDER ...: time and memory of every stage, from 
     "${python}" "${_utils}/stage_marker.py" times --output "$@"
 }
 
-split_words() {  # ARRAY TEXT: fill the array with the words of the text; quotes keep words together as in a shell
-    local words
-    words=$("${python}" "${_utils}/split_words.py" "$2") || die "$1: cannot split into words: $2"
-    eval "$1=(${words})"  # quoted by split_words.py: nothing is expanded
+split_words() {  # OPTION ...: the words of x_args or x_opts fill the array x_words; quotes keep them as in a shell
+    local option words
+    for option in "$@"; do
+        words=$("${python}" "${_utils}/split_words.py" "${!option}") || die "--${option}: cannot split into words"
+        eval "${option%_*}_words=(${words})"  # quoted by split_words.py: nothing is expanded
+    done
 }
 
 unique_words() {  # TEXT: its words, each once

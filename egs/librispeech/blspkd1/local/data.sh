@@ -51,7 +51,7 @@ gather() {  # SET PART ...: one data directory of several parts
 }
 
 if [ "${download}" = true ] && [ -n "${librispeech}" ]; then
-    python local/download.py --url "${url}" "${librispeech}" ${train_parts} ${valid_parts} ${test_parts}
+    local/download.sh --url "${url}" "${librispeech}" ${train_parts} ${valid_parts} ${test_parts}
 fi
 
 [ -d "${librispeech}" ] || die "LIBRISPEECH: '${librispeech}' is no folder; ${remedy}"

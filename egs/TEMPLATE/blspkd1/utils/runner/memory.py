@@ -4,7 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+try:
+    import psutil
+except ImportError:  # a python3 that is not the recipe's: memory is not measured, all else works
+    psutil = None
 
 
 def usage_mib(usage) -> int:
@@ -13,29 +16,16 @@ def usage_mib(usage) -> int:
 
 
 def tree_mib() -> int:
-    """Memory now in use by everything below this process: private pages added up, shared ones counted once.
-
-    0 where there is no /proc.
-    """
-    children: dict = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        children.setdefault(parent, []).append(entry)
+    """Memory now in use by everything below this process: private pages added up, shared ones counted once."""
     private, shared = 0, 0
-    below = list(children.get(os.getpid(), []))
-    while below:
-        entry = below.pop()
-        below.extend(children.get(int(entry.name), []))
+    for process in psutil.Process().children(recursive=True) if psutil else ():
         try:
-            resident_pages, shared_pages = map(int, (entry / "statm").read_text().split()[1:3])
-        except (OSError, ValueError):
+            info = process.memory_info()
+        except psutil.Error:  # it has ended
             continue
-        private += resident_pages - shared_pages
-        shared = max(shared, shared_pages)
-    return round((private + shared) * PAGE_MIB)
+        private += info.rss - getattr(info, "shared", 0)
+        shared = max(shared, getattr(info, "shared", 0))
+    return round((private + shared) / 2**20)
 
 
 def note_alive() -> None:
