@@ -1,16 +1,9 @@
 import pytest
 
-from blspkd.config import (
-    ContinuationConfig,
-    DecodeConfig,
-    ModelConfig,
-    PromptConfig,
-    TaskConfig,
-    TrainConfig,
-    TranscribeConfig,
-)
+from blspkd.config import ContinuationConfig, ModelConfig, PromptConfig, TrainConfig
 from blspkd.config_file import load_config, save_config, to_dict
 from blspkd.errors import ConfigError
+from blspkd.evaluation_config import DecodeConfig, TaskConfig, TranscribeConfig
 
 
 def write(tmp_path, text):

@@ -17,7 +17,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from blspkd.config import CompareConfig
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
 from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
@@ -25,6 +24,7 @@ from blspkd.evaluation.comparison_plan import Run, finished_runs, plan, stranger
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
 from blspkd.evaluation.scorers import load_decode_config
+from blspkd.evaluation_config import CompareConfig
 from blspkd.reporting.comparison_page import screen
 from blspkd.reporting.comparison_time import time_left
 

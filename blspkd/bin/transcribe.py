@@ -8,9 +8,9 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from blspkd.config import TranscribeConfig
 from blspkd.config_file import load_config
 from blspkd.errors import command
+from blspkd.evaluation_config import TranscribeConfig
 
 
 @command

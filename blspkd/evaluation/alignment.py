@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blspkd.config import DataConfig, DecodeConfig
+from blspkd.config import DataConfig
 from blspkd.data.batching import Batch, collate, lay_out
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
 from blspkd.evaluation.eval_set import draw
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
 from blspkd.kaldi.parts import Fingerprint, Job, PartsDir, Plan, plan_batches, plan_parts, run_parts

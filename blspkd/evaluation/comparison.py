@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from blspkd.config import DecodeConfig
 from blspkd.errors import DataError
 from blspkd.evaluation.bootstrap import Statistics, holm, paired_difference
 from blspkd.evaluation.comparison_plan import Run
@@ -14,6 +13,7 @@ from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scorers import COUNTS, scorer
 from blspkd.evaluation.scoring import mean_statistics
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import atomic_write
 
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, OtherwiseConfig, ReaderConfig, TrainConfig
+from blspkd.config import TrainConfig
 from blspkd.config_file import from_dict, load_config, names_in
 from blspkd.data.operations import make_operations
 from blspkd.errors import ConfigError
+from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, OtherwiseConfig, ReaderConfig
 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps

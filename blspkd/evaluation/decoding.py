@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blspkd.config import DecodeConfig, ModelConfig, PromptConfig
+from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config
 from blspkd.errors import ModelError
 from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir
 from blspkd.evaluation.eval_set import TYPED, EvalSet
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests, text_digest
 from blspkd.kaldi.parts import Fingerprint, Job, run_parts
 from blspkd.models.listener import GenerationOptions, Listener

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from blspkd.audio import samples as audio
-from blspkd.config import DecodeConfig
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references
 from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
 

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoTokenizer
 
 from blspkd.audio import samples as audio
-from blspkd.config import TranscribeConfig
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import HypothesisDir
+from blspkd.evaluation_config import TranscribeConfig
 from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir, Utterance
 from blspkd.kaldi.parts import Fingerprint, Job, plan_batches, plan_parts, run_parts

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from blspkd.config import DecodeConfig, ModelConfig, TaskConfig
+from blspkd.config import ModelConfig
 from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation import scorers
@@ -21,6 +21,7 @@ from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
 from blspkd.evaluation.scorers.scorer import Score, scored
 from blspkd.evaluation.scorers.texts import normalize
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.files import atomic_write
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blspkd.config import DataConfig, DecodeConfig
+from blspkd.config import DataConfig
 from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
 from blspkd.data.examples import Example, make_examples
@@ -17,6 +17,7 @@ from blspkd.evaluation.bootstrap import Statistics, ratio
 from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener

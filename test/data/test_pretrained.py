@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from blspkd.config import TranscribeConfig
+from blspkd.evaluation_config import TranscribeConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import load_tokenizer
 from blspkd.errors import ModelError

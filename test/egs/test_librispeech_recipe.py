@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blspkd.config import CompareConfig, ContinuationConfig, DecodeConfig, TrainConfig
+from blspkd.config import ContinuationConfig, TrainConfig
 from blspkd.config_file import load_config
 from blspkd.evaluation.comparison_plan import plan
+from blspkd.evaluation_config import CompareConfig, DecodeConfig
 from blspkd.kaldi.check import validate
 from blspkd.kaldi.tables import read_table
 

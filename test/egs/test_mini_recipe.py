@@ -152,7 +152,7 @@ def test_results_have_every_row_in_the_agreed_form(finished):
 
 
 def test_results_page_and_screen_show_the_table(finished):
-    page, screen = (finished / "RESULTS.md").read_text(), (finished / "screen").read_text()
+    page, screen = (finished / "exp/train/RESULTS.md").read_text(), (finished / "screen").read_text()
     for word in ("test_heard", "test_unheard", "BLEU", "synthetic", "wall time", "version:"):
         assert word in page
     assert "test_unheard" in screen and str(finished) not in page
@@ -227,7 +227,7 @@ def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path
     assert {"bleu", "input_kl"} <= {one["metric"] for one in along} and {one["set"] for one in along} == {"test_heard"}
     [blsp] = [one for one in measured if (one["system"], one["set"], one["metric"]) == ("blsp", "test_heard", "bleu")]
     assert blsp["n"] == 4 and blsp["difference"] is not None and blsp["p"] is None  # too few to say
-    assert "## Comparison" in (recipe / "RESULTS.md").read_text()
+    assert "## Comparison" in (recipe / "exp/train/RESULTS.md").read_text()
     page = (folder / "report.html").read_text()
     assert "<audio" in page and not re.search(r"(src|href)=.https?:", page)
 

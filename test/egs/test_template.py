@@ -147,7 +147,7 @@ def test_recipe_made_by_setup_runs_after_local_data_is_written(finished):
     assert "data.sh runs" in finished.output
     folder = finished.folder
     for path in ("data/train/utt2dur", "data/valid/continuation", "exp/train/model/config.json", "exp/train/train.log",
-                 "exp/train/decode_repeat_test/hyp.jsonl", "exp/train/results.json", "RESULTS.md"):
+                 "exp/train/decode_repeat_test/hyp.jsonl", "exp/train/results.json", "exp/train/RESULTS.md"):
         assert (folder / path).is_file(), path
     lines = [line.split("\t") for line in (folder / "exp/train/stage_times.tsv").read_text().splitlines()]
     stages = [["1", "data"], ["2", "continuations"], ["3", "train"], ["4", "evaluate"]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from blspkd.config import TaskConfig
+from blspkd.evaluation_config import TaskConfig
 from blspkd.model_files import WHOLE_FILE
 from blspkd.training import run
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import sacrebleu.metrics
 
-from blspkd.config import TaskConfig
 from blspkd.evaluation import bootstrap
 from blspkd.evaluation.bootstrap import Statistics, _t_quantile, _t_share_below, holm, paired_difference, ratio
 from blspkd.evaluation.scorers import SCORERS, measure
 from blspkd.evaluation.scorers.scorer import shares
+from blspkd.evaluation_config import TaskConfig
 
 REFERENCES = ["tom sold six bags", "anna sees the old tree", "we met in the park", "ben counts seven cups"]
 HYPOTHESES = ["tom sold six bags", "anna sees an old tree in town", "we met in a dark park", ""]

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from blspkd.bin import decode, score
-from blspkd.config import DecodeConfig, ModelConfig, PromptConfig, TaskConfig
+from blspkd.config import ModelConfig, PromptConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.cascade import describe_experiment, read_transcripts
 from blspkd.evaluation.scoring import score_experiment
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.files import read_rows
 from blspkd.kaldi.data_dir import read_table, write_table
 from blspkd.models.listener import GenerationOptions, Listener

@@ -7,7 +7,6 @@ import pytest
 
 from blspkd.bin import compare
 from blspkd.bin.compare import systems_to_decode
-from blspkd.config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.bootstrap import holm
 from blspkd.evaluation.comparison import (
@@ -22,6 +21,7 @@ from blspkd.evaluation.comparison import (
 )
 from blspkd.evaluation.comparison_plan import Run, plan
 from blspkd.evaluation.results import Row, update_results, write_results
+from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.reporting import comparison_page
 from blspkd.reporting.comparison_time import time_left
 from blspkd.training.run import resolved

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import torch
 
-from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import AudioError, ConfigError, DataError, ModelError
 from blspkd.evaluation.decoding import decode_set, fingerprint_model
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.files import read_rows
 from blspkd.kaldi.data_dir import read_table, write_table
 from blspkd.models.base_models import choose_device

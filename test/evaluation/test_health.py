@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blspkd.config import TaskConfig
 from blspkd.evaluation.scorers import HEALTH, measure_health
 from blspkd.evaluation.scorers.health import Copied, Empty, Foreign, LengthRatio, Looped, longest_common_run
+from blspkd.evaluation_config import TaskConfig
 
 
 def row(hypothesis, reference="der Bauer kaufte sechs Taschen", transcript="the farmer bought six bags",

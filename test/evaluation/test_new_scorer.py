@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import yaml
 
-from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.errors import ConfigError
 from blspkd.evaluation.comparison import Comparison, Run, measure
 from blspkd.evaluation.decode_dir import DecodeDir
@@ -15,6 +14,7 @@ from blspkd.evaluation.scorers import SCORERS, load_decode_config
 from blspkd.evaluation.scorers.scorer import Scorer
 from blspkd.evaluation.scorers.texts import folded
 from blspkd.evaluation.scoring import score_experiment
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.reporting import comparison_page
 from blspkd.reporting.results_page import Page, screen, write_page
 

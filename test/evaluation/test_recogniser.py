@@ -19,11 +19,11 @@ from transformers import (
 
 from blspkd.audio import samples as audio
 from blspkd.bin import transcribe as command
-from blspkd.config import TranscribeConfig
 from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import CONTROL
 from blspkd.evaluation.recogniser import Recogniser, transcribe_set
+from blspkd.evaluation_config import TranscribeConfig
 from blspkd.kaldi.data_dir import KaldiDir
 
 

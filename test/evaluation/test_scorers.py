@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from blspkd.config import TaskConfig
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.scorers import measure
 from blspkd.evaluation.scorers.errors import CharacterErrorRate, WordErrorRate
 from blspkd.evaluation.scorers.texts import normalize
+from blspkd.evaluation_config import TaskConfig
 
 TASK = TaskConfig()
 

@@ -7,13 +7,13 @@ import sys
 import pytest
 import yaml
 
-from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.config_file import to_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import DecodeDir
 from blspkd.evaluation.results import Row, read_results, write_results
 from blspkd.evaluation.scorers import HEALTH, load_decode_config
 from blspkd.evaluation.scoring import score_experiment
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 
 KEYS = ["system", "set", "task", "metric", "value", "ci95", "n", "seed", "signature"]
 GOOD_ROW = {"system": "a", "set": "b", "task": "c", "metric": "d", "value": 1, "ci95": [0, 2], "n": 1, "seed": 0,

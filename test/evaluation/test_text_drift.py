@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blspkd.config import DecodeConfig, ModelConfig, PromptConfig
+from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import load_tokenizer
 from blspkd.evaluation import text_drift
@@ -12,6 +12,7 @@ from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.results import read_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.evaluation.text_drift import measure_text_drift, update_drift_results
+from blspkd.evaluation_config import DecodeConfig
 from blspkd.kaldi.data_dir import KaldiDir
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm

@@ -7,7 +7,6 @@ Importing this loads neither models nor the packages that count words.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from blspkd.config import DecodeConfig, TaskConfig
 from blspkd.config_file import load_config, nearest
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.scorers.bleu_chrf import Bleu, Chrf
@@ -16,6 +15,7 @@ from blspkd.evaluation.scorers.exact_match import ExactMatch
 from blspkd.evaluation.scorers.health import Copied, Empty, Foreign, Health, LengthRatio, Looped
 from blspkd.evaluation.scorers.scorer import Score, Scorer
 from blspkd.evaluation.scorers.token_count import CountAccuracy
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 
 SCORERS: dict[str, type[Scorer]] = {  # what a task's `metrics` may name
     "bleu": Bleu,

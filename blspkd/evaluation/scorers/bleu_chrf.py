@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from blspkd.config import TaskConfig
 from blspkd.errors import ConfigError
 from blspkd.evaluation.scorers.scorer import Score, Scorer
 from blspkd.evaluation.scorers.texts import folded
+from blspkd.evaluation_config import TaskConfig
 
 SEED = 12345  # sacreBLEU's
 

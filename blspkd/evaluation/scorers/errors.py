@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from blspkd.config import TaskConfig
 from blspkd.evaluation.scorers.scorer import Scorer
 from blspkd.evaluation.scorers.texts import folded
+from blspkd.evaluation_config import TaskConfig
 
 KINDS = ("substitute", "delete", "insert")  # as jiwer names them
 

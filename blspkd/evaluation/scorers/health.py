@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from blspkd.config import TaskConfig
 from blspkd.data.repetition import is_looping
 from blspkd.evaluation.scorers.scorer import Scorer, shares
 from blspkd.evaluation.scorers.texts import normalize
+from blspkd.evaluation_config import TaskConfig
 
 MAX_PERIOD = 8  # units of the longest n-gram that counts as a loop when it repeats
 IN_A_ROW = 4  # repetitions that make a loop

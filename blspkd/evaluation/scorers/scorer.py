@@ -14,9 +14,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from blspkd.config import TaskConfig
 from blspkd.evaluation.bootstrap import Statistics, ratio
 from blspkd.evaluation.scorers.texts import text_signature
+from blspkd.evaluation_config import TaskConfig
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from blspkd.config import TaskConfig
 from blspkd.errors import DataError
+from blspkd.evaluation_config import TaskConfig
 
 # Deleted, where other punctuation becomes a space: don't -> dont
 APOSTROPHES = "'\u2019\u02bc`\u00b4"

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from blspkd.config import TaskConfig
 from blspkd.evaluation.scorers.scorer import Scorer, shares
+from blspkd.evaluation_config import TaskConfig
 
 
 class CountAccuracy(Scorer):

@@ -3,7 +3,7 @@
 #   1 data            local/data.sh makes the data directories; they are checked
 #   2 continuations   the LLM continues the transcripts
 #   3 train           the adapter learns to make the LLM continue speech as it continues text
-#   4 evaluate        instructions that the training never saw; tables on the screen and in RESULTS.md
+#   4 evaluate        instructions that the training never saw; tables on the screen and in exp/<tag>/RESULTS.md
 #   5 compare         only when asked for: baselines, ablations and additions (conf/compare.yaml), over several seeds
 # A number or name chooses a stage: `./run.sh --stage train --stop_stage 4`. What is done is skipped, what was killed
 # goes on, and what was made with other options is reported, never silently used again.
@@ -45,7 +45,7 @@ noisy_set=                                  # stage 5: test set that is also hea
 noise_snr_db="20 10 5"                      # stage 5: its signal-to-noise ratios
 reads=                                      # stage 4: instead of listening, read "transcript" or a recogniser's output
 transcribe_args=                            # stage 4: options of that recogniser, e.g. "--language en --dtype bfloat16"
-results=                                    # stage 4: file for the tables; empty: RESULTS.md, with --tag in its folder
+results=                                    # stage 4: file for the tables; empty: RESULTS.md in exp/<tag>
 preamble=                                   # stage 4: Markdown file to put above the tables
 datadir=data                                # folder of the data directories
 dumpdir=dump                                # folder for audio that the commands of wav.scp make
@@ -68,7 +68,6 @@ stages="data continuations train evaluate compare"
 choose_stages
 
 exp=${expdir}/${tag:-$(basename "${train_config}" .yaml)}
-results=${results:-${tag:+${exp}/}RESULTS.md}
 gpu_per_job=$((ngpu > 0 ? 1 : 0))
 corpus_sets=$(unique_words "${train_set} ${valid_set} ${test_sets}")  # what local/data.sh makes
 corpus_train_dir=${datadir}/${train_set}
@@ -134,13 +133,11 @@ if stage train; then
         needs "${datadir}/${name}/utt2dur" "run stage 1 (data)"
         needs "${datadir}/${name}/continuation" "run stage 2 (continuations)"
     done
-    side_tables=$(find -L "${datadir}/${train_set}" -maxdepth 1 -name 'utt2*' ! -name utt2spk ! -name utt2dur \
-        -exec basename {} \;)  # which data operations may read
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
-            --text "${train_config}" --words "train_args=${train_args}" --ignore_unfinished gradient_accumulation --model_in init_from \
-            --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
+            --text "${train_config}" --words "train_args=${train_args}" --ignore_unfinished gradient_accumulation \
+            --model_in init_from --ignore "num_workers log_steps keep_checkpoints chunk_mib cache_dir" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
-            ${side_tables} \
+            $(side_tables "${datadir}/${train_set}") \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
@@ -217,12 +214,12 @@ if stage evaluate; then
             steps_done
         fi
     done
-    if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results}"
+    if step "${exp}/.done/results.json" --redo --data "${exp}" results.json --text "${preamble}" --output "${results:-${exp}/RESULTS.md}"
     then
         stage_times "${exp}/stage_times.tsv" "${datadir}/.done" "${exp}/.done"
         compared=$(ls "${expdir}/compare_${compare_budget}/comparison.json" 2> /dev/null || true)
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv" \
-            --output "${results}" --preamble "${preamble}" --comparison "${compared}" --command_line "${command_line}"
+            --output "${results:-${exp}/RESULTS.md}" --preamble "${preamble}" --comparison "${compared}" --command_line "${command_line}"
         steps_done
     else
         "${python}" -m blspkd.bin.results --exp_dir "${exp}" --stage_times "${exp}/stage_times.tsv"

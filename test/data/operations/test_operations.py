@@ -23,7 +23,8 @@ from blspkd.training.run import keep_record
 from blspkd.training.trainer import KdTrainer
 
 OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
-           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}", "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
+           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}",
+           "--warmup_steps", "1", "--batch_utterances", "4", "--num_workers", "0",
            "--max_steps", "2", "--save_steps", "1"]
 WEIGHTS = "[{name: by_weight, above: 0.25}]"
 

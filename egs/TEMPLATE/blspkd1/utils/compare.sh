@@ -45,6 +45,7 @@ for name in $(cut -f 1 "${compare}/plan.tsv"); do
 done
 "${python}" -m blspkd.bin.report --exp_dirs "${compared[@]}" --output "${compare}/report.html"
 if [ -f "${exp}/results.json" ]; then shown=${exp}; else shown=${compare}; fi
+results=${results:-${shown}/RESULTS.md}
 "${python}" -m blspkd.bin.results --exp_dir "${shown}" --stage_times "${shown}/stage_times.tsv" \
     --comparison "${compare}/comparison.json" --output "${results}" --preamble "${preamble}" \
     --command_line "${command_line}" > "${compare}/log/results.log"

@@ -112,3 +112,6 @@ split_words() {  # OPTION ...: the words of x_args or x_opts fill the array x_wo
 unique_words() {  # TEXT: its words, each once
     xargs -n 1 <<< "$1" | awk '!seen[$0]++' | xargs
 }
+
+# The tables utt2<what> of a data directory that only data operations read.
+side_tables() { find -L "$1" -maxdepth 1 -name 'utt2*' ! -name utt2spk ! -name utt2dur -printf '%f\n'; }
