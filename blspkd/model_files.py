@@ -28,8 +28,10 @@ def model_digests(folder: Path) -> dict[str, str]:
 
     The folder's own name does not count, nor do dates, so that a moved or copied model stays the same one.
     """
-    return {path.name: file_digest(path) for path in sorted(folder.iterdir())
-            if path.is_file() and path.suffix in _WEIGHTS | _TEXTS and path.name not in RECORDS}
+    files = {path.name: path for path in folder.iterdir()
+             if path.suffix in _WEIGHTS | _TEXTS and path.name not in RECORDS}
+    files |= {name: folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
+    return {name: file_digest(path) for name, path in sorted(files.items()) if path.is_file()}
 
 
 def file_digest(path: Path, whole: int = WHOLE_FILE) -> str:
@@ -42,6 +44,14 @@ def file_digest(path: Path, whole: int = WHOLE_FILE) -> str:
             for block in _blocks(file, start, end):
                 digest.update(block if step == 1 else _words(block)[::step].tobytes())
     return digest.hexdigest()
+
+
+def _shards(index: Path) -> set[str]:
+    """Files of weights that an index names, in subfolders too."""
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return set()  # a damaged index: loading it says so
 
 
 def _parts(file: BinaryIO, size: int) -> list[tuple[int, int, int]]:

@@ -145,3 +145,12 @@ def test_records_of_a_training_are_no_part_of_a_model(tmp_path):
 def test_it_needs_nothing_but_the_standard_library():
     code = "import sys, blspkd.model_files; sys.exit(bool({'numpy', 'torch', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def test_weights_in_a_subfolder_belong_to_the_model_when_its_index_names_them(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "sub/x.safetensors", "b": "y.bin"}}')
+    (tmp_path / "sub/x.safetensors").write_bytes(b"1")
+    before = model_digests(tmp_path)
+    (tmp_path / "sub/x.safetensors").write_bytes(b"2")
+    assert model_digests(tmp_path) != before and set(before) == {"model.safetensors.index.json", "sub/x.safetensors"}

@@ -20,7 +20,8 @@ def as_waveform(samples: Any, sampling_rate: float, target_rate: int, name: str)
              1; a little above is clipped), int16, int32 or uint8.
     Raises AudioError, which begins with `name`, for anything else, and for NaN and Inf.
     """
-    if not isinstance(sampling_rate, int | float | np.number) or not 0 < sampling_rate < float("inf"):
+    number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
+    if not number or not 0 < sampling_rate < float("inf"):
         raise AudioError(f"{name}: sampling_rate is {sampling_rate!r}; give the waveform's samples per second")
     values = _scaled(_one_channel(_array(samples, name), name), name)
     if not len(values):

@@ -49,7 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
     from blspkd.training.cache import open_caches
     from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
     from blspkd.training.objective import KdObjective
-    from blspkd.training.run import check_unchanged, describe, keep_record, prompt_of, record_start, resolved
+    from blspkd.training.run import (
+        check_continuations,
+        check_unchanged,
+        describe,
+        keep_record,
+        prompt_of,
+        record_start,
+        resolved,
+    )
     from blspkd.training.start import start_from
     from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
@@ -69,8 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
     examples = {}
     for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
-        data = KaldiDir.read(folder)
-        selection = make_examples(data, read_continuations(Path(folder) / "continuation"), prompt, config.data)
+        data, continuations = KaldiDir.read(folder), read_continuations(Path(folder) / "continuation")
+        check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
+        selection = make_examples(data, continuations, prompt, config.data)
         logging.info("%s: %s", folder, selection)
         examples[name] = selection.examples
         if name == "train" and config.data.operations:

@@ -39,7 +39,9 @@ class ControlTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: Marks):
         self.marks = marks
         added = sorted(tokenizer.added_tokens_decoder.items())
-        self._spellings = {number: token.content for number, token in added if is_control(token)}
+        written = _neutral_turn(tokenizer)
+        self._spellings = {number: token.content for number, token in added
+                           if is_control(token) or _is_structure(token.content.strip(), written)}
         longest_first = sorted(self._spellings.values(), key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._numbers = {content: number for number, content in self._spellings.items()}
@@ -117,7 +119,21 @@ def is_control(token: AddedToken) -> bool:
     """Whether an added token steers the LLM; the others are vocabulary: words, white space, signs."""
     if token.special:
         return bool(token.content.strip())
-    return _BRACKETED.fullmatch(token.content) is not None
+    return _BRACKETED.fullmatch(token.content.strip()) is not None
+
+
+def _is_structure(content: str, written: str) -> bool:
+    """Whether the template itself writes this added token (`ASSISTANT:`); plain words (`user`) stay vocabulary."""
+    return content in written and not content.isalnum() and any(map(str.isalnum, content))
+
+
+def _neutral_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template makes of a question and its answer; empty where there is none, or where it refuses."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise whatever they like; `Prompt` says so
+        return ""
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:

@@ -183,7 +183,7 @@ class Prompt:
         rendered = self._apply_template(reader, turns, add_generation_prompt=False)
         _, found, closing = reader.show(rendered).partition(reader.marks.reply)
         ids = reader.read(closing)[0] if found else []
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        special = set(self.tokenizer.all_special_ids) | reader.ids  # not every added token: some have "\n" as one
         for token in ids:
             if token in special:
                 return token

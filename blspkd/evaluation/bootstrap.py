@@ -94,6 +94,8 @@ def paired_difference(system: Sequence[Statistics], reference: Sequence[Statisti
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=num_bootstrap).astype(np.float64)
     resampled = np.mean([run.score(draws @ run.table) for run in system], axis=0) - np.mean(
         [run.score(draws @ run.table) for run in reference], axis=0)
+    if not np.isfinite(resampled).all():  # some draws hold no word of a reference at all
+        return Difference(value)
     variances = [(float(resampled.var(ddof=1)) * n / (n - 1), n - 1), *_seed_variances(own, theirs, trained)]
     error = math.sqrt(sum(variance for variance, _ in variances))
     if error == 0:

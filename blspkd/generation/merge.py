@@ -31,8 +31,9 @@ def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | N
     info = read_json(Path(data_dir) / "continuation.info.json")
     if "fingerprint" not in info or not continuations.is_file():
         return False
-    with open(continuations, "rb") as file:
-        if sum(1 for _ in file) != info["counts"]["written"]:  # it was cut
+    dropped = {utt_id for names in info["filtered"].values() for utt_id in names}
+    with open(continuations, "rb") as file:  # it may have been cut
+        if [line.split(b" ", 1)[0].decode() for line in file] != [name for name in transcripts if name not in dropped]:
             return False
     if settings is None:
         settings = make_settings(info["model"], info["identity"], info["prompt"], info["generation"])

@@ -25,7 +25,7 @@ def load_llm(name: str, dtype: str = "float32", attn_implementation: str | None 
                 setattr(config, key, 0.0)  # teacher and student must be the same function
         llm = load_pretrained(AutoModelForCausalLM, name, config=config, dtype=getattr(torch, dtype),
                               attn_implementation=attn_implementation)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"{name}: this LLM cannot be loaded ({_first_line(error)}); name a folder with a saved causal "
                          "LM, or a Hugging Face id that is in the local cache or can be downloaded") from None
     return llm.eval().requires_grad_(False)

@@ -125,7 +125,7 @@ def _read(folder: Path) -> _Manifest:
     except FileNotFoundError:
         raise DataError(f"{folder}: has no {MANIFEST}, which is written last: the run was stopped before, or an older "
                         "version of this toolkit wrote it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise DataError(f"{folder}/{MANIFEST}: is damaged") from None
 
 

@@ -1,6 +1,7 @@
 """A training run's folder, exp/<tag>: its configuration, and the prompt that it inherits from stage 2."""
 
 import json
+from collections.abc import Container, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
         raise ConfigError(f"{path}: these continuations were written by {info.get('model')}, and the LLM to train with "
                           f"is {llm}; distillation needs the LLM's own continuations: run stage 2 with --llm {llm}")
     return prompt
+
+
+def check_continuations(data_dir: str | Path, utt_ids: Iterable[str], written: Container[str]) -> None:
+    """Make sure that `data_dir`/continuation holds all that stage 2 wrote for these utterances.
+
+    What the filters dropped stands in continuation.info.json; one that was made by hand may say nothing of counts.
+    Raises DataError for a file that was cut or damaged since.
+    """
+    info = json.loads((Path(data_dir) / "continuation.info.json").read_text(encoding="utf-8"))
+    if "counts" not in info:
+        return
+    dropped = {utt_id for names in (info.get("filtered") or {}).values() for utt_id in names}
+    lost = [utt_id for utt_id in utt_ids if utt_id not in written and utt_id not in dropped]
+    if lost:
+        raise DataError(f"{data_dir}/continuation: lacks {len(lost)} utterances that were not filtered out: "
+                        f"{' '.join(lost[:5])}{' ...' * (len(lost) > 5)}; remove this file and run stage 2 again")
 
 
 def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> None:

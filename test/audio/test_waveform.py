@@ -83,7 +83,7 @@ MISTAKES = {
     "uint16": (STORED["int16"][0].astype(np.uint16), 16000, "uint16"),
     "truth values": (SPEECH > 0, 16000, "bool"),
     "complex numbers": (SPEECH + 1j, 16000, "complex128"),
-    "a text": ("speech.wav", 16000, "not samples.*audio.load"),
+    "a text": ("speech.wav", 16000, "not samples.*samples.load"),
     "a pair of rate and samples": ((8000, SPEECH), 16000, "not samples.*sampling_rate"),
     "rate 0": (SPEECH, 0, "sampling_rate"),
     "a negative rate": (SPEECH, -16000, "sampling_rate"),

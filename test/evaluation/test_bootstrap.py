@@ -240,3 +240,11 @@ def test_few_families_of_equal_systems_have_one_that_survives_holms_correction(m
 def test_other_utterances_are_refused():
     with pytest.raises(ValueError, match="same utterances"):
         paired_difference([of_flags([True])], [of_flags([True, False])], 10, 0)
+
+
+def test_draws_without_a_reference_are_not_significant():
+    empty = np.array([[0.0, 0.0]] * 7 + [[1.0, 3.0]])
+    better = np.array([[0.0, 0.0]] * 7 + [[0.0, 3.0]])
+    with np.errstate(invalid="ignore"):
+        found = paired_difference([Statistics(better, ratio)], [Statistics(empty, ratio)], 200, 0)
+    assert found.ci95 is None and found.p is None and not found.significant

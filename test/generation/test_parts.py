@@ -150,8 +150,9 @@ def test_continuations_cut_after_the_merge_are_not_up_to_date(tmp_path):
     write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
     merge(tmp_path, TRANSCRIPTS)
     lines = (tmp_path / "continuation").read_text().splitlines(keepends=True)
-    (tmp_path / "continuation").write_text("".join(lines[:-1]))
-    assert not is_merged(tmp_path, TRANSCRIPTS, settings())
+    for damaged in (lines[:-1], [*lines[:-1], lines[0]]):
+        (tmp_path / "continuation").write_text("".join(damaged))
+        assert not is_merged(tmp_path, TRANSCRIPTS, settings())
 
 
 def test_a_merge_killed_while_it_removed_the_parts_can_be_repeated(tmp_path):

@@ -163,7 +163,8 @@ def test_one_without_a_manifest_does_not_count_and_is_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("contents", ["[]", '{"step": 4}', '{"step": 4, "num_ranks": 1, "gradient_accumulation": 1, '
-                                      '"files": {"a": 1}}', "null", '{"files"'])
+                                      '"files": {"a": 1}}', "null", '{"files"',
+                                      '{"step": 4, "num_ranks": Infinity}', 99999 * "["])
 def test_a_damaged_manifest_is_named(tmp_path, contents, caplog):
     (fake(tmp_path, 4) / MANIFEST).write_text(contents)
     assert complete_checkpoints(tmp_path) == []

@@ -248,3 +248,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(objective, batch_of):
         results.append([p.grad for p in model.parameters() if p.requires_grad])
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+def test_continuations_that_were_cut_after_stage_2_are_noticed(data_dir, tiny_llm, tiny_encoder, tmp_path, capsys):
+    folder = Path(data_dir)
+    info = json.loads((folder / "continuation.info.json").read_text())
+    lines = (folder / "continuation").read_text().splitlines(keepends=True)
+    dropped, cut = (line.split()[0] for line in lines[-2:])
+    info |= {"counts": {"written": len(lines) - 1}, "filtered": {"repetition": [dropped]}}
+    (folder / "continuation.info.json").write_text(json.dumps(info))
+    (folder / "continuation").write_text("".join(lines[:-2]))
+    with pytest.raises(SystemExit):
+        train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "1")
+    assert f"lacks 1 utterances that were not filtered out: {cut};" in capsys.readouterr().err
