@@ -1,0 +1,23 @@
+"""Which system of a column is the best one: of those that were trained to listen."""
+
+from blspkd.evaluation.results import Row
+from blspkd.reporting.tables import PARTS, TYPED, Column, Table
+
+LOWER_IS_BETTER = frozenset({
+    "wer", "cer", *(error + part for error in ("wer", "cer") for part in PARTS), "empty", "looped", "copied", "foreign",
+    "input_kl", "response_kl", "response_kl_true", "first_kl", "count_mae", "boundary_mean_ms", "boundary_median_ms",
+    "kl_to_base", "changed_top1", "max_state_diff"})
+NONE_IS_BEST = frozenset({"length_ratio", "count_bias", "boundary_bias_ms"})  # neither more nor less is better
+
+
+def best(table: Table, column: Column) -> Row | None:
+    """None where less than two listen, or none is better than others."""
+    rows = [row for (system, place), row in table.cells.items() if place == column and _listens(system[0])]
+    if len(rows) < 2 or column[1] in NONE_IS_BEST or column[0] == "cost":
+        return None
+    return (min if column[1] in LOWER_IS_BETTER else max)(rows, key=lambda row: row.value)
+
+
+def _listens(name: str) -> bool:
+    """Whether the system was trained to listen, and does."""
+    return not (name in ("text", "chance") or name.startswith("cascade") or name.endswith(TYPED))
