@@ -1,4 +1,4 @@
-"""Pages from `templates/`, by jinja2: what comes from data is escaped, in HTML always, in Markdown by the filter `md`."""
+"""Pages from `templates/`, by jinja2. What comes from data is escaped: in HTML always, in Markdown by the filter `md`."""
 
 from functools import cache
 
@@ -20,5 +20,5 @@ def environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """`template` of `templates/` with these values in it."""
-    return environment().get_template(template).render(values)
+    """`template` of `templates/` with these values in it, without blank lines around it."""
+    return environment().get_template(template).render(values).strip("\n")

@@ -101,4 +101,4 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
                   facts=[("date", date), *environment, ("commit", commit),
                          ("training seed", ", ".join(map(str, seeds)) or "unknown")])
     with atomic_write(path) as file:
-        file.write(text.rstrip("\n") + "\n")
+        file.write(text + "\n")
