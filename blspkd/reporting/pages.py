@@ -1,4 +1,4 @@
-"""Pages from `templates/`, by jinja2. What comes from data is escaped: in HTML always, in Markdown by the filter `md`."""
+"""Pages from `templates/`, by jinja2. Data is escaped: in HTML always, in Markdown by the filter `md`."""
 
 from functools import cache
 
