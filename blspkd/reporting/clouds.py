@@ -8,11 +8,9 @@ from blspkd.evaluation.scorers import SCORERS
 from blspkd.reporting import figures
 from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.reporting.report_data import Experiment, all_rows
-from blspkd.reporting.report_html import Document, grid, paragraph, picture
 from blspkd.reporting.tables import metric_label
 
 MEASURES = ("input_kl", "response_kl", "first_kl", "top1")  # that are compared with task scores
-TITLE = "Alignment against task scores"
 Trail = tuple[str, str, Pairs]  # system, set, (measure, score) of its snapshots by step and of the finished model
 
 
@@ -61,7 +59,7 @@ def clouds(experiments: Sequence[Experiment]) -> list[Cloud]:
                 trails += [(experiment.label, name, [*(points[name] for points in before if name in points), end])
                            for name, end in finished.items()]
             if trails:
-                found.append(Cloud(measure, f"{task} {metric_label(metric)}", trails))
+                found.append(Cloud(measure, f"{task} {SCORERS[metric].label}", trails))
     return found
 
 
@@ -79,45 +77,28 @@ def colours_of(experiments: Sequence[Experiment]) -> dict[str, str]:
                             or any(row.task == "alignment" for row in experiment.rows)])
 
 
-def add_clouds(page: Document, experiments: Sequence[Experiment]) -> None:
-    """The section with its picture and table; nothing where no experiment has both measures."""
+def draw_clouds(experiments: Sequence[Experiment]) -> dict | None:
+    """What the section shows; `picture` None: no points have an order. None where no experiment has both measures."""
     found = clouds(experiments)
     if not found:
-        return
+        return None
     sizes = [len(cloud.points(name)) for cloud in found for name in cloud.sets]
-    ordered = [cloud for cloud in found if any(cloud.rho(name) is not None for name in cloud.sets)]
+    ordered = {(cloud.measure, cloud.task): cloud for cloud in found
+               if any(cloud.rho(name) is not None for name in cloud.sets)}
     if not ordered:
-        page.section("predicts", TITLE, paragraph(
-            f"There are too few systems and snapshots to put them in an order ({max(sizes)} in the largest set), or "
-            "they do not differ; with three or more (--exp_dirs) they are drawn here."))
-        return
-    titles = {(cloud.measure, cloud.task): _title(cloud) for cloud in ordered}
-    drawn = {(cloud.measure, cloud.task): cloud.trails for cloud in ordered}
-    fewest = min(sizes)
-    warning = with_snapshots = ""
-    if fewest < FEW:
-        warning = (f" There are only {fewest} points in a set: so few say hardly anything, and a large rho may well be "
-                   "chance. Give more systems and checkpoints.")
-    if any(cloud.snapshots(name) for cloud in found for name in cloud.sets):
-        with_snapshots = (" Small points are snapshots of trainings, joined by a line that ends at the finished model; "
-                          "the table's first rho is over finished models alone, the second over all points. Those of "
-                          "one training resemble one another, so that n says too much.")
-    by_task = {(cloud.task, cloud.measure): cloud for cloud in found}
+        return {"picture": None, "most": max(sizes)}
+    picture = figures.scatter({key: cloud.trails for key, cloud in ordered.items()},
+                              {key: _title(cloud) for key, cloud in ordered.items()}, colours_of(experiments))
+    by_line: dict[tuple[str, str], dict[str, str]] = {}  # (task, set) -> measure -> rho
+    for cloud in found:
+        for name in cloud.sets:
+            by_line.setdefault((cloud.task, name), {})[cloud.measure] = rho_text(cloud.finished(name),
+                                                                               cloud.snapshots(name))
     measures = list(dict.fromkeys(cloud.measure for cloud in found))
-    lines = []
-    for task in dict.fromkeys(cloud.task for cloud in found):
-        for name in dict.fromkeys(name for cloud in found if cloud.task == task for name in cloud.sets):
-            own = [by_task.get((task, measure)) for measure in measures]
-            lines.append([task, name, *(rho_text(cloud.finished(name), cloud.snapshots(name)) if cloud else "-"
-                                        for cloud in own)])
-    page.section("predicts", TITLE, paragraph(
-        "Every point is a system (or checkpoint) on a set. Does the measure of alignment put systems into the same "
-        "order as the task does? Spearman's rho, by set: 1 is the same order, -1 the reverse. A KL that predicts BLEU "
-        "or exact match has a rho near -1, agreement one near 1; for error rates it is the other way round."
-        + with_snapshots + warning),
-        picture(figures.data_uri(figures.scatter(drawn, titles, colours_of(experiments))),
-                "alignment measures against task scores"),
-        grid(["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)], lines))
+    return {"picture": figures.data_uri(picture), "fewest": min(sizes), "few": min(sizes) < FEW,
+            "snapshots": any(cloud.snapshots(name) for cloud in found for name in cloud.sets),
+            "heads": ["task", "set", *(f"rho of {metric_label(measure)}" for measure in measures)],
+            "lines": [[*line, *(rhos.get(measure, "-") for measure in measures)] for line, rhos in by_line.items()]}
 
 
 def _title(cloud: Cloud) -> str:

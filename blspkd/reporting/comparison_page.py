@@ -10,23 +10,8 @@ from blspkd.evaluation.results import TYPE
 from blspkd.evaluation.scorers import HEALTH, SCORERS
 from blspkd.reporting import tables
 from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
-from blspkd.reporting.results_page import duration
+from blspkd.reporting.pages import render
 
-LEGEND = ("Mean over seeds [lowest - highest]; behind it the difference to {reference}, with * where its 95% interval "
-          "excludes 0: paired bootstrap over utterances, widened by the spread of the training seeds. A system that "
-          "was trained once is taken to spread as {reference} does. Of twenty systems that are as good as {reference}, "
-          "about one gets a * by chance; ** stands where the difference is significant also among all systems of its "
-          "column (Holm's correction: of twenty columns without any difference, about one has a ** at all). Unmarked "
-          "differences may be chance.")
-ONCE = (" Here every system was trained once: what another seed would change is not known and not counted, so there "
-        "are more marks than that.")
-UNTESTED = f" Sets of fewer than {FEWEST} utterances are not tested."
-PREDICTS = ("Spearman's rank correlation over the trained models of the comparison (several seeds of a system are "
-            "points that resemble one another): near +1 or -1, the measure puts them in the order (or the reverse "
-            "order) of the task's scores; near 0 it says nothing about the task. A measure that only some systems have "
-            "is judged on those.")
-WITH_SNAPSHOTS = (" The first number is over finished models, a second one also over what chosen trainings were at "
-                  "earlier steps.")
 MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
@@ -38,36 +23,25 @@ Column = tuple[str, str]  # task, metric
 
 def markdown(comparison: Comparison) -> str:
     """All tables, set by set, as Markdown."""
-    measured, task_metrics = comparison.measured, _task_metrics(comparison.measured)
-    steps = (f"{comparison.max_steps:,} training steps of every system" if comparison.max_steps
-             else "steps as configured")
-    blocks = [f"Budget *{tables.escape(comparison.budget)}*: {steps}. {_legend(comparison)}"]
-    for set_name in _sets(measured, task_metrics):
-        blocks += [f"### {tables.escape(set_name)}", _table(measured, set_name, [*task_metrics, ("asr", "wer"), COUNT])]
+    measured, tasks = comparison.measured, _task_metrics(comparison.measured)
+    health_of = next((one.task for one in measured if one.metric in HEALTH), "")
     types = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
-    for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types):
-        columns = [column for column in types if column[0].startswith(task + TYPE)]
-        for set_name in _sets(measured, columns):
-            blocks += [f"### {tables.escape(task)} by type of question: {tables.escape(set_name)}",
-                       _table(measured, set_name, columns)]
-    first_task = next((one.task for one in measured if one.metric in HEALTH), "")
-    for title, legend, task, metrics in (
-            ("Alignment", "", "alignment", ALIGNMENT),
-            (f"Output health of {tables.escape(first_task)}", MEANINGS, first_task, HEALTH),
-            ("Cost", "", "cost", COST),
-            ("What training did to the LLM on text", "", "text", DRIFT)):
-        columns = [(task, metric) for metric in metrics]
-        for set_name in _sets(measured, columns):
-            blocks += [f"### {title}: {tables.escape(set_name)}", *[legend] * bool(legend),
-                       _table(measured, set_name, columns)]
-            legend = ""  # once, above the first table
-    aligned = _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
-    predictions = [block for set_name in aligned
-                   for block in _predictions(comparison, set_name, _first_of(task_metrics))]
-    if predictions:
-        legend = PREDICTS + (WITH_SNAPSHOTS if any(one.task == "alignment" for one in comparison.snapshots) else "")
-        blocks += ["### What alignment predicts", legend, *predictions]
-    return "\n\n".join(blocks)
+    groups = [  # title, what its numbers mean, columns
+        ("", "", tasks),
+        *((f"{task} by type of question", "", [column for column in types if column[0].startswith(task + TYPE)])
+          for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types)),
+        ("Alignment", "", [("alignment", metric) for metric in ALIGNMENT]),
+        (f"Output health of {health_of}", MEANINGS, [(health_of, metric) for metric in HEALTH]),
+        ("Cost", "", [("cost", metric) for metric in COST]),
+        ("What training did to the LLM on text", "", [("text", metric) for metric in DRIFT])]
+    beside = {"": [("asr", "wer"), COUNT]}  # columns that do not make a table of their own
+    predictions = [(name, *table) for name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
+                   if (table := _predictions(comparison, name, _first_of(tasks)))]
+    return render("comparison.md", comparison=comparison, ranges=True, **_legend(comparison), predictions=predictions,
+                  snapshots=any(one.task == "alignment" for one in comparison.snapshots),
+                  groups=[(title, meaning, [(name, _table(measured, name, columns + beside.get(title, [])))
+                                            for name in _sets(measured, columns)])
+                          for title, meaning, columns in groups])
 
 
 def screen(comparison: Comparison) -> str:
@@ -83,16 +57,17 @@ def screen(comparison: Comparison) -> str:
                                 for row in [[set_name, *heads[1:]], *rows]))
     times = {one.system: one.mean for one in comparison.measured if (one.task, one.metric) == ("cost", "wall_s")}
     if times:
-        blocks.append("training time  " + ", ".join(f"{tables.system_label(system)} {duration(seconds)}"
+        blocks.append("training time  " + ", ".join(f"{tables.system_label(system)} {tables.duration(seconds)}"
                                                      for system, seconds in times.items()))
-    blocks.append(_legend(comparison).replace(" [lowest - highest]", ""))
+    blocks.append(render("comparison_legend.md", ranges=False, **_legend(comparison)))
     return "\n\n".join(textwrap.fill(block, tables.WIDTH) if "\n" not in block else block for block in blocks)
 
 
-def _legend(comparison: Comparison) -> str:
-    once = all(len(one.values) == 1 for one in comparison.measured)
-    untested = any(one.difference is not None and one.p is None for one in comparison.measured)
-    return (LEGEND + ONCE * once + UNTESTED * untested).format(reference=tables.system_label(comparison.reference))
+def _legend(comparison: Comparison) -> dict:
+    """What `comparison_legend.md` says."""
+    return {"reference": tables.system_label(comparison.reference), "fewest": FEWEST,
+            "once": all(len(one.values) == 1 for one in comparison.measured),
+            "untested": any(one.difference is not None and one.p is None for one in comparison.measured)}
 
 
 def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
@@ -106,10 +81,10 @@ def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
     return list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
 
 
-def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[Column]) -> list[str]:
+def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[Column]) -> tuple[str, list] | None:
     """Spearman's correlation of every alignment measure with every task, a point for every trained model and snapshot.
 
-    Nothing where there are too few of them.
+    A table and `_extremes`; None where there are too few points.
     """
     finished = {(one.system, one.task, one.metric): one.values for one in comparison.measured if one.set == set_name}
     before = {((one.system, one.step), one.task, one.metric): [one.value] for one in comparison.snapshots
@@ -123,8 +98,7 @@ def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[C
             strengths[label] = [(abs(rho), len(pairs)) for pairs in (ends + steps for ends, steps in points)
                                 if len(pairs) >= FEW and (rho := spearman(*zip(*pairs, strict=True))) is not None]
     heads = ["measure", *(f"{task} {tables.metric_label(metric)}" for task, metric in task_metrics)]
-    return ([f"#### {tables.escape(set_name)}", tables.markdown_table(heads, lines), *_extremes(strengths)] if lines
-            else [])
+    return (tables.markdown_table(heads, lines), _extremes(strengths)) if lines else None
 
 
 def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> Pairs:
@@ -135,7 +109,7 @@ def _pairs(values: Mapping[tuple, list[float]], metric: str, column: Column) -> 
 
 
 def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
-    """A sentence on the measures that go with the scores most and least closely; none where there are few points."""
+    """The measures that go with the scores most and least closely; none where there are few points."""
     means = {label: fmean(rho for rho, _ in found) for label, found in strengths.items() if found}
     if len(set(means.values())) < 2:
         return []
@@ -143,8 +117,7 @@ def _extremes(strengths: Mapping[str, list[tuple[float, int]]]) -> list[str]:
     for label in (max(means, key=means.get), min(means, key=means.get)):
         sizes = sorted({n for _, n in strengths[label]})
         said.append(f"{label} ({means[label]:.2f}, n={'-'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))})")
-    return [f"By the mean absolute rho over these columns and all points, {said[0]} goes with the scores most closely, "
-            f"{said[1]} least."]
+    return said
 
 
 def _sets(measured: Sequence[Measured], columns: Sequence[Column]) -> list[str]:

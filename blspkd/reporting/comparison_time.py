@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blspkd.evaluation.comparison_plan import Run
 from blspkd.files import read_json
-from blspkd.reporting.results_page import duration
+from blspkd.reporting.tables import duration
 
 
 def time_left(runs: Sequence[Run], folder: str | Path, trained_before: str | Path | None, num_jobs: int) -> str:

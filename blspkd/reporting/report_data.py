@@ -121,6 +121,14 @@ def read_answers(experiments: Sequence[Experiment], places: Sequence[Place]) -> 
     return found
 
 
+def drawn_one(experiments: Sequence[Experiment]) -> Experiment | None:
+    """The experiment whose alignment is drawn: the first with CIF, else the first that was measured."""
+    measured = [experiment for experiment in experiments if experiment.summaries]
+    with_cif = [experiment for experiment in measured
+                if any("input_kl" in summary["measures"] for summary in experiment.summaries.values())]
+    return next(iter(with_cif or measured), None)
+
+
 def chosen(experiment: Experiment, number: int, seed: int) -> list[Place]:
     """`number` utterances drawn by `seed` from all sets that were measured, however good they are; sets take turns."""
     draw, sets = random.Random(seed), list(experiment.aligned)

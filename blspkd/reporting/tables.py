@@ -85,6 +85,14 @@ def markdown(table: Table) -> str:
     return markdown_table(["system", *heads], lines)
 
 
+def markdown_tasks(rows: Sequence[Row]) -> str:
+    """One table per task: next to each other they would be too wide to read."""
+    rows = whole_tasks(rows)
+    tasks = dict.fromkeys(row.task for row in rows if row.metric in SCORERS)
+    return "\n\n".join(markdown(arrange([row for row in rows if row.task == task], SCORERS))
+                       for task in tasks)
+
+
 def markdown_types(rows: Sequence[Row]) -> str:
     """Tasks by type of question, a table per task and set."""
     return "\n\n".join(markdown(arrange(own, SCORERS)) for own in question_types(rows).values())
@@ -145,6 +153,15 @@ def escape(text: str) -> str:
 def system_label(name: str) -> str:
     """blspkd+plora -> BLSP-KD+plora; text, chance and cascade as they are."""
     return re.sub("^blspkd", "BLSP-KD", name) if name.startswith("blspkd") else re.sub("^blsp", "BLSP", name)
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> 1 min 15 s."""
+    total = round(seconds)
+    hours, minutes = divmod(total // 60, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {total % 60:02d} s" if minutes else f"{total} s"
 
 
 def metric_label(metric: str) -> str:

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from markupsafe import escape
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from blspkd.bin import report
 from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.kaldi.data_dir import write_table
-from blspkd.reporting import figures
-from blspkd.reporting import report as page_module
+from blspkd.reporting import cards, figures
 from blspkd.reporting.clouds import clouds
 from blspkd.reporting.figures import BANDS, palette, spectrogram
 from blspkd.reporting.learning_curves import incomparable, read_curves, read_loss_settings
+from blspkd.reporting.pages import environment
 from blspkd.reporting.report_data import all_rows, read_answers, read_experiments, worst
-from blspkd.reporting.report_html import measurements
 from blspkd.reporting.tables import arrange, value_text
 
 EVIL = "<script>alert(1)</script> & \"$x^2$\" 語"
@@ -185,6 +185,18 @@ def test_what_data_holds_is_escaped_also_inside_pictures(tmp_path, data_dir):
     assert drawn and all("<script" not in picture and "語" in picture and "$x" in picture for picture in drawn)
 
 
+def test_what_data_holds_is_no_template(tmp_path, data_dir):
+    for mark in ("{{ 7 * 7 }}", "{% raw %}", "{# no #}", "</article>", "'\"> <img src=x>"):
+        folder = make_experiment(tmp_path / "exp" / str(len(mark)), data_dir, "blspkd")
+        for path in (folder / "align_test" / "utterances.jsonl", *folder.glob("decode_*/hyp.jsonl")):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(row | {"transcript": mark, "speaker": mark, "reference": mark,
+                                                      "instruction": mark}) + "\n" for row in rows))
+        text = write(tmp_path, [folder])
+        assert not Links(text).open and "src=x" not in [value for value in Links(text).fetched]
+        assert text.count(str(escape(mark))) == 4, mark  # speaker, transcript, instruction, reference
+
+
 def test_the_same_input_gives_the_same_page(tmp_path, data_dir):
     folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
     assert write(tmp_path, [folder]) == write(tmp_path, [folder])
@@ -201,7 +213,7 @@ def test_recordings_that_are_gone_are_said_to_be(tmp_path, data_dir):
 
 
 def test_a_full_page_leaves_recordings_out_and_says_so(tmp_path, data_dir, monkeypatch):
-    monkeypatch.setattr(page_module, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(cards, "MAX_BYTES", 20_000)
     text = write(tmp_path, [make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")])
     assert "left out" in text and len(text) < 200_000
 
@@ -229,6 +241,7 @@ def test_the_best_trained_system_is_bold_whichever_way_is_better(metric, best):
     values = {"text": 0.0, "text, typed": 9.0, "chance": 0.5, "cascade": 9.0, "cascade-early40 (seed 1)": 0.0,
               "BLSP": 1.0, "BLSP-KD": 3.0}
     rows = [Row(name, "test", "task", metric, value, [value, value], 4, None, "") for name, value in values.items()]
+    measurements = environment().get_template("parts.html").module.measurements
     found = re.findall(r'class="best">([^<]+)<', measurements(arrange(rows, [metric])))
     assert found == ([] if best is None else [value_text(replace(rows[0], value=best))])
 
@@ -299,7 +312,7 @@ def test_snapshots_lead_to_their_finished_model(tmp_path, data_dir):
     assert [[score for _, score in points] for _, _, points in cloud.trails] == [[10.0, 20.0, 60.0], [61.0]]
     text = write(tmp_path, folders)
     assert "Small points" in text and "-; -1.00 (n=4)" in text
-    assert page_module.all_rows(read_experiments(folders)) == page_module.all_rows(
+    assert all_rows(read_experiments(folders)) == all_rows(
         read_experiments([shutil.copytree(folder, tmp_path / "no" / folder.name,
                                           ignore=shutil.ignore_patterns("snapshots")) for folder in folders]))
 

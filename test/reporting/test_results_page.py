@@ -213,6 +213,14 @@ def test_results_page_names_neither_host_nor_machine_paths(page, tmp_path):
     assert command == "./run.sh --expdir exp --llm llm --train_args=b --inference_args '--tmp y --n 1'"
 
 
+def test_what_data_holds_is_neither_markup_nor_template(page, tmp_path):
+    mark = "# a | <b>\n\n## c {{ 7 * 7 }} {% raw %} {# no #}"
+    example = {**page.examples[0], "transcript": mark, "reference": mark, "answers": {"blspkd": mark}}
+    write_page(tmp_path / "RESULTS.md", replace(page, examples=[example]), [], "c", "x")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.count("# a \\| \\<b\\> ## c {{ 7 \\* 7 }} {% raw %} {# no #}\n") == 3
+
+
 def test_a_page_without_times_examples_or_preamble_has_no_empty_sections(rows, tmp_path):
     write_page(tmp_path / "RESULTS.md", Page(rows, [], []), [], "c", "x")
     text = (tmp_path / "RESULTS.md").read_text()
