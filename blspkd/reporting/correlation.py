@@ -32,8 +32,8 @@ def rho_text(finished: Pairs, snapshots: Pairs = ()) -> str:
 
     "-" where there is no correlation.
     """
-    texts = []
-    for pairs in [finished, *[[*finished, *snapshots]] * bool(snapshots)]:
+    def text(pairs: Pairs) -> str:
         rho = spearman(*zip(*pairs, strict=True)) if pairs else None
-        texts.append("-" if rho is None else f"{rho:+.2f} (n={len(pairs)})")
-    return "; ".join(texts)
+        return "-" if rho is None else f"{rho:+.2f} (n={len(pairs)})"
+
+    return "; ".join([text(finished), text([*finished, *snapshots])] if snapshots else [text(finished)])

@@ -7,7 +7,9 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -63,23 +65,20 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
 
     colours: of every system (`palette`), here and in the other figures of a page.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(names, 3, 2.5)
-        for axes, name in zip(panels, names, strict=True):
+    with _panels(names, 3, 2.5, {system: colours[system] for system in curves}) as (figure, panels):
+        for axes, name in panels:
+            values = []
             for system, found in curves.items():
-                train, held_out = found.get(f"train/{name}", []), found.get(f"eval/{name}", [])
-                if train:
-                    axes.plot(*zip(*train, strict=True), color=colours[system], alpha=0.45, linewidth=1)
-                if held_out:
-                    axes.plot(*zip(*held_out, strict=True), color=colours[system], marker="o", markersize=3)
-            values = [value for found in curves.values() for kind in ("train", "eval")
-                      for _, value in found.get(f"{kind}/{name}", [])]
+                for kind, look in (("train", {"alpha": 0.45, "linewidth": 1}),
+                                   ("eval", {"marker": "o", "markersize": 3})):
+                    if points := found.get(f"{kind}/{name}"):
+                        axes.plot(*zip(*points, strict=True), color=colours[system], **look)
+                        values += [value for _, value in points]
             if "kl" in name and values and min(values) > 0:
                 _log_scale(axes)
             axes.set_title(LABELS.get(name, name))
             axes.set_xlabel("step")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
 
 
@@ -87,9 +86,8 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
                    colours: Mapping[str, str]) -> Figure:
     """curves: system -> {key: [{"position", "mean", "n"}]}; positions that few utterances reach are left out."""
     titles = {"input_kl": "input: KL at the n-th transcript token", "response_kl": "response: KL of the n-th token"}
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(keys, 2, 2.8)
-        for axes, key in zip(panels, keys, strict=True):
+    with _panels(keys, 2, 2.8, {system: colours[system] for system in curves}) as (figure, panels):
+        for axes, key in panels:
             for system, found in curves.items():
                 points = reached(found.get(key, []))
                 axes.plot([point["position"] for point in points], [point["mean"] for point in points],
@@ -99,7 +97,6 @@ def kl_by_position(curves: Mapping[str, Mapping[str, Sequence[Mapping]]], keys: 
             axes.set_ylabel("nats")
             axes.set_ylim(bottom=0)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, panels[0], {system: colours[system] for system in curves}, [])
     return figure
 
 
@@ -117,17 +114,15 @@ def scatter(trails: Mapping[tuple[str, str], Sequence[tuple[str, str, Sequence[t
     systems = dict.fromkeys(system for found in trails.values() for system, _, _ in found)
     sets = list(dict.fromkeys(name for found in trails.values() for _, name, _ in found))
     columns = len(dict.fromkeys(x for x, _ in trails))
-    with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(list(trails), columns, 2.3)
-        for axes, ((x_name, y_name), found) in zip(panels, trails.items(), strict=True):
-            for system, name, points in found:
+    with _panels(list(trails), columns, 2.3, {system: colours[system] for system in systems}, sets) as (figure, panels):
+        for axes, (x_name, y_name) in panels:
+            for system, name, points in trails[x_name, y_name]:
                 look = {"color": colours[system], "marker": MARKERS[sets.index(name) % len(MARKERS)], "linewidth": 0.6}
                 axes.plot(*zip(*points, strict=True), **look, markersize=2.5, alpha=0.5)
                 axes.plot(*points[-1], **look, markersize=5, alpha=0.85)
             axes.set_xlabel(LABELS.get(x_name, x_name))
             axes.set_ylabel(y_name)
             axes.set_title(titles.get((x_name, y_name), ""), fontsize=8, color="#57606a")
-        _legend(figure, panels[0], {system: colours[system] for system in systems}, sets)
     return figure
 
 
@@ -211,14 +206,19 @@ def _font_size(share: float, text: str) -> float:
     return float(np.clip(share * WIDTH * 0.8 * 72 / (0.62 * max(1, len(text))), 5.0, 9.0))
 
 
-def _panels(names: Sequence, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+@contextmanager
+def _panels(names: Sequence, columns: int, height: float, colours: Mapping[str, str],
+            sets: Sequence[str] = ()) -> Iterator[tuple[Figure, list[tuple[Axes, Any]]]]:
+    """A figure and (axes, name) of its panels, to be drawn within; in the end it gets a legend."""
     columns = max(1, min(columns, len(names)))
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(WIDTH * min(1.0, columns * 0.4 + 0.1), height * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
-    for axes in panels[len(names):]:
-        axes.set_visible(False)
-    return figure, panels[:len(names)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * min(1.0, columns * 0.4 + 0.1), height * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+        for axes in panels[len(names):]:
+            axes.set_visible(False)
+        yield figure, list(zip(panels, names, strict=False))
+        _legend(figure, panels[0], colours, sets)
 
 
 def _log_scale(axes: Axes) -> None:

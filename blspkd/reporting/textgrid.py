@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blspkd.errors import DataError
 from blspkd.files import atomic_write
+from blspkd.reporting.pages import render
 
 Interval = tuple[float, float, str]  # start, end (seconds), text
 
@@ -43,17 +44,10 @@ def write_textgrid(path: str | Path, duration: float, tiers: Mapping[str, Sequen
     """
     if not tiers or duration <= 0:
         raise DataError(f"{path}: there is nothing to write: no fires and no words are known")
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_number(duration)}",
-             "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-    for number, (name, intervals) in enumerate(tiers.items(), 1):
-        whole = fill(intervals, duration)
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}",
-                  "        xmin = 0", f"        xmax = {_number(duration)}", f"        intervals: size = {len(whole)}"]
-        for index, (start, end, text) in enumerate(whole, 1):
-            lines += [f"        intervals [{index}]:", f"            xmin = {_number(start)}",
-                      f"            xmax = {_number(end)}", f"            text = {_quoted(text)}"]
+    text = render("utterance.TextGrid", duration=duration, number=_number, quoted=_quoted,
+                  tiers={name: fill(intervals, duration) for name, intervals in tiers.items()})
     with atomic_write(path) as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(text + "\n")
 
 
 def fill(intervals: Sequence[Interval], duration: float) -> list[Interval]:
