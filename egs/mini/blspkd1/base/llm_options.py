@@ -15,8 +15,8 @@ class LlmOptions:
     num_heads: int = 4
     ffn_size: int = 512
     max_positions: int = 512
-    llm_steps: int = 3000
-    learning_rate: float = 1.0e-3
+    llm_steps: int = 6000
+    learning_rate: float = 3.0e-3
     warmup_steps: int = 100
     batch_size: int = 32
     input_weight: float = 0.5  # of the loss on the input's tokens; that on the response's is 1
