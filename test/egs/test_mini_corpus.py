@@ -46,7 +46,8 @@ def recipe(tmp_path_factory):
     """A recipe folder after `local/data.sh` with a tiny corpus, without base models."""
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "local").symlink_to(LOCAL)
-    for name in ("path.sh", "utils", "base"):
+    (folder / "base").symlink_to(BASE)
+    for name in ("path.sh", "utils"):
         (folder / name).symlink_to(REPO / "egs/TEMPLATE/blspkd1" / name)
     subprocess.run(["local/data.sh", *SIZES], cwd=folder, env=environment(), check=True)
     return folder
