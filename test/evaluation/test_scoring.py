@@ -21,11 +21,12 @@ SAID = ["the cat sat on the mat", "ten dogs ran", "a bird sang all day", "we saw
 def write_decoded(exp_dir, task, set_name, system, answers):
     directory = DecodeDir(exp_dir, task, set_name, system, {})
     directory.start()
-    directory.finish([{
+    directory.write_part(0, [{
         "utt_id": f"utt{number}", "instruction": f"Please {task}.", "transcript": said, "reference": said,
         "hypothesis": answer, "n_tokens": len(said) + number % 2, "n_tokens_reference": len(said),
         "source_utt_id": f"utt{number}", "finished": number > 0,
     } for number, (said, answer) in enumerate(zip(SAID, answers, strict=True))])
+    directory.finish(num_parts=1)
 
 
 @pytest.fixture
