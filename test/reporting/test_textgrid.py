@@ -58,7 +58,8 @@ def test_a_tier_without_cif_or_without_word_times_is_left_out(tmp_path):
         write_textgrid(tmp_path / "u.TextGrid", 1.5, tiers_of({"tokens": []}))
 
 
-@given(st.lists(st.floats(0, 3), max_size=12), st.floats(0.001, 3))
+# training flushes subnormal numbers to zero, also for tests that follow in its process
+@given(st.lists(st.floats(0, 3, allow_subnormal=False), max_size=12), st.floats(0.001, 3, allow_subnormal=False))
 def test_intervals_cover_everything_without_gaps(times, duration):
     times = sorted(times)
     intervals = [(start, end, "x") for start, end in zip(times[::2], times[1::2], strict=False)]

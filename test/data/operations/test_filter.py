@@ -136,7 +136,8 @@ def test_marks_that_tell_words_apart_are_kept():
 
 
 @settings(max_examples=100, deadline=None)
-@given(seconds=st.floats(0.01, 60), tokens=st.integers(1, 200), level=st.floats(-90, 0), clipped=st.floats(0, 1))
+@given(seconds=st.floats(0.01, 60), tokens=st.integers(1, 200), level=st.floats(-90, 0, allow_subnormal=False),
+       clipped=st.floats(0, 1, allow_subnormal=False))
 def test_what_no_limit_excludes_is_kept(seconds, tokens, level, clipped):
     limits = Limits(0, 1e9, 0, 1e9, -100, 1)
     assert judge((seconds, level, clipped), tokens, limits) == ("", "")
