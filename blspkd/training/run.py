@@ -80,9 +80,10 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         return
-    before, now = (_flat(to_dict(c)) for c in (load_config(TrainConfig, path), config))
-    changed = [f"{key} was {before[key]} and is now {now[key]}" for key in now
-               if before[key] != now[key] and key not in _FREE_KEYS]
+    before, now = (_in_force(c) for c in (resolved(load_config(TrainConfig, path), path), config))
+    changed = [f"{key} was {before.get(key, 'not there')} and is now {now.get(key, 'not there')}"
+               for key in {**now, **before}
+               if key not in _FREE_KEYS and (key in before, before.get(key)) != (key in now, now.get(key))]
     if changed:
         raise ConfigError(f"{path}: this run began with other options ({'; '.join(changed)}); choose another --tag, or "
                           f"remove {folder} to start anew")
@@ -142,6 +143,12 @@ def describe(model: nn.Module) -> str:
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
         parts.append(f"{name} {trained / 1e6:.2f}/{total / 1e6:.2f} M")
     return "parameters (trained/all): " + ", ".join(parts)
+
+
+def _in_force(config: TrainConfig) -> dict:
+    """All keys with dots; a term of weight 0 is as one that is not named."""
+    return {key: value for key, value in _flat(to_dict(config)).items()
+            if value or not (key.startswith("loss.terms.") and key.endswith(".weight"))}
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from blspkd.bin.train import main
-from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig
+from blspkd.config import DataConfig, LossConfig, ModelConfig, PromptConfig, TrainConfig
+from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
@@ -22,6 +23,7 @@ from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.checkpoint import complete_checkpoints
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.run import check_unchanged, resolved
 
 SMALL = {"adapter_options": {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1},
          "pad_to_30s": False, "attn_implementation": "eager"}
@@ -261,3 +263,18 @@ def test_continuations_that_were_cut_after_stage_2_are_noticed(data_dir, tiny_ll
     with pytest.raises(SystemExit):
         train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "1")
     assert f"lacks 1 utterances that were not filtered out: {cut};" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "now", "message"), [
+    ([], ["--terms.embedding.weight", "3"], "loss.terms.embedding.weight was not there and is now 3"),
+    (["--terms.embedding.weight", "3"], [], "loss.terms.embedding.weight was 3.0 and is now not there"),
+    ([], ["--adapter", "conv", "--w_input", "0"], "model.adapter was cformer and is now conv"),
+    ([], ["--terms.embedding.weight", "0"], ""),
+])
+def test_a_run_does_not_go_on_with_other_terms_or_another_adapter(tmp_path, before, now, message):
+    save_config(resolved(load_config(TrainConfig, None, before)), tmp_path / "config.yaml")
+    config = resolved(load_config(TrainConfig, None, now))
+    if not message:
+        return check_unchanged(config, tmp_path, 1)
+    with pytest.raises(ConfigError, match=message):
+        check_unchanged(config, tmp_path, 1)
