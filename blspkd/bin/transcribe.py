@@ -16,7 +16,7 @@ from blspkd.evaluation_config import TranscribeConfig
 @command
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     epilog="every key of blspkd.config.TranscribeConfig is an option too: "
+                                     epilog="every key of blspkd.evaluation_config.TranscribeConfig is an option too: "
                                             "--batch_size 8 --language en --num_beams 5")
     parser.add_argument("--config", help="YAML file of these keys")
     parser.add_argument("--recogniser", required=True, help="Hugging Face id or folder: Whisper and other sequence-to-"

@@ -25,6 +25,10 @@ if [ "${of}" != "-" ]; then
         exit 1
     fi
     mkdir -p "${expdir}/${name}"
+    if [ -e "${expdir}/${name}/model" ] && [ ! -L "${expdir}/${name}/model" ]; then
+        echo "error: ${expdir}/${name}/model is a model of its own; remove ${expdir}/${name}" >&2
+        exit 1
+    fi
     ln -sfn "../${of}/model" "${expdir}/${name}/model"
     sed "s/^system: .*/system: '${system}'/" "${expdir}/${of}/config.yaml" > "${expdir}/${name}/config.yaml"
     if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
