@@ -31,8 +31,8 @@ def start_from(folder: str | Path, model: SpeechLlm) -> None:
     """
     folder = Path(folder)
     if not (folder / "adapter.safetensors").is_file():
-        raise ModelError(f"training.init_from: {folder}: there is no trained model here (no adapter.safetensors); name the "
-                         "folder `model` of a finished stage 3")
+        raise ModelError(f"training.init_from: {folder}: there is no trained model here (no adapter.safetensors); "
+                         "name the folder `model` of a finished stage 3")
     theirs, ours = load_config(SpeechLlmConfig, folder / "config.yaml").model, model.config
     loads = {"adapter": lambda tensors: model.adapter.load_state_dict(tensors)}
     weights = {"adapter": _read(folder / "adapter.safetensors")}
