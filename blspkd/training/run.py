@@ -80,7 +80,7 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         return
-    before, now = (_in_force(c) for c in (resolved(load_config(TrainConfig, path), path), config))
+    before, now = (_in_force(resolved(c, path)) for c in (load_config(TrainConfig, path), config))
     changed = [f"{key} was {before.get(key, 'not there')} and is now {now.get(key, 'not there')}"
                for key in {**now, **before}
                if key not in _FREE_KEYS and (key in before, before.get(key)) != (key in now, now.get(key))]
