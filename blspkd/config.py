@@ -61,8 +61,8 @@ class ModelConfig:
     moved = {**{name: f"adapter_options.{name}" for name in (
         "num_pre_cif_layers", "num_post_cif_layers", "alpha_bias", "match_embedding_norm", "count", "ctc_classes")},
         "adapter_heads": "adapter_options.heads", "adapter_ffn_dim": "adapter_options.ffn_dim",
-        "adapter_dropout": "adapter_options.dropout", "conv_layers": "adapter_options.layers",
-        "conv_bottleneck": "adapter_options.bottleneck"}
+        "adapter_dropout": "adapter_options.dropout", "conv_layers": "adapter_options.layers (adapter conv only)",
+        "conv_bottleneck": "adapter_options.bottleneck (adapter conv only)"}
 
 
 @dataclass

@@ -60,12 +60,13 @@ def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
         raise ConfigError(f"{where}: expected `key: value` lines, found {values!r}")
     hints = typing.get_type_hints(cls)
     fields = {f.name for f in dataclasses.fields(cls)}
+    moved = getattr(cls, "moved", {})
+    if old := [key for key in values if key in moved]:
+        raise ConfigError(f"{where}: " + "; ".join(f"unknown key '{key}'; it is now {moved[key]}" for key in old))
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            moved = getattr(cls, "moved", {}).get(key)
-            raise ConfigError(f"{where}: unknown key '{key}'; " + (
-                f"it is now {moved}" if moved else nearest(str(key), fields)))
+            raise ConfigError(f"{where}: unknown key '{key}'; {nearest(str(key), fields)}")
         arguments[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**arguments)

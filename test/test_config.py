@@ -37,6 +37,8 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
     ("model: {adapter_heads: 2}", "unknown key 'adapter_heads'; it is now adapter_options.heads"),
     ("model: {ctc_classes: 2}", "unknown key 'ctc_classes'; it is now adapter_options.ctc_classes"),
+    ("model: {adapter_heads: 2, conv_layers: 1}", "now adapter_options.heads; unknown key 'conv_layers'; it is now "
+     "adapter_options.layers (adapter conv only)"),
     ("loss: {w_ctc: 0.3}", "unknown key 'w_ctc'; it is now terms.ctc.weight"),
     ("loss: {terms: {ctc: 0.3}}", "loss: terms.ctc: expected"),
     ("loss: {w_input: 0, w_response: 0}", "there is nothing to learn from"),

@@ -22,6 +22,8 @@ from blspkd.reporting.tables import TYPED, Table, arrange, metric_label
 
 log = logging.getLogger(__name__)
 CURVES = ("input_kl", "response_kl", "response_ce", "input_top1", "response_top1", "count_accuracy", "quantity", "loss")
+# what other terms logged follows, but for these
+NO_CURVES = {"learning_rate", "grad_norm", "epoch", "total_flos"}
 KINDS = ("train", "eval")  # of curves
 ALIGNMENT = ("input_kl", "top1", "response_kl", "first_kl", "response_top1", "count_accuracy", "count_mae",
              "boundary_median_ms", "boundary_bias_ms", "boundary_within_50", "boundary_within_100")
@@ -66,8 +68,9 @@ def _of_task(rows: Sequence[Row], task: str, metrics: Sequence[str]) -> Table:
 def _curves(experiments: Sequence[Experiment]) -> dict:
     """A picture of the learning curves, and those that are left out of it: [(metric, [(system, why)])]."""
     curves = {experiment.label: dict(experiment.curves) for experiment in experiments if experiment.curves}
-    names = [name for name in CURVES  # a single point is no curve
-             if any(len(found.get(f"{kind}/{name}", ())) > 1 for found in curves.values() for kind in KINDS)]
+    logged = {key.partition("/")[2] for found in curves.values() for key, points in found.items() if len(points) > 1}
+    own = sorted(name for name in logged - {*CURVES, *NO_CURVES} if not name.startswith("train_"))  # the run's speed
+    names = [name for name in (*CURVES, *own) if name in logged]
     if not names:
         return {"curves": None}
     not_comparable = []

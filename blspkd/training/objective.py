@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blspkd.config import LossConfig
 from blspkd.data.batching import Batch
+from blspkd.errors import ConfigError, ModelError
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.terms import make_terms
 from blspkd.training.terms.kd import KnowledgeDistillation
@@ -54,23 +56,27 @@ class KdObjective(nn.Module):
         self.terms = make_terms(config, speech_llm)
         self.distillation = KnowledgeDistillation(config, speech_llm.adapter.aligned)
         self.units = dict(self.distillation.units)  # what is summed, and which denominator makes it a mean
-        for name, term in self.terms.items():
-            self.units |= dict.fromkeys((name, *term.reports), term.unit)
         if speech_llm.adapter.aligned:
             self.units["count_accuracy"] = "utterances"
+        for name, term in self.terms.items():
+            for logged in (name, *term.reports):
+                if logged in self.units:
+                    raise ConfigError(f"loss: terms: {name}: '{logged}' is logged by another part of the loss already; "
+                                      "rename it")
+                self.units[logged] = term.unit
 
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""
         step = Step(self.speech_llm, batch)
         distilled = self.distillation(step, denominators.input, denominators.response)
         loss, sums = distilled.loss, [*distilled.details]
+        if "count_accuracy" in self.units:
+            predicted = step.speech.n_predicted
+            sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
         for term in self.terms.values():
             found = term(step)
             loss = loss + term.weight * found.loss / getattr(denominators, term.unit)
             sums += [found.loss, *found.details]
-        if "count_accuracy" in self.units:
-            predicted = step.speech.n_predicted
-            sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
         return Objective(loss, torch.stack([value.detach().float() for value in sums]))
 
     def means(self, sums: Tensor, counts: Denominators, training: bool) -> dict[str, float]:
@@ -89,5 +95,10 @@ class KdObjective(nn.Module):
     def load_trained(self, folder: str | Path) -> None:
         """Load what `save_pretrained` wrote. Raises ModelError."""
         self.speech_llm.load_trained(folder)
-        if self.terms.state_dict():
-            self.terms.load_state_dict(load_file(Path(folder) / TERMS_FILE))
+        if not self.terms.state_dict():
+            return
+        path = Path(folder) / TERMS_FILE
+        try:
+            self.terms.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path}: the weights of the loss terms cannot be loaded: {error}") from None

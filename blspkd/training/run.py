@@ -121,7 +121,8 @@ def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
     Raises DataError where the run began with another result.
     """
     path, begun = Path(folder) / OPERATIONS, (Path(folder) / "config.yaml").is_file()
-    if begun and path.is_file() and json.loads(path.read_text(encoding="utf-8")) != operations:
+    before = json.loads(path.read_text(encoding="utf-8")) if begun and path.is_file() else operations
+    if before | {"data": operations["data"]} != operations:  # the same directory may be at another place now
         raise DataError(f"{path}: this run began with other examples: a table or the audio of {operations['data']} has "
                         f"changed since; choose another --tag, or remove {folder} to start anew")
     if write:

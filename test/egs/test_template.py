@@ -443,6 +443,13 @@ def test_stage_5_decodes_a_trained_model_otherwise_when_it_is_there(recipe):
     beams = recipe.folder / "exp/compare_tiny/beams-seed0"
     assert (beams / "config.yaml").read_text() == "system: 'beams'\nmodel:\n  llm: x\n"
     assert (beams / "model").resolve() == (recipe.folder / "exp/compare_tiny/blspkd-seed0/model").resolve()
+    (beams / "model").unlink()
+    (beams / "model").mkdir()  # as if it had been trained, before it became of: another
+    (beams / "model/weights").write_text("own")
+    (recipe.folder / "exp/compare_tiny/done").unlink(missing_ok=True)
+    (recipe.folder / "conf/compare/beams.yaml").write_text("system: beams\nof: blspkd\ninference: {num_beams: 2}\n")
+    assert "beams-seed0/model is a model of its own; remove" in recipe.fail(*words)
+    assert (beams / "model/weights").read_text() == "own"
 
 
 def test_a_change_of_what_a_training_starts_from_or_selects_by_is_noticed(recipe):

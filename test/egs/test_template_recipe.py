@@ -57,8 +57,8 @@ def recipe(corpus, tmp_path_factory) -> Path:
     assert commands[1] == "cd egs/mycorpus/blspkd1"
     made = root / "egs" / "mycorpus" / "blspkd1"
     with open(made / "db.sh", "a") as file:
-        file.write(f"MYCORPUS='{corpus}'\n")
-    (made / "local" / "data.sh").write_text(readme_block("bash", "MYCORPUS"))
+        file.write(f"CORPUS='{corpus}'\n")
+    (made / "local" / "data.sh").write_text(readme_block("bash", "CORPUS"))
     return made
 
 
@@ -71,7 +71,7 @@ def run(recipe: Path, *words: str) -> str:
 
 
 def test_readmes_data_script_is_short():
-    assert len([line for line in readme_block("bash", "MYCORPUS").splitlines() if not line.startswith("#")]) <= 12
+    assert len([line for line in readme_block("bash", "CORPUS").splitlines() if not line.startswith("#")]) <= 12
 
 
 def test_stage_1_makes_valid_data_directories(recipe, corpus):

@@ -164,6 +164,19 @@ def test_curves_of_one_point_are_not_drawn(tmp_path, data_dir, monkeypatch):
     assert "Learning curves" not in write(tmp_path, [folder]) and not drawn
 
 
+def test_a_term_of_ones_own_has_its_curve(tmp_path, data_dir, monkeypatch):
+    folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
+    writer = SummaryWriter(folder / "tensorboard")
+    for step in (10, 20):
+        for name in ("train/smoothness", "train/learning_rate", "train/train_runtime"):
+            writer.add_scalar(name, 1.0, step)
+    writer.close()
+    drawn = []
+    monkeypatch.setattr(figures, "learning_curves", lambda *args: drawn.append(args) or Figure())
+    write(tmp_path, [folder])
+    assert drawn.pop()[1] == ["input_kl", "smoothness"]
+
+
 def test_kl_of_a_single_position_is_not_drawn(tmp_path, data_dir, monkeypatch):
     folder = make_experiment(tmp_path / "exp" / "a", data_dir, "blspkd")
     path = folder / "align_test" / "summary.json"

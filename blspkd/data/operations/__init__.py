@@ -4,12 +4,11 @@
       operations:
       - {name: filter, max_duration: 20, silence_db: -40}
 
-A new one is a file with a class (see `Operation`) and a line in `OPERATIONS`. They apply to the training set, not to
-the validation set. Noise is none of them: `noise.add_noise` writes audio, for a copy of a test set, and what a training
-adds to its own audio differs from epoch to epoch (`data.noise_snr_db`).
+A new one is a file here with a class (see `Operation`) and a line in `OPERATIONS`. They apply to the training set,
+not to the validation set. Noise is none of them: `noise.add_noise` writes audio, for a copy of a test set, and what a
+training adds to its own audio differs from epoch to epoch (`data.noise_snr_db`).
 """
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from blspkd.config_file import from_dict, nearest
 from blspkd.data.operations.filter import Filter
 from blspkd.data.operations.operation import Operation, Report
 from blspkd.errors import ConfigError, DataError
+from blspkd.files import text_digest
 from blspkd.kaldi.data_dir import KaldiDir
 
 if TYPE_CHECKING:
@@ -66,5 +66,4 @@ def apply_operations(entries: list[Any], examples: "list[Example]", data: KaldiD
             raise DataError(f"{data.path}: operation {entry['name']}: no utterance is left to train on")
         done.append({**entry, "before": before, "after": len(examples), "report": report})
     ids = "\n".join(example.utt_id for example in examples)
-    return examples, {"data": str(data.path), "operations": done,
-                      "examples": hashlib.sha256(ids.encode()).hexdigest()[:16]}
+    return examples, {"data": str(data.path), "operations": done, "examples": text_digest(ids)[:16]}

@@ -75,7 +75,7 @@ class Limits:
 
 
 @dataclass
-class Report:
+class Sifted:
     """What was left out: {reason: {utt-id: why}}, every reason of `REASONS`, and what is kept."""
 
     kept: list[str]
@@ -94,7 +94,7 @@ class Report:
 
 def filter_dir(source: str | os.PathLike, destination: str | os.PathLike, limits: Limits, *,
                test_dirs: Iterable[str | os.PathLike] = (), llm: str = "", report: str | os.PathLike | None = None,
-               num_jobs: int = 1) -> Report:
+               num_jobs: int = 1) -> Sifted:
     """Write the utterances of `source` that `limits` let pass to the new data directory `destination`.
 
     test_dirs: data directories whose transcripts must not occur in it.
@@ -112,7 +112,7 @@ def filter_dir(source: str | os.PathLike, destination: str | os.PathLike, limits
     test_dirs = [Path(path) for path in test_dirs]
     seconds, left_out = sift(source, texts, sources, lambda ids: count_tokens([texts[utt_id] for utt_id in ids], llm),
                              limits, test_dirs, num_jobs)
-    result = Report(sorted(seconds), sum(seconds.values()), f"{llm}'s" if llm else "words and CJK characters", left_out)
+    result = Sifted(sorted(seconds), sum(seconds.values()), f"{llm}'s" if llm else "words and CJK characters", left_out)
     if not seconds:
         raise DataError(f"{source}: no utterance is left: {result}")
     subset(source, destination, result.kept)

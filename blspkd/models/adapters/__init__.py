@@ -1,4 +1,7 @@
-"""Adapters by the name that `model.adapter` gives."""
+"""Adapters by the name that `model.adapter` gives.
+
+A new one is a file here with a class (see `Adapter`) and a line in `ADAPTERS`; the shortest example is conv.py.
+"""
 
 from blspkd.config import ModelConfig
 from blspkd.config_file import from_dict, nearest

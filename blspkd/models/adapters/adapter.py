@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from blspkd.errors import ConfigError
 from blspkd.models.speech_tokens import SpeechTokens
 
 TRAINED_BY_TERMS = frozenset({"ctc"})  # heads that the LLM never reads: only a term of the loss teaches them
@@ -28,10 +29,20 @@ class Sides:
     attn_implementation: str = "sdpa"
 
 
+def check_at_least(options, lowest: int, *names: str) -> None:
+    """Raises ConfigError for an option that is below `lowest`."""
+    for name in names:
+        if getattr(options, name) < lowest:
+            raise ConfigError(f"{name}: {getattr(options, name)} is below {lowest}")
+
+
 class Adapter(nn.Module):
     """Base of all adapters. A new one is a file here and a line in `ADAPTERS`."""
 
-    Options: ClassVar[type]  # dataclass of its options, in YAML `model.adapter_options`
+    @dataclass
+    class Options:
+        """In YAML `model.adapter_options`; an adapter with options has a dataclass of its own in this place."""
+
     free: ClassVar[frozenset[str]] = frozenset()  # options that may differ where trained weights are used again
 
     def __init__(self, options, sides: Sides):

@@ -13,7 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from blspkd.errors import ConfigError
 from blspkd.models import cif
-from blspkd.models.adapters.adapter import Adapter, Sides
+from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
 from blspkd.models.token_counter import TokenCounter, count_labels
@@ -42,6 +42,8 @@ class CFormer(Adapter):
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
+            check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
+            check_at_least(self, 1, "heads", "ffn_dim")
             if self.count == "ctc" and self.ctc_classes < 1:
                 raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
 

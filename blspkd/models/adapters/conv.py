@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blspkd.models.adapters.adapter import Adapter, Sides
+from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
 
 
@@ -17,6 +17,10 @@ class ConvSubsampler(Adapter):
         layers: int = 3  # stride-2 convolutions
         bottleneck: int = 512  # inner width
         match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
+
+        def __post_init__(self):
+            check_at_least(self, 0, "layers")
+            check_at_least(self, 1, "bottleneck")
 
     @classmethod
     def gives(cls, options: Options) -> frozenset[str]:

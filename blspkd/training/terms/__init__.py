@@ -1,4 +1,7 @@
-"""The terms of the loss beside the distillation, by the names that `loss.terms` gives them."""
+"""The terms of the loss beside the distillation, by the names that `loss.terms` gives them.
+
+A new one is a file here with a class (see `Term`) and a line in `TERMS`; the shortest example is token_count.py.
+"""
 
 from dataclasses import asdict
 

@@ -77,6 +77,10 @@ class Term(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()  # of what adapters give (models/adapters/adapter.py)
     reports: ClassVar[tuple[str, ...]] = ()  # names of further sums that are logged, means over the same unit
 
+    def __init_subclass__(cls):
+        if not issubclass(cls.Options, Term.Options):
+            raise TypeError(f"{cls.__name__}.Options: derive them from Term.Options, which have the weight")
+
     def __init__(self, options: Options, model: SpeechLlm):
         """options: of the type `Options`; model: for the sizes of what the term adds."""
         super().__init__()

@@ -180,10 +180,12 @@ def test_a_training_hears_what_the_operations_leave(weighted, tiny_llm, tiny_enc
 
 
 def test_a_record_of_a_run_that_never_began_is_replaced(tmp_path):
-    for record in ({"data": "a"}, {"data": "b"}):
+    for record in ({"data": "a", "examples": "1"}, {"data": "b", "examples": "2"}):
         keep_record(record, tmp_path, write=True)
-    keep_record({"data": "c"}, tmp_path, write=False)  # another rank
+    other, elsewhere = {"data": "c", "examples": "1"}, {"data": "moved/c", "examples": "2"}
+    keep_record(other, tmp_path, write=False)  # another rank
     (tmp_path / "config.yaml").touch()
     with pytest.raises(DataError, match="other examples: a table or the audio of c has changed"):
-        keep_record({"data": "c"}, tmp_path, write=True)
-    assert json.loads((tmp_path / "operations.json").read_text()) == {"data": "b"}
+        keep_record(other, tmp_path, write=True)
+    assert json.loads((tmp_path / "operations.json").read_text()) == record
+    keep_record(elsewhere, tmp_path, write=True)  # the same examples, from a directory that has moved

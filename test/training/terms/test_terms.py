@@ -9,12 +9,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from blspkd.bin import decode, score, train
-from blspkd.config import LossConfig, ModelConfig, TrainConfig
-from blspkd.errors import ConfigError
+from blspkd.config import LossConfig, ModelConfig, PromptConfig, TrainConfig
+from blspkd.errors import ConfigError, ModelError
 from blspkd.models.adapters import ADAPTERS, Adapter, adapter_gives
+from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
+from blspkd.training.objective import KdObjective
 from blspkd.training.run import resolved
 from blspkd.training.terms import TERMS, resolved_terms, term_options
+from blspkd.training.terms.quantity import Quantity
 from blspkd.training.terms.term import Term, TermSums
 
 COUNTER = {"count": "ctc", "ctc_classes": 7}
@@ -24,6 +27,9 @@ COUNTER = {"count": "ctc", "ctc_classes": 7}
     ({"adapter": "conf"}, {}, "model: adapter: there is no 'conf'; did you mean 'conv'"),
     ({"adapter_options": {"haeds": 2}}, {}, "adapter_options: unknown key 'haeds'; did you mean 'heads'"),
     ({"adapter_options": {"count": "beta"}}, {}, "count: 'beta' is not one of alpha, ctc"),
+    ({"adapter_options": {"heads": 0}}, {}, "adapter_options: heads: 0 is below 1"),
+    ({"adapter_options": {"ctc_classes": -3}}, {}, "ctc_classes: -3 is below 0"),
+    ({"adapter": "conv", "adapter_options": {"layers": -1}}, {"w_input": 0}, "layers: -1 is below 0"),
     ({"adapter_options": {"count": "ctc"}}, {}, "needs the counter that ctc_classes makes"),
     ({"adapter": "conv", "adapter_options": {"heads": 2}}, {"w_input": 0}, "unknown key 'heads'"),
     ({"adapter": "conv"}, {}, "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not"),
@@ -103,6 +109,15 @@ class Centre(Term):
                         (self.centre.norm() * len(rows),))
 
 
+def test_a_term_says_what_it_needs_to_be_one(monkeypatch, tiny_llm, tiny_encoder):
+    with pytest.raises(TypeError, match="Centre.Options: derive them from Term.Options"):
+        type("Centre", (Term,), {"Options": dataclass(type("Options", (), {}))})
+    monkeypatch.setitem(TERMS, "input_kl", Quantity)
+    config = TrainConfig(model=ModelConfig(tiny_llm, tiny_encoder), loss=LossConfig(terms={"input_kl": {}}))
+    with pytest.raises(ConfigError, match="loss: terms: input_kl: 'input_kl' is logged by another part"):
+        KdObjective(SpeechLlm.from_config(config.model, PromptConfig()), config.loss)
+
+
 def test_an_adapter_and_a_term_from_outside_train_resume_decode_and_score(data_dir, tiny_llm, tiny_encoder, tmp_path,
                                                                           monkeypatch, capsys):
     """One new file and one line in a dict each; nothing else knows them."""
@@ -129,6 +144,15 @@ def test_an_adapter_and_a_term_from_outside_train_resume_decode_and_score(data_d
     train.main([*options, "--output_dir", str(halves), "--max_steps", "4"])
     for file in ("adapter.safetensors", "terms.safetensors"):
         assert (halves / "model" / file).read_bytes() == (whole / "model" / file).read_bytes()
+
+    weights = whole / "model/terms.safetensors"
+    objective = KdObjective(SpeechLlm.from_pretrained(whole / "model"), LossConfig(terms={"centre": {}}))
+    objective.load_trained(whole / "model")
+    assert torch.equal(objective.terms["centre"].centre.data, final)
+    for damage in (lambda: weights.write_bytes(b"?"), weights.unlink):
+        damage()
+        with pytest.raises(ModelError, match="terms.safetensors: the weights of the loss terms cannot be loaded"):
+            objective.load_trained(whole / "model")
 
     capsys.readouterr()
     tasks = ["--tasks", "{repeat: {instruction: 'Repeat:', metrics: [wer]}}", "--systems", "[speech]"]

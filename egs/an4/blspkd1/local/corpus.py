@@ -11,9 +11,8 @@ No test sentence of more than one word occurs in the LLM's training rows, neithe
 """
 
 import argparse
-import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from continuations import continue_text
@@ -21,7 +20,7 @@ from grammar import Grammar
 from tasks import INSTRUCTIONS, answer
 
 from blspkd.errors import command
-from blspkd.files import atomic_write
+from blspkd.files import write_rows
 from blspkd.kaldi.data_dir import KaldiDir, write_table
 
 CONTINUE = "Continue the following text."
@@ -52,12 +51,6 @@ def spoken_row(text: str, rng: random.Random) -> dict:
     words = text.split()
     spoken = [SPOKEN.get(word, word) + ("," if rng.random() < pause else "") for word in words]
     return {"text": text, "spoken": " ".join(spoken).rstrip(",")}
-
-
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def texts_of(data_dir: Path, name: str) -> dict[str, str]:

@@ -10,9 +10,8 @@ All training text comes from sentences of the train split, so no dev or test sen
 """
 
 import argparse
-import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from continuations import continue_sentence
@@ -21,7 +20,7 @@ from grammar import Grammar, Sentence
 from questions import KINDS, Question, questions
 
 from blspkd.errors import command
-from blspkd.files import atomic_write
+from blspkd.files import write_rows
 
 INSTRUCTIONS = {"continue": "Continue the following text.", "repeat": "Repeat the following text.",
                 "translate": "Translate the following text into German.",
@@ -81,12 +80,6 @@ def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) ->
             row |= {"translate": translate(sentence), "qa": question.answer, "initials": initials(sentence.text),
                     "instruction": question.text}
         yield row
-
-
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def write_corpus(output_dir: Path, num_lm: int, num_spoken: dict[str, int], seed: int) -> None:
