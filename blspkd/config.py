@@ -51,6 +51,7 @@ class ModelConfig:
     train_encoder_layers: int = -1  # with train_encoder: only the last n layers; -1: all of it
     adapter: str = "cformer"  # a name in blspkd/models/adapters/__init__.py
     adapter_options: dict = field(default_factory=dict)  # `Options` in the adapter's file
+    embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0
     plora_dropout: float = 0.0
@@ -69,6 +70,7 @@ class ModelConfig:
 class LossConfig:
     """What is minimised (arXiv 2405.19041, section 3.1): input KL, response KL, and terms with weights of their own.
 
+    With all three w_... at 0 the LLM is never run, and of it only the embedding table is loaded (an alignment).
     Where the adapter has alpha, the quantity loss is among the terms with weight 1 unless `terms` says otherwise.
     """
 
@@ -91,8 +93,14 @@ class LossConfig:
             raise ConfigError(f"temperature: {self.temperature} is not a positive number")
         if self.w_response_ce and self.response_positions != "shifted":
             raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
-        if not (self.w_input or self.w_response or self.w_response_ce):
-            raise ConfigError("w_input, w_response and w_response_ce are all 0: there is nothing to learn from")
+        if not (self.distils or self.terms):
+            raise ConfigError("w_input, w_response and w_response_ce are all 0, and terms names nothing: there is "
+                              "nothing to learn from")
+
+    @property
+    def distils(self) -> bool:
+        """Whether the LLM has to run."""
+        return bool(self.w_input or self.w_response or self.w_response_ce)
 
 
 @dataclass
@@ -161,13 +169,17 @@ class TrainingConfig:
 
 @dataclass
 class TrainConfig:
-    """`conf/train.yaml`. The prompt is not here: it is the one that stage 2 recorded beside the continuations."""
+    """`conf/train.yaml`. The prompt is not here: it is the one that stage 2 recorded beside the continuations.
+
+    `align` asks for a phase before, without the LLM (training/phases.py): what it changes of the sections below.
+    """
 
     system: str = "blspkd"  # this model's name in results.json
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    align: dict = field(default_factory=dict)  # {loss: {...}, training: {max_steps: ...}, ...}; empty: no such phase
 
     def __post_init__(self):
         if self.model.dtype == "float16":

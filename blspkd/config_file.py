@@ -27,7 +27,7 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: li
     """
     values = {} if path is None else _read_yaml(Path(path))
     where = str(path or "defaults")
-    values = _merge(values, _parse_overrides(cls, list(overrides)))
+    values = merge(values, _parse_overrides(cls, list(overrides)))
     return from_dict(cls, values, where)
 
 
@@ -51,7 +51,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
     base = path.parent / str(values.pop("base"))
     if base.resolve() in {file.resolve() for file in (*above, path)}:
         raise ConfigError(f"{path}: base: {base} leads back to this file")
-    return _merge(_read_yaml(base, (*above, path)), values)
+    return merge(_read_yaml(base, (*above, path)), values)
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "config") -> Config:
@@ -190,7 +190,8 @@ def _moved(cls: type) -> dict[str, str]:
     return {key: place for found in [getattr(cls, "moved", {}), *below] for key, place in found.items()}
 
 
-def _merge(base: Any, extra: dict) -> Any:
+def merge(base: Any, extra: dict) -> Any:
+    """Nested values `base` with those of `extra` in their places."""
     if not isinstance(base, dict):
         return base
     merged = dict(base)
@@ -198,7 +199,7 @@ def _merge(base: Any, extra: dict) -> Any:
         if extra[key] != base[key]:  # the options of another adapter, say, mean nothing to this one
             merged.pop(f"{key}_options", None)
     for key, value in extra.items():
-        merged[key] = _merge(merged.get(key) or {}, value) if isinstance(value, dict) else value
+        merged[key] = merge(merged.get(key) or {}, value) if isinstance(value, dict) else value
     return merged
 
 

@@ -3,7 +3,8 @@
     python -m blspkd.bin.train --config conf/train.yaml --llm LLM --speech_encoder ENCODER \
         --train_dir data/train --valid_dir data/valid --output_dir exp/train [--learning_rate 1e-3 ...]
 
-Any key of the configuration can be set by an option of its name. A run that was stopped goes on from its last complete
+Any key of the configuration can be set by an option of its name. Where it has `align:`, an alignment without the LLM
+comes first, in its folder `align` (training/phases.py). A run that was stopped goes on from its last complete
 checkpoint.
 """
 
@@ -12,12 +13,11 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
 
 from blspkd.config import TrainConfig
 from blspkd.config_file import load_config
-from blspkd.data.operations import apply_operations, make_operations
-from blspkd.errors import command, writing
+from blspkd.data.operations import make_operations
+from blspkd.errors import command
 
 
 @command
@@ -40,26 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
     import transformers
 
-    from blspkd.data.examples import make_examples
-    from blspkd.data.features import FeatureExtractor
-    from blspkd.data.prompts import Prompt, load_tokenizer
-    from blspkd.kaldi.data_dir import KaldiDir, read_continuations
-    from blspkd.models.base_models import model_identity
-    from blspkd.models.speech_llm import SpeechLlm
-    from blspkd.training.cache import open_caches
-    from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
-    from blspkd.training.objective import KdObjective
-    from blspkd.training.run import (
-        check_continuations,
-        check_unchanged,
-        describe,
-        keep_record,
-        prompt_of,
-        record_start,
-        resolved,
-    )
-    from blspkd.training.start import start_from
-    from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+    from blspkd.training.phase import is_done, train_phase
+    from blspkd.training.phases import phases
+    from blspkd.training.run import resolved
 
     first_rank = os.environ.get("RANK", "0") == "0"  # torchrun's; the others only warn
     logging.basicConfig(level=logging.INFO if first_rank else logging.WARNING, stream=sys.stdout,
@@ -67,57 +50,15 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    transformers.set_seed(config.training.seed)
     torch.set_flush_denormal(True)
-
-    config = resolved(config, options.config)
-    prompt_config = prompt_of(options.train_dir, config.model.llm)
-    prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
-    extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)
-    check_unchanged(config, options.output_dir, int(os.environ.get("WORLD_SIZE", 1)))
-    examples = {}
-    for name, folder in ("train", options.train_dir), ("valid", options.valid_dir):
-        data, continuations = KaldiDir.read(folder), read_continuations(Path(folder) / "continuation")
-        check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
-        selection = make_examples(data, continuations, prompt, config.data)
-        logging.info("%s: %s", folder, selection)
-        examples[name] = selection.examples
-        if name == "train" and config.data.operations:
-            examples[name], record = apply_operations(config.data.operations, selection.examples, data,
-                                                      config.training.seed)
-            keep_record(record, options.output_dir, first_rank)
-
-    objective = KdObjective(SpeechLlm.from_config(config.model, prompt_config), config.loss)
-    logging.info(describe(objective.speech_llm))
-    if config.training.gradient_checkpointing:
-        objective.speech_llm.enable_gradient_checkpointing()
-    arguments = training_arguments(config, options.output_dir)
-    split = begun_with(options.output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
-    if split.num_ranks != arguments.world_size:
-        logging.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
-    arguments.max_steps = optimiser_steps(config, examples["train"], split)
-    if config.training.deepspeed:
-        load_deepspeed_safely()  # before its checkpoints are looked at
-    checkpoints = newest_checkpoints(options.output_dir, 1)
-    if config.training.init_from and not checkpoints:
-        start_from(config.training.init_from, objective.speech_llm)
-    trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
-    if trainer.is_world_process_zero():
-        record_start(config, options.output_dir)
-    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
-                                 Path(config.training.cache_dir or Path(options.output_dir) / "cache"), model_identity,
-                                 arguments.device)
-
-    if checkpoints:
-        logging.info("going on from %s", checkpoints[0].name)
-    with writing(options.output_dir):  # the Trainer's own files too
-        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
-    if config.training.average_checkpoints:
-        newest = newest_checkpoints(options.output_dir, config.training.average_checkpoints)
-        trainer.load_average(newest)
-        logging.info("averaged %s", ", ".join(path.name for path in newest))
-    trainer.evaluate()
-    trainer.save_model(str(Path(options.output_dir) / "model"))
+    *before, (last, folder) = phases(resolved(config, options.config), options.output_dir)
+    for phase, phase_folder in before:
+        phase = resolved(phase)
+        if is_done(phase, phase_folder):
+            logging.info("%s is there already", phase_folder / "model")
+        else:
+            train_phase(phase, options.train_dir, options.valid_dir, phase_folder)
+    train_phase(last, options.train_dir, options.valid_dir, folder)
 
 
 if __name__ == "__main__":

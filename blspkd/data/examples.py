@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -53,9 +53,11 @@ class Selection:
         return f"{len(self.examples)} utterances" + (f" (left out: {reasons})" if reasons else "")
 
 
-def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prompt, config: DataConfig) -> Selection:
+def make_examples(data: KaldiDir, continuations: Mapping[str, str] | None, prompt: Prompt, config: DataConfig
+                  ) -> Selection:
     """Tokenise every utterance that has a continuation and fits the limits of `config`; count the others.
 
+    continuations: None asks for none, and responses are empty.
     Raises DataError where durations are missing or nothing is left.
     """
     selection = Selection()
@@ -68,7 +70,7 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prom
         if utterance.duration is None:
             raise DataError(f"{data.path}: no duration for utterance {utterance.utt_id}; run "
                             f"`{remedy_command('get_utt2dur.sh', data.path)}`")
-        if utterance.utt_id not in continuations:
+        if continuations is not None and utterance.utt_id not in continuations:
             selection.left_out["without a continuation"] += 1
         elif utterance.duration < config.min_duration:
             selection.left_out[f"shorter than {config.min_duration} s"] += 1
@@ -76,9 +78,10 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prom
             selection.left_out[f"longer than {config.max_duration} s"] += 1
         else:
             ids = prompt.split(utterance.text)
+            response = [] if continuations is None else prompt.response(continuations[utterance.utt_id])
             example = Example(utterance.utt_id, utterance.audio, utterance.duration, once(ids.prefix),
                               np.asarray(ids.input, dtype=np.int32), once(ids.suffix),
-                              np.asarray(prompt.response(continuations[utterance.utt_id]), dtype=np.int32))
+                              np.asarray(response, dtype=np.int32))
             if example.length > config.max_tokens:
                 selection.left_out[f"longer than {config.max_tokens} LLM tokens"] += 1
             else:
@@ -86,6 +89,12 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str], prompt: Prom
     if not selection.examples:
         raise DataError(f"{data.path}: no utterance is left to train on: {selection}")
     return selection
+
+
+def without_prompt(examples: list[Example]) -> list[Example]:
+    """The same with their transcripts' tokens alone, for a training in which no LLM reads them."""
+    nothing = np.zeros(0, dtype=np.int32)
+    return [replace(example, prefix=nothing, suffix=nothing, response=nothing) for example in examples]
 
 
 @dataclass

@@ -26,6 +26,7 @@ from blspkd.errors import ConfigError, ModelError
 from blspkd.files import atomic_path
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.base_models import load_llm
+from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
@@ -44,17 +45,19 @@ class SpeechLlmConfig:
 class SpeechLlm(nn.Module):
     """An LLM that listens. Build it with `from_config` (new adapter) or `from_pretrained` (a trained one)."""
 
-    def __init__(self, config: ModelConfig, prompt: PromptConfig, encoder: SpeechEncoder, llm: nn.Module):
+    def __init__(self, config: ModelConfig, prompt: PromptConfig, encoder: SpeechEncoder, llm: nn.Module,
+                 said: Tensor | None = None):
+        """said: [n] token ids of the training's transcripts; the scale of their embeddings is the speech tokens'."""
         super().__init__()
-        # with the defaults of today, so that a saved model does not change with them
-        self.config = replace(config, adapter_options=asdict(adapter_options(config)))
-        self.prompt_config = prompt
         self.encoder = encoder
-        self.llm = llm  # a causal LM, or the PeftModel around it
+        self.llm = llm  # a causal LM, or the PeftModel around it, or of one that is never run the embedding table alone
+        embeddings = llm.get_input_embeddings()
+        self.embedding_rms = config.embedding_rms or _rms(embeddings, said)
+        # with the defaults of today, so that a saved model does not change with them
+        self.config = replace(config, adapter_options=asdict(adapter_options(config)),
+                              embedding_rms=self.embedding_rms if said is not None else config.embedding_rms)
+        self.prompt_config = prompt
         self.prefix = SharedPrefix()
-        embeddings = self.causal_lm.get_input_embeddings()
-        rms = embeddings.weight.detach().float().pow(2).mean().sqrt().item() * getattr(embeddings, "embed_scale", 1.0)
-        self.embedding_rms = float(rms)
         self.adapter = make_adapter(config, Sides(encoder.width, embeddings.embedding_dim, self.embedding_rms,
                                                   config.attn_implementation))
         encoder.requires_grad_(False)
@@ -62,13 +65,23 @@ class SpeechLlm(nn.Module):
             _unfreeze(encoder.encoder, config.train_encoder_layers)
 
     @classmethod
-    def from_config(cls, config: ModelConfig, prompt: PromptConfig) -> "SpeechLlm":
-        """Load the base models and put a new adapter between them. Raises ModelError."""
-        encoder, llm = _load_base_models(config)
+    def from_config(cls, config: ModelConfig, prompt: PromptConfig, said: Tensor | None = None,
+                    with_llm: bool = True) -> "SpeechLlm":
+        """Load the base models and put a new adapter between them. Raises ModelError.
+
+        said: see `__init__`; with_llm: False loads of the LLM its embedding table only, for terms that never run it.
+        """
+        dtype = torch.float32 if config.train_encoder else getattr(torch, config.dtype)
+        encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation,
+                                                dtype)
+        if not with_llm:
+            return cls(config, prompt, encoder, EmbeddingTable.from_pretrained(config.llm, config.dtype), said)
+        llm = load_llm(config.llm, config.dtype, config.attn_implementation)
+        _check_head(llm, config.llm)
         if config.plora_rank:
             llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
                             everywhere=config.plora_positions == "all")
-        return cls(config, prompt, encoder, llm)
+        return cls(config, prompt, encoder, llm, said)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SpeechLlm":
@@ -220,12 +233,12 @@ class SpeechLlm(nn.Module):
         return self
 
 
-def _load_base_models(config: ModelConfig) -> tuple[SpeechEncoder, nn.Module]:
-    dtype = torch.float32 if config.train_encoder else getattr(torch, config.dtype)
-    encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation, dtype)
-    llm = load_llm(config.llm, config.dtype, config.attn_implementation)
-    _check_head(llm, config.llm)
-    return encoder, llm
+def _rms(embeddings: nn.Module, said: Tensor | None) -> float:
+    """Root mean square of the embeddings of `said` (rows that hardly any text uses are often far louder), or of all."""
+    squares = embeddings.weight.detach().float().pow(2).mean(1)  # [V]
+    if said is not None:
+        squares = squares[said.long()]
+    return float(squares.double().mean().sqrt() * getattr(embeddings, "embed_scale", 1.0))
 
 
 @torch.no_grad()

@@ -25,8 +25,14 @@ class SpeechTokens:
         return self.tokens.flatten(0, 1).index_select(0, index)
 
 
+def start_at_scale(projection: nn.Linear, rms: float) -> None:
+    """Draw the weights anew, so that inputs of unit root mean square come out with `rms`."""
+    nn.init.normal_(projection.weight, std=rms / projection.in_features**0.5)
+    nn.init.zeros_(projection.bias)
+
+
 class EmbeddingNorm(nn.Module):
-    """Give every token the root mean square of the LLM's text embeddings, which is what its first layer expects."""
+    """Give every token the root mean square of the text's embeddings, which is what the LLM's first layer expects."""
 
     def __init__(self, rms: float):
         super().__init__()

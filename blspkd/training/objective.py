@@ -17,6 +17,7 @@ from blspkd.training.terms.kd import KnowledgeDistillation
 from blspkd.training.terms.term import Step
 
 TERMS_FILE = "terms.safetensors"
+COUNT = "count_accuracy"  # utterances with as many speech tokens as the transcript has tokens
 PERCENT = ("accuracy", "top1")  # means of 0 and 1, by the ends of their names
 
 
@@ -54,34 +55,40 @@ class KdObjective(nn.Module):
         super().__init__()
         self.speech_llm = speech_llm
         self.terms = make_terms(config, speech_llm)
-        self.distillation = KnowledgeDistillation(config, speech_llm.adapter.aligned)
-        self.units = dict(self.distillation.units)  # what is summed, and which denominator makes it a mean
-        if speech_llm.adapter.aligned:
-            self.units["count_accuracy"] = "utterances"
+        self.distillation = KnowledgeDistillation(config, speech_llm.adapter.aligned) if config.distils else None
+        self.units = {}  # what is summed, and which denominator makes it a mean
+        if self.distillation:
+            self.units |= self.distillation.units
         for name, term in self.terms.items():
             for logged in (name, *term.reports):
-                if logged in self.units:
+                if logged in (*self.units, COUNT):
                     raise ConfigError(f"loss: terms: {name}: '{logged}' is logged by another part of the loss already; "
                                       "rename it")
                 self.units[logged] = term.unit
+        if speech_llm.adapter.aligned:
+            self.units[COUNT] = "utterances"
 
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""
         step = Step(self.speech_llm, batch)
-        distilled = self.distillation(step, denominators.input, denominators.response)
-        loss, sums = distilled.loss, [*distilled.details]
-        if "count_accuracy" in self.units:
-            predicted = step.speech.n_predicted
-            sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
+        loss, sums = 0.0, []
+        if self.distillation:
+            distilled = self.distillation(step, denominators.input, denominators.response)
+            loss, sums = distilled.loss, [*distilled.details]
         for term in self.terms.values():
             found = term(step)
             loss = loss + term.weight * found.loss / getattr(denominators, term.unit)
             sums += [found.loss, *found.details]
+        if COUNT in self.units:
+            predicted = step.speech.n_predicted
+            sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
         return Objective(loss, torch.stack([value.detach().float() for value in sums]))
 
     def means(self, sums: Tensor, counts: Denominators, training: bool) -> dict[str, float]:
         """Means by name; what is not computed (in training: without a weight) is left out."""
-        computed = self.distillation.computed(training) | (self.units.keys() - self.distillation.units.keys())
+        computed = self.units.keys()
+        if self.distillation:
+            computed = self.distillation.computed(training) | (computed - self.distillation.units.keys())
         means = {name: float(value) / max(1.0, getattr(counts, unit))
                  for (name, unit), value in zip(self.units.items(), sums, strict=True)}
         return {name: 100 * value if name.endswith(PERCENT) else value

@@ -14,6 +14,7 @@ from blspkd.files import atomic_write
 from blspkd.model_files import file_digest
 from blspkd.models.adapters import adapter_options
 from blspkd.training.checkpoint import Split, begun_with
+from blspkd.training.phases import alignment_of
 from blspkd.training.terms import resolved_terms
 
 # Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
@@ -31,18 +32,22 @@ def resolved(config: TrainConfig, where: str | Path | None = None) -> TrainConfi
     Raises ConfigError, which names `where`, for options that these do not have or that do not fit each other.
     """
     try:
+        if first := alignment_of(config):
+            resolved(first, "align")
         model = replace(config.model, adapter_options=asdict(adapter_options(config.model)))
         return replace(config, model=model, loss=replace(config.loss, terms=resolved_terms(config.loss, model)))
     except ConfigError as error:
         raise ConfigError(f"{where or 'options'}: {error}") from None
 
 
-def prompt_of(data_dir: str | Path, llm: str) -> PromptConfig:
+def prompt_of(data_dir: str | Path, llm: str, needed: bool = True) -> PromptConfig:
     """The prompt under which stage 2 wrote `data_dir`/continuation; the same LLM must read it now.
 
-    Raises DataError where stage 2 has not run, ConfigError for another LLM.
+    Raises DataError where stage 2 has not run and it is `needed`, ConfigError for another LLM.
     """
     path = Path(data_dir) / "continuation.info.json"
+    if not needed and not path.exists():
+        return PromptConfig()
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         prompt = from_dict(PromptConfig, info["prompt"], str(path))

@@ -25,7 +25,7 @@ class Sides:
 
     encoder_width: int  # C
     llm_width: int  # D
-    embedding_rms: float  # of the LLM's input embeddings
+    embedding_rms: float  # of the embeddings that the LLM reads text with
     attn_implementation: str = "sdpa"
 
 

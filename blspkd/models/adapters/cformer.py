@@ -15,7 +15,7 @@ from blspkd.errors import ConfigError
 from blspkd.models import cif
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
 from blspkd.models.speech_encoder import attention_mask
-from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
+from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
 from blspkd.models.token_counter import TokenCounter, count_labels
 
 
@@ -65,6 +65,8 @@ class CFormer(Adapter):
         self.post_cif_norm = nn.LayerNorm(width)
         self.to_llm = nn.Linear(width, sides.llm_width)
         self.norm = EmbeddingNorm(sides.embedding_rms) if options.match_embedding_norm else nn.Identity()
+        if not options.match_embedding_norm:  # else the start is many times too loud for an LLM of small embeddings
+            start_at_scale(self.to_llm, sides.embedding_rms)
         nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
         self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
         self.count_by = options.count

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
-from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens
+from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
 
 
 class ConvSubsampler(Adapter):
@@ -33,6 +33,8 @@ class ConvSubsampler(Adapter):
             nn.Conv1d(width, width, kernel_size=5, stride=2, padding=2) for _ in range(options.layers))
         self.bottleneck = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, options.bottleneck), nn.GELU(),
                                         nn.Linear(options.bottleneck, sides.llm_width))
+        if not options.match_embedding_norm:
+            start_at_scale(self.bottleneck[-1], sides.embedding_rms)
         self.norm = EmbeddingNorm(sides.embedding_rms) if options.match_embedding_norm else nn.Identity()
 
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:

@@ -41,6 +41,9 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
         for missing in TERMS[name].needs - gives:
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
                               f"adapter_options does not give; set its weight to 0, or change the adapter")
+    if not loss.distils and not any("aligned" in TERMS[name].needs for name in options):
+        raise ConfigError("loss: w_input, w_response and w_response_ce are all 0, and no term trains what the LLM "
+                          "would read; add terms: embedding")
     taught = frozenset().union(*(TERMS[name].needs for name in options))
     for head in gives & TRAINED_BY_TERMS - taught:
         raise ConfigError(f"model: adapter '{model.adapter}' has '{head}' with these adapter_options, and no term of "

@@ -1,0 +1,107 @@
+"""One training from its data to its model: the only phase of stage 3, or one of two (phases.py)."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from blspkd.config import PromptConfig, TrainConfig
+from blspkd.config_file import load_config
+from blspkd.data.examples import Example, make_examples, without_prompt
+from blspkd.data.features import FeatureExtractor
+from blspkd.data.operations import apply_operations
+from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.errors import writing
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
+from blspkd.models.base_models import model_identity
+from blspkd.models.speech_llm import SpeechLlm, SpeechLlmConfig
+from blspkd.training.cache import open_caches
+from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
+from blspkd.training.objective import KdObjective
+from blspkd.training.run import check_continuations, check_unchanged, describe, keep_record, prompt_of, record_start
+from blspkd.training.start import start_from
+from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def is_done(config: TrainConfig, output_dir: Path) -> bool:
+    """Whether this training has finished. Raises ConfigError where it was made with another configuration."""
+    if not (output_dir / "model" / "adapter.safetensors").is_file():
+        return False
+    check_unchanged(config, output_dir, int(os.environ.get("WORLD_SIZE", 1)))
+    return True
+
+
+def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir: Path) -> None:
+    """Train and write `output_dir`/model; a training that was stopped goes on from its last complete checkpoint.
+
+    Raises ConfigError, DataError, ModelError.
+    """
+    transformers.set_seed(config.training.seed)
+    prompt_config = prompt_of(train_dir, config.model.llm, config.loss.distils)
+    prompt = Prompt(load_tokenizer(config.model.llm), prompt_config)
+    extractor = FeatureExtractor(config.model.speech_encoder, config.model.pad_to_30s)
+    check_unchanged(config, output_dir, int(os.environ.get("WORLD_SIZE", 1)))
+    examples = {name: _examples(config, folder, name, prompt, output_dir)
+                for name, folder in (("train", train_dir), ("valid", valid_dir))}
+
+    objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss)
+    logger.info(describe(objective.speech_llm))
+    if config.training.gradient_checkpointing:
+        objective.speech_llm.enable_gradient_checkpointing()
+    arguments = training_arguments(config, output_dir)
+    split = begun_with(output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
+    if split.num_ranks != arguments.world_size:
+        logger.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
+    arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    if config.training.deepspeed:
+        load_deepspeed_safely()  # before its checkpoints are looked at
+    checkpoints = newest_checkpoints(output_dir, 1)
+    if config.training.init_from and not checkpoints:
+        start_from(config.training.init_from, objective.speech_llm)
+    trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
+    if trainer.is_world_process_zero():
+        record_start(config, output_dir)
+    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
+                                 Path(config.training.cache_dir or output_dir / "cache"), model_identity,
+                                 arguments.device)
+
+    if checkpoints:
+        logger.info("going on from %s", checkpoints[0].name)
+    with writing(output_dir):  # the Trainer's own files too
+        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
+    if config.training.average_checkpoints:
+        newest = newest_checkpoints(output_dir, config.training.average_checkpoints)
+        trainer.load_average(newest)
+        logger.info("averaged %s", ", ".join(path.name for path in newest))
+    trainer.evaluate()
+    trainer.save_model(str(output_dir / "model"))
+
+
+def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, output_dir: Path) -> list[Example]:
+    """The examples of a set; an alignment reads of continuations only, if there are any, which utterances have one."""
+    data, path = KaldiDir.read(folder), Path(folder) / "continuation"
+    continuations = read_continuations(path) if config.loss.distils or path.is_file() else None
+    if continuations is not None:
+        check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
+    selection = make_examples(data, continuations, prompt, config.data)
+    logger.info("%s: %s", folder, selection)
+    examples = selection.examples
+    if name == "train" and config.data.operations:
+        examples, record = apply_operations(config.data.operations, examples, data, config.training.seed)
+        keep_record(record, output_dir, os.environ.get("RANK", "0") == "0")
+    return examples if config.loss.distils else without_prompt(examples)
+
+
+def _model(config: TrainConfig, prompt_config: PromptConfig, examples: list[Example]) -> SpeechLlm:
+    """The speech LLM to train, the scale of its tokens that of the embeddings of what is said (or of `init_from`)."""
+    saved = Path(config.training.init_from) / "config.yaml" if config.training.init_from else None
+    scale = load_config(SpeechLlmConfig, saved).model.embedding_rms if saved and saved.is_file() else 0.0
+    model = replace(config.model, embedding_rms=config.model.embedding_rms or scale)
+    said = np.concatenate([example.input for example in examples])
+    return SpeechLlm.from_config(model, prompt_config, said=torch.from_numpy(said), with_llm=config.loss.distils)
