@@ -19,3 +19,13 @@ def load_pretrained(kind: Any, name: str | Path, **options) -> Any:
         raise ModelError(f"{name}: transformers has no class for this model, which wants to run code of its own "
                          "(`auto_map` in its configuration); blspkd runs no code of models: use a model that "
                          "transformers knows, or a newer transformers that knows this one") from None
+
+
+def without_weights(kind: Any, name: str | Path) -> Any:
+    """The modules of model `name`, of the class that `kind` chooses, without weights (on the meta device)."""
+    import torch
+    from transformers import AutoConfig
+
+    config = load_pretrained(AutoConfig, name)
+    with torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=False)

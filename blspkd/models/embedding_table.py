@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file
 
-from blspkd.data.pretrained import load_pretrained
+from blspkd.data.pretrained import without_weights
 from blspkd.models.base_models import load_llm
 
 logger = logging.getLogger(__name__)
@@ -38,15 +38,13 @@ class EmbeddingTable(nn.Module):
         if weight is None:
             logger.info("%s: reading the whole LLM for its embedding table", name)
             return cls(load_llm(name, dtype).get_input_embeddings())
-        return cls(nn.Embedding.from_pretrained(weight.to(getattr(torch, dtype)), freeze=True))
+        return cls(nn.Embedding(*weight.shape, _weight=weight.to(getattr(torch, dtype))))
 
 
 def _read(name: str) -> Tensor | None:
     """The weight [V, D]; None where it cannot be told which tensor that is."""
     try:
-        config = load_pretrained(AutoConfig, name)
-        with torch.device("meta"):
-            llm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        llm = without_weights(AutoModelForCausalLM, name)
         table = llm.get_input_embeddings()
         if type(table) is not nn.Embedding:  # one that scales what it gives, say
             return None
