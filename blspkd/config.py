@@ -162,7 +162,7 @@ class TrainingConfig:
     average_checkpoints: int = 0  # the final model averages this many last checkpoints; 0: none
     cache_encoder_frames: bool = False  # frozen encoder, no augmentation: compute frames once and keep them on disk
     cache_teacher: bool = False  # compute the teacher's hidden states once and keep them on disk
-    cache_dir: str = ""  # empty: <output_dir>/cache; may be removed at any time
+    cache_dir: str = ""  # runs may share one; empty: <output_dir>/cache; may be removed at any time
     deepspeed: str = ""  # a DeepSpeed configuration file
     find_unused_parameters: bool = False
 

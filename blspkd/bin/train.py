@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         if is_done(phase, phase_folder):
             logging.info("%s is there already", phase_folder / "model")
         else:
-            train_phase(phase, options.train_dir, options.valid_dir, phase_folder)
-    train_phase(last, options.train_dir, options.valid_dir, folder)
+            train_phase(phase, options.train_dir, options.valid_dir, phase_folder, folder)
+    train_phase(last, options.train_dir, options.valid_dir, folder, folder)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """One tensor per utterance on disk, in shards: what is too dear to compute in every epoch and too large for memory.
 
-A shard is a safetensors file that is put in place whole, so that a kill costs the shard in work and nothing else. Its
-header holds its fingerprint: what its tensors were made from, by name. Shards are memory-mapped: a tensor costs its own
-bytes.
+A shard is a safetensors file that is put in place whole, so that a kill costs the shard in work and nothing else. It is
+named after its utterances and what its tensors were made from (its fingerprint, which its header holds), so that runs
+which share a folder share what is the same and never overwrite each other. Shards are memory-mapped: a tensor costs its
+own bytes.
 """
 
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blspkd.errors import DataError
-from blspkd.files import atomic_path
+from blspkd.files import atomic_path, json_digest
 
 _MAX_OPEN = 512  # shards that a process keeps mapped
 
@@ -26,13 +27,17 @@ class Shard:
     utt_ids: list[str]
     fingerprint: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        return f"shard-{json_digest([self.utt_ids, self.fingerprint])[:16]}.safetensors"
+
 
 class TensorStore:
     """The shards in `folder`; `store[utt_id]` reads a tensor. May be used by forked and spawned processes."""
 
     def __init__(self, folder: Path, shards: list[Shard]):
         self.folder, self.shards = folder, shards
-        self.paths = [folder / f"shard-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        self.paths = [folder / shard.name for shard in shards]
         self._shard_of = {utt_id: i for i, shard in enumerate(shards) for utt_id in shard.utt_ids}
         self._open: OrderedDict[int, safe_open] = OrderedDict()
 
@@ -61,16 +66,16 @@ class TensorStore:
             save_file({utt_id: tensor.contiguous() for utt_id, tensor in tensors.items()}, temporary,
                       self.shards[number].fingerprint)
 
-    def remove_stale(self) -> list[str]:
-        """Remove shards that were made from something else, and what a kill left; returns what is different now."""
-        changed = set()
+    def remove_stale(self, shared: bool = False) -> list[str]:
+        """Remove damaged shards and, unless others share the folder, those that were made from something else and what
+        a kill left; returns what is different now."""
+        changed, now = set(), self.shards[0].fingerprint
         wanted = dict(zip(self.paths, self.shards, strict=True))
         for path in sorted(self.folder.glob("shard-*")):
             found = _fingerprint(path)
-            if path in wanted and found == wanted[path].fingerprint:
+            if shared and path not in wanted or path in wanted and found == wanted[path].fingerprint:
                 continue
             if path.suffix == ".safetensors":
-                now = wanted.get(path, self.shards[0]).fingerprint
                 changed |= {name for name in {*found, *now} if found.get(name) != now.get(name)}
             path.unlink()
         return sorted(changed)
@@ -78,13 +83,10 @@ class TensorStore:
     def _map(self, number: int) -> safe_open:
         path = self.paths[number]
         try:
-            file = safe_open(path, "pt")
+            return safe_open(path, "pt")
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: cannot be read ({error}); start again to have it written anew (every node of a "
                             "distributed run has to see this folder)") from None
-        if file.metadata() != self.shards[number].fingerprint:
-            raise DataError(f"{path}: another run has written it anew; give each run a cache_dir of its own")
-        return file
 
 
 def _fingerprint(path: Path) -> dict[str, str]:

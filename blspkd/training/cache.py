@@ -5,9 +5,10 @@ last hidden states at the positions that the loss compares (always: the teacher 
 `model.dtype`, in which frozen weights compute: a run with a cache and one without differ by the rounding of matrix
 products in batches of another shape, and by nothing else.
 
-The size is announced, and free space checked, before anything is written. Every shard records what it was made from
-(models, precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids) and is
-written anew when that changes. Removing a cache is always safe.
+The size is announced, and free space checked, before anything is written. Every shard is named after what it was made
+from (models, precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids), so that
+runs with one `cache_dir` share what is the same. In a run's own folder what has become useless is removed. Removing a
+cache is always safe.
 """
 
 import itertools
@@ -64,7 +65,7 @@ def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtract
     if every:
         model.to(device)
         if rank == 0:
-            _announce(every, folder)
+            _announce(every, folder, shared=bool(training.cache_dir))
         if several:
             dist.barrier()
         for one in every:
@@ -206,11 +207,11 @@ class TeacherCache(Cache):
         return map(torch.cat, zip(parts[:len(inputs)], parts[len(inputs):], strict=True))
 
 
-def _announce(caches: list[Cache], folder: Path) -> None:
+def _announce(caches: list[Cache], folder: Path, shared: bool) -> None:
     """Remove what is stale; say what will be written, before it is. Raises DataError where it does not fit."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in caches:
-        changed = one.store.remove_stale()
+        changed = one.store.remove_stale(shared)
         changed = [name for name in changed if name != one.source] or changed  # other shards hold other utterances
         if changed:
             logger.info("%s: computing it again, since %s changed", one.store.folder, "; ".join(changed))

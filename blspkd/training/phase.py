@@ -37,9 +37,10 @@ def is_done(config: TrainConfig, output_dir: Path) -> bool:
     return True
 
 
-def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir: Path) -> None:
+def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir: Path, run_dir: Path) -> None:
     """Train and write `output_dir`/model; a training that was stopped goes on from its last complete checkpoint.
 
+    run_dir: exp/<tag>, whose caches all phases share unless `training.cache_dir` names others.
     Raises ConfigError, DataError, ModelError.
     """
     transformers.set_seed(config.training.seed)
@@ -68,7 +69,7 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     if trainer.is_world_process_zero():
         record_start(config, output_dir)
     trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
-                                 Path(config.training.cache_dir or output_dir / "cache"), model_identity,
+                                 Path(config.training.cache_dir or run_dir / "cache"), model_identity,
                                  arguments.device)
 
     if checkpoints:

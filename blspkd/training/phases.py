@@ -45,7 +45,5 @@ def phases(config: TrainConfig, output_dir: str | Path) -> list[tuple[TrainConfi
     if first is None:
         return [(config, Path(output_dir))]
     folder = Path(output_dir) / ALIGN
-    caches = config.training.cache_dir or str(Path(output_dir) / "cache")
-    first = replace(first, training=replace(first.training, cache_dir=caches))
-    then = replace(config, training=replace(config.training, init_from=str(folder / "model"), cache_dir=caches))
+    then = replace(config, training=replace(config.training, init_from=str(folder / "model")))
     return [(first, folder), (then, Path(output_dir))]
