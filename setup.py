@@ -43,6 +43,7 @@ setup(
         "ark": ["kaldiio>=2.18"],  # its licence allows evaluation only: read it before you use it
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
         "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+        "pretrained": ["gguf>=0.17"],  # to read LLMs of llama.cpp (tools/pretrained.sh)
         "quantised": ["bitsandbytes>=0.46"],  # PLoRA on an LLM in 4 or 8 bits; its tests are skipped without it
         "deepspeed": ["deepspeed"],
         "bench": ["torch-cif", "liger-kernel"],  # to compare with, never to run on

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from blspkd.errors import ModelError
+from blspkd.kaldi.tables import remedy_command
 
 
 def load_pretrained(kind: Any, name: str | Path, **options) -> Any:
@@ -29,3 +30,20 @@ def without_weights(kind: Any, name: str | Path) -> Any:
     config = load_pretrained(AutoConfig, name)
     with torch.device("meta"):
         return kind.from_config(config, trust_remote_code=False)
+
+
+def other_runtime(path: str | Path) -> str:
+    """What made a model: "gguf" a file of llama.cpp, "ctranslate2" a folder of faster-whisper; "" for all else."""
+    path = Path(path)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return "gguf"
+    vocabularies = (path / f"vocabulary.{suffix}" for suffix in ("txt", "json"))
+    return "ctranslate2" if (path / "model.bin").is_file() and any(map(Path.is_file, vocabularies)) else ""
+
+
+def refuse_other_runtimes(name: str) -> None:
+    """Raise ModelError, with the command that converts it, where `name` is a model of another runtime."""
+    kind = {"gguf": "a GGUF file", "ctranslate2": "a model of CTranslate2"}.get(other_runtime(name))
+    if kind:
+        raise ModelError(f"{name}: this is {kind}; convert it once, `{remedy_command('convert_model.sh', name)} "
+                         "FOLDER`, and name FOLDER")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from blspkd.config import PromptConfig
 from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
-from blspkd.data.pretrained import load_pretrained
+from blspkd.data.pretrained import load_pretrained, refuse_other_runtimes
 from blspkd.errors import ConfigError, ModelError
 
 
@@ -33,6 +33,7 @@ def check_model_path(name: str, what: str) -> None:
     """Raise ModelError where `name` is meant as a folder that does not exist, or as an id that cannot be one."""
     if not name:
         raise ModelError(f"no {what} was named; give a Hugging Face id or a folder")
+    refuse_other_runtimes(name)
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
