@@ -1,0 +1,1 @@
+../../TEMPLATE/blspkd1/blspkd.sh
