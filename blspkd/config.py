@@ -32,6 +32,7 @@ class ContinuationConfig:
     part_size: int = 512  # utterances per part file: what a kill can cost
     seed: int = 0
     dtype: Dtype = "float32"
+    max_utterances: int = 0  # of each set, drawn by the seed: a distillation behind an alignment needs few; 0: all
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token

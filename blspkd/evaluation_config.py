@@ -18,6 +18,7 @@ class TaskConfig:
     bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
     # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
     by_first_word: bool = False
+    sets: list = field(default_factory=list)  # test sets that have this task; empty: all of them
 
 
 @dataclass
@@ -43,6 +44,13 @@ class DecodeConfig:
     max_utterances: int = 0  # 0: all
     num_bootstrap: int = 1000
     num_examples: int = 3  # shown in RESULTS.md
+    # speech tokens before the LLM reads them: as they are, each replaced by the nearest text embedding, or drawn to it
+    # by its confidence (models/nearest.py)
+    snap: Literal["none", "hard", "soft"] = "none"
+
+    def tasks_of(self, set_name: str) -> dict[str, TaskConfig]:
+        """The tasks of this test set."""
+        return {name: task for name, task in self.tasks.items() if not task.sets or set_name in task.sets}
 
     def __post_init__(self):
         for task in self.tasks:

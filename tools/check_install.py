@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,test]'"
+INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pretrained,test]'"
 
 
 @dataclass(frozen=True)

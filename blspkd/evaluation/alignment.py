@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jiwer
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
 from blspkd.evaluation.eval_set import draw
+from blspkd.evaluation.scorers.texts import normalize
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
@@ -32,6 +34,7 @@ from blspkd.kaldi.parts import Fingerprint, Job, PartsDir, Plan, plan_batches, p
 from blspkd.kaldi.word_times import Word, read_word_times
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
+from blspkd.models.nearest import nearest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
 
@@ -57,6 +60,8 @@ class Measured:
     response: Positions  # with that number; positions that predict the response's tokens
     input: Positions | None = None  # with the true number, like the two below
     response_true: Positions | None = None
+    nearest: list[int] | None = None  # of every speech token, with the model's own number, the nearest text token
+    nearest_true: list[bool] | None = None  # with the true number: whether that is the transcript's
     fire_times_true: list[float] | None = None
     fire_times: list[float] | None = None
     alpha: list[float] | None = None  # per frame, not scaled
@@ -148,6 +153,8 @@ class _Aligner:
         if measured.input is not None:
             row |= {"n_predicted": measured.n_speech_tokens,
                     "input_kl": _rounded(measured.input.kl), "input_top1": measured.input.top1,
+                    **_reading(utterance.text, self.listener.tokenizer.decode(measured.nearest)),
+                    "nearest_top1": measured.nearest_true,
                     "first_kl_true": _rounded(measured.response_true.kl[:1])[0],
                     "response_kl_true": _rounded(measured.response_true.kl) if has_response else [],
                     "response_top1_true": measured.response_true.top1 if has_response else [],
@@ -173,6 +180,14 @@ class _Aligner:
         return min(max((encoder.first_centre + (place - 0.5) * encoder.stride) / rate, 0.0), duration)
 
 
+def _reading(transcript: str, text: str) -> dict:
+    """The speech tokens as their nearest text tokens spell them, and what is wrong with it."""
+    words = normalize(transcript).split()
+    output = jiwer.process_words(" ".join(words), normalize(text)) if words else None
+    errors = output.substitutions + output.deletions + output.insertions if output else 0
+    return {"nearest": text.strip(), "nearest_errors": errors, "nearest_words": len(words)}
+
+
 @torch.no_grad()
 def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     """Compare speech with text for every utterance of a batch that lies on the model's device."""
@@ -194,8 +209,13 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     student = model.student_states(batch.sequences, true)
     inputs = compare(model, student, batch.sequences.input_mask, teacher, batch.sequences.input_mask)
     responses = compare(model, student, asked, teacher, asked)
+    table = model.embedding_table
+    read = nearest(own.rows(), table)[0].split(own.n_tokens.tolist())
+    is_right = (nearest(true.rows(), table)[0] == batch.sequences.ids[batch.sequences.input_mask.to(table.device)]
+                ).split(batch.n_tokens.tolist())
     for row, item in enumerate(measured):
         item.input, item.response_true = inputs[row], responses[row]
+        item.nearest, item.nearest_true = read[row].tolist(), is_right[row].tolist()
         item.fire_times, item.fire_times_true = _times(own, row), _times(true, row)
         item.alpha = own.alpha[row, :int(lengths[row])].tolist()
     return measured

@@ -53,6 +53,11 @@ MEASURES = {
     "response_top1": Measure(_list("response_top1", lambda v: 100 * v),
                              "same most likely token, predicted token count, response positions"),
     "response_kl_true": Measure(_list("response_kl_true"), f"{_KL}, true token count, mean over positions"),
+    "nearest_wer": Measure(lambda row: [100 * row["nearest_errors"] / row["nearest_words"]] * row["nearest_words"]
+                           if row.get("nearest_words") else [],
+                           "speech tokens read as the nearest text embeddings, predicted token count, no LLM"),
+    "nearest_top1": Measure(_list("nearest_top1", lambda v: 100 * v),
+                            "the nearest text embedding is the transcript's, true token count"),
     "count_accuracy": Measure(lambda row: [100.0 * (e == 0) for e in _count_error(row)],
                               "speech tokens == transcript tokens"),
     "count_mae": Measure(lambda row: [abs(e) for e in _count_error(row)], "|predicted - true| tokens"),

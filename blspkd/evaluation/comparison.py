@@ -160,7 +160,7 @@ class _Comparison:
 
     def _read(self, run: Run, set_name: str, task: str, metric: str) -> Statistics | None:
         if task == "alignment" and metric in COUNTS:
-            first = next(iter(self.config.tasks))
+            first = next(iter(self.config.tasks_of(set_name)))
             if run.reads or not decode_dir_path(Path(self.folder) / run.name, first, set_name, run.decoded_as).exists():
                 return None
             return COUNTS[metric]().statistics(self._answers(run, set_name, first), self.config.tasks[first])

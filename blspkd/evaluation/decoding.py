@@ -89,7 +89,12 @@ class _Decoder:
     def job(self, folders: list[DecodeDir]) -> Job:
         """Decode for `folders`, the tasks; each utterance is heard once for all of them."""
         work = {folder: partial(self.answer, folder.task) for folder in folders}
-        return Job(self.plan, work) if self.system in TYPED else Job(self.plan, work, self.load, self.listener.listen)
+        if self.system in TYPED:
+            return Job(self.plan, work)
+        listen = self.listener.listen
+        if self.config.snap != "none":
+            listen = partial(listen, snap=self.config.snap)
+        return Job(self.plan, work, self.load, listen)
 
     def load(self, batch: list[str]) -> list[np.ndarray]:
         rate = self.listener.extractor.sampling_rate
@@ -130,16 +135,17 @@ class _Decoder:
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
+    snapped = {"snap": config.snap} if config.snap != "none" else {}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:
-        for task, task_config in config.tasks.items() if system in config.systems else ():
+        for task, task_config in config.tasks_of(eval_set.name).items() if system in config.systems else ():
             references = contents_digests([eval_set.path / f"text.{task}"])
             if system == "cascade":
                 transcripts = transcripts_dir(config.transcripts, eval_set.name) / "text"
                 references["recognised"] = contents_digests([transcripts])
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
-                           "options": options, "batching": batches}
+                           "options": options | (snapped if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))
     return directories
 

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from blspkd.audio import samples as audio
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
-from blspkd.evaluation_config import DecodeConfig
+from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references
 from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
 
@@ -42,8 +42,10 @@ class EvalSet:
         for a missing or empty reference or instruction, ConfigError for tasks that cannot be.
         """
         path = Path(data_dir)
-        if not config.tasks:
-            raise ConfigError("tasks: none; conf/decode.yaml must name at least one, e.g. repeat: {metrics: [wer]}")
+        tasks = config.tasks_of(path.name)
+        if not tasks:
+            raise ConfigError(f"tasks: none for {path.name}; conf/decode.yaml must name at least one, e.g. repeat: "
+                              "{metrics: [wer]}")
         need_text = bool(set(config.systems) & {"text", "chance"}) or (path / "text").exists()
         utterances = KaldiDir.read(path, need_text=need_text).utterances
         if not utterances:
@@ -57,7 +59,7 @@ class EvalSet:
         recognised = {}
         if "cascade" in config.systems:
             recognised = read_transcripts(transcripts_dir(config.transcripts, path.name), utterances)
-        return cls(path, utterances, _instructions(path, config, utterances), _references(path, config, utterances),
+        return cls(path, utterances, _instructions(path, tasks, utterances), _references(path, tasks, utterances),
                    sources, recognised)
 
     def heard(self, system: str, utt_id: str) -> str:
@@ -103,9 +105,9 @@ def draw(utterances: dict[str, Utterance], config: DecodeConfig) -> dict[str, Ut
     return {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
 
 
-def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+def _instructions(path: Path, tasks: Mapping[str, TaskConfig], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for name, task in config.tasks.items():
+    for name, task in tasks.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ConfigError(f"tasks: '{name}' names files; use letters, digits, - and _")
         if task.instruction:
@@ -119,9 +121,9 @@ def _instructions(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> d
     return found
 
 
-def _references(path: Path, config: DecodeConfig, utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+def _references(path: Path, tasks: Iterable[str], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     found = {}
-    for name in config.tasks:
+    for name in tasks:
         file = path / f"text.{name}"
         if not file.exists():
             file = path / "text"

@@ -73,9 +73,10 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
         raise ConfigError("test_sets: none was named")
     experiment = read_experiment(exp_dir)
     decoded = {(task, name, system): read_finished(decode_dir_path(exp_dir, task, name, system))
-               for task in config.tasks for name in test_sets for system in config.systems}
+               for name in test_sets for task in config.tasks_of(name) for system in config.systems}
     rows: list[Row] = []
     for (task, set_name, system), answers in decoded.items():
+        answers = with_typed(answers, exp_dir, task, set_name, system, config)
         scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
         rows += [_row(score, system, set_name, task, experiment) for score in scores]
         if config.tasks[task].by_first_word:
@@ -85,16 +86,17 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
                          for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     for name, tasks in config.means.items():
         rows += [_row(mean_score(name, {task: decoded[task, set_name, system] for task in tasks}, config), system,
-                      set_name, name, experiment) for set_name in test_sets for system in config.systems]
+                      set_name, name, experiment) for set_name in test_sets for system in config.systems
+                 if set(tasks) <= config.tasks_of(set_name).keys()]
     if "speech" in config.systems and experiment.counts_tokens:
-        first = next(iter(config.tasks))
+        firsts = {set_name: next(iter(config.tasks_of(set_name))) for set_name in test_sets}
         rows += [_row(score, "speech", set_name, "alignment", experiment)
-                 for set_name in test_sets for metric, kind in scorers.COUNTS.items()
+                 for set_name, first in firsts.items() for metric, kind in scorers.COUNTS.items()
                  for score in kind().measure(metric, decoded[first, set_name, "speech"], config.tasks[first],
                                              config.num_bootstrap, config.seed)]
     if "cascade" in config.systems:
-        first = next(iter(config.tasks))
         for set_name in test_sets:
+            first = next(iter(config.tasks_of(set_name)))
             rows += [_row(score, "cascade", set_name, "asr", experiment)
                      for score in recogniser_scores(decoded[first, set_name, "cascade"], config)]
     examples = choose_examples(decoded, config, test_sets, experiment)
@@ -122,9 +124,27 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
     return scores
 
 
+def with_typed(answers: list[dict], exp_dir: Path, task: str, set_name: str, system: str, config: DecodeConfig
+               ) -> list[dict]:
+    """The same with `typed`, the LLM's answer to the typed transcript, where a metric of the task asks for it.
+
+    Raises DataError where the system "text" has not been decoded.
+    """
+    if system == "text" or not any(scorers.scorer(metric).needs_typed for metric in config.tasks[task].metrics):
+        return answers
+    path = decode_dir_path(exp_dir, task, set_name, "text")
+    try:
+        typed = {row["utt_id"]: row["hypothesis"] for row in read_finished(path)}
+    except DataError as error:
+        raise DataError(f"{error}; tasks.{task} measures agreement with the system text, which has to be decoded "
+                        "first") from None
+    return [row | {"typed": typed[row["utt_id"]]} for row in answers]
+
+
 def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[Score]:
     """By the task's metrics."""
     return [score for metric in config.tasks[task].metrics
+            if not scorers.scorer(metric).needs_typed or "typed" in answers[0]
             for score in scorers.measure(metric, answers, config.tasks[task], config.num_bootstrap, config.seed)]
 
 
@@ -167,9 +187,11 @@ def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: Dec
     """`num_examples` spoken examples, drawn by the seed and not by how good they are; tasks and sets take turns."""
     draw = random.Random(config.seed)
     examples = []
-    tasks, systems = list(config.tasks), list(config.systems)
+    systems = list(config.systems)
     for number in range(config.num_examples):
-        task, set_name = tasks[number % len(tasks)], test_sets[-1 - number % len(test_sets)]
+        set_name = test_sets[-1 - number % len(test_sets)]
+        tasks = list(config.tasks_of(set_name))
+        task = tasks[number % len(tasks)]
         by_system = {system: {row["utt_id"]: row for row in decoded[task, set_name, system]} for system in systems}
         chosen = draw.choice(sorted(by_system[systems[0]], key=str.encode))
         row = by_system[systems[0]][chosen]

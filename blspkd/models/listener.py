@@ -6,6 +6,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from blspkd.audio.waveform import as_waveform
 from blspkd.config import PromptConfig
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
+from blspkd.errors import ConfigError
+from blspkd.models import nearest
 from blspkd.models.base_models import load_llm
 from blspkd.models.plora import speech_positions
 from blspkd.models.speech_llm import SpeechLlm
@@ -66,6 +69,7 @@ class Listener:
         shipped = model.causal_lm.generation_config.eos_token_id
         ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
         self.ends = sorted(ends - {None})
+        model.causal_lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # Only what the options say: models bring defaults (repetition_penalty, top_k ...) that would interfere.
         model.causal_lm.generation_config = GenerationConfig(eos_token_id=self.ends, do_sample=False,
                                                              pad_token_id=self.prompt.end_of_turn)
@@ -112,13 +116,19 @@ class Listener:
                               options or GenerationOptions(), sampler)
 
     @torch.inference_mode()
-    def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None) -> list[Tensor]:
+    def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
+               snap: Literal["none", "hard", "soft"] = "none") -> list[Tensor]:
         """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
 
         waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
         sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
-        Raises AudioError, with the waveform's number, for what cannot be used.
+        snap:          whether tokens are drawn to text embeddings (nearest.py).
+        Raises AudioError, with the waveform's number, for what cannot be used, and ConfigError for an adapter whose
+        tokens stand for no text tokens.
         """
+        if snap != "none" and not self.model.adapter.aligned:
+            raise ConfigError(f"snap: {snap}: the tokens of adapter '{self.model.config.adapter}' stand for no text "
+                              "tokens; leave it at none")
         target = self.extractor.sampling_rate
         rate = target if sampling_rate is None else sampling_rate
         features = [self.extractor(as_waveform(waveform, rate, target, f"waveform {number} (counted from 0)"))
@@ -127,7 +137,8 @@ class Listener:
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),
             [len(item.windows) for item in features])
-        return [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
+        return [nearest.snap(tokens[:n], self.model.embedding_table, snap)
+                for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
 
     @torch.inference_mode()
     def reply(self, speech: list[Tensor], instructions: list[str],
@@ -168,3 +179,8 @@ class Listener:
             ids = ids[:end + 1]
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
         return Generated(text=text, token_ids=ids, n_tokens=n_tokens, finished=end is not None)
+
+
+def _contiguous(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last positions of a prompt are a slice: as it is, bfloat16 on a CPU copies the output head for every row."""
+    return tuple(values.contiguous() for values in inputs)

@@ -152,6 +152,12 @@ class SpeechLlm(nn.Module):
         return next(self.adapter.parameters()).device
 
     @property
+    def embedding_table(self) -> Tensor:
+        """What the LLM reads text tokens as [V, D]."""
+        embeddings = self.causal_lm.get_input_embeddings()
+        return embeddings.weight * getattr(embeddings, "embed_scale", 1.0)
+
+    @property
     def head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias of the output head."""
         layer = self.causal_lm.get_output_embeddings()

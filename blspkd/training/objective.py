@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blspkd.config import LossConfig
 from blspkd.data.batching import Batch
 from blspkd.errors import ConfigError, ModelError
+from blspkd.models.nearest import nearest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.terms import make_terms
 from blspkd.training.terms.kd import KnowledgeDistillation
@@ -18,6 +19,7 @@ from blspkd.training.terms.term import Step
 
 TERMS_FILE = "terms.safetensors"
 COUNT = "count_accuracy"  # utterances with as many speech tokens as the transcript has tokens
+NEAREST = "nearest_top1"  # speech tokens that are nearest to the right text embedding; in validation only
 PERCENT = ("accuracy", "top1")  # means of 0 and 1, by the ends of their names
 
 
@@ -61,12 +63,12 @@ class KdObjective(nn.Module):
             self.units |= self.distillation.units
         for name, term in self.terms.items():
             for logged in (name, *term.reports):
-                if logged in (*self.units, COUNT):
+                if logged in (*self.units, COUNT, NEAREST):
                     raise ConfigError(f"loss: terms: {name}: '{logged}' is logged by another part of the loss already; "
                                       "rename it")
                 self.units[logged] = term.unit
         if speech_llm.adapter.aligned:
-            self.units[COUNT] = "utterances"
+            self.units |= {COUNT: "utterances", NEAREST: "input"}
 
     def forward(self, batch: Batch, denominators: Denominators) -> Objective:
         """Loss of one micro-batch, to be summed over micro-batches and ranks."""
@@ -82,17 +84,27 @@ class KdObjective(nn.Module):
         if COUNT in self.units:
             predicted = step.speech.n_predicted
             sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
+            sums.append(self._read_right(step))
         return Objective(loss, torch.stack([value.detach().float() for value in sums]))
 
     def means(self, sums: Tensor, counts: Denominators, training: bool) -> dict[str, float]:
         """Means by name; what is not computed (in training: without a weight) is left out."""
-        computed = self.units.keys()
+        computed = set(self.units)
         if self.distillation:
             computed = self.distillation.computed(training) | (computed - self.distillation.units.keys())
+        if training:
+            computed -= {NEAREST}
         means = {name: float(value) / max(1.0, getattr(counts, unit))
                  for (name, unit), value in zip(self.units.items(), sums, strict=True)}
         return {name: 100 * value if name.endswith(PERCENT) else value
                 for name, value in means.items() if name in computed}
+
+    def _read_right(self, step: Step) -> Tensor:
+        """Validation: speech tokens whose nearest text embedding is the transcript's."""
+        if self.training:
+            return torch.zeros(())
+        with torch.no_grad():
+            return (nearest(step.speech.rows(), self.speech_llm.embedding_table)[0] == step.input_ids).sum()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The speech LLM's folder, with the weights of terms that have some."""

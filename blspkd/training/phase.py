@@ -85,9 +85,9 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
 
 
 def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, output_dir: Path) -> list[Example]:
-    """The examples of a set; an alignment reads of continuations only, if there are any, which utterances have one."""
-    data, path = KaldiDir.read(folder), Path(folder) / "continuation"
-    continuations = read_continuations(path) if config.loss.distils or path.is_file() else None
+    """The examples of a set; an alignment needs no continuations, and takes those without as well."""
+    data = KaldiDir.read(folder)
+    continuations = read_continuations(Path(folder) / "continuation") if config.loss.distils else None
     if continuations is not None:
         check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
     selection = make_examples(data, continuations, prompt, config.data)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,8 +37,9 @@ class FakeListener:
         self.die_after = die_after
         self.listened = self.answered = 0
 
-    def listen(self, waveforms):
+    def listen(self, waveforms, snap="none"):
         self.listened += len(waveforms)
+        self.snap = snap
         return [torch.zeros(len(waveform), 1) for waveform in waveforms]
 
     def reply(self, speech, instructions, options):
@@ -172,6 +174,22 @@ def test_a_run_that_was_killed_and_restarted_gives_the_same_files(data_dir, tmp_
     total = len(WORDS) * len(TASKS) * (3 if do_sample else 2)
     saved = total - listener.answered
     assert saved >= die_after - config.part_size * len(TASKS)
+
+
+def test_snapped_tokens_are_other_answers_of_what_listens_only(data_dir, tmp_path, config):
+    decode(data_dir, tmp_path / "exp", config)
+    snapped = decode(data_dir, tmp_path / "exp", replace(config, snap="hard"))
+    assert snapped.snap == "hard" and snapped.listened == len(WORDS) and snapped.answered == 2 * len(WORDS)
+    assert decode(data_dir, tmp_path / "exp", replace(config, snap="hard")) is None
+
+
+def test_a_task_may_belong_to_some_sets_only(data_dir, tmp_path, config):
+    config = replace(config, tasks={**TASKS, "shout": replace(TASKS["shout"], sets=["another_set"])})
+    decode(data_dir, tmp_path / "exp", config)
+    assert {path.name.split("_test_set")[0] for path in (tmp_path / "exp").iterdir()} == {"decode_repeat"}
+    config = replace(config, tasks={"repeat": replace(TASKS["repeat"], sets=["another_set"])})
+    with pytest.raises(ConfigError, match="tasks: none for test_set"):
+        decode(data_dir, tmp_path / "exp", config)
 
 
 def test_half_written_files_of_a_kill_vanish(data_dir, tmp_path, config):

@@ -1,6 +1,7 @@
 """From decode directories to score.json, results.json and the examples."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,35 @@ def test_several_tasks_have_a_mean(config, exp_dir):
     assert values == {"text": (100 + 25) / 2, "blspkd+plora": (75 + 25) / 2, "chance": (0 + 25) / 2}
     row = rows["blspkd+plora", "instructions"]
     assert row.n == 4 and row.ci95[0] < row.value < row.ci95[1] and row.signature.startswith("mean of qa, other|")
+
+
+def test_agreement_compares_with_the_typed_transcript_s_answer(exp_dir):
+    metrics = ["agreement_exact", "agreement_chrf", "agreement_first_word"]
+    config = DecodeConfig(tasks={"reply": TaskConfig(instruction="r", metrics=metrics, sets=["heard"]),
+                                 "qa": TaskConfig(instruction="q", metrics=["exact_match"])}, num_bootstrap=100)
+    write_decoded(exp_dir, "reply", "heard", "text", ["Yes, it did.", "No dogs", "Why not?", " "])
+    write_decoded(exp_dir, "reply", "heard", "speech", ["Yes, it did. ", "No cats", "why", "a"])
+    write_decoded(exp_dir, "reply", "heard", "chance", ["No", "yes", "a", "Yes"])
+    rows = rows_by_key(score_experiment(exp_dir, config, ["heard", "unheard"]))
+    values = [rows["blspkd+plora", "heard", "reply", metric].value for metric in metrics]
+    assert values[0] == pytest.approx(100 / 3, abs=1e-3) and values[2] == pytest.approx(100) and 33 < values[1] < 100
+    assert rows["chance", "heard", "reply", "agreement_first_word"].value == 0
+    assert not [key for key in rows if key[0] == "text" and key[2] == "reply" and key[3] in metrics]
+    assert ("text", "unheard", "qa", "exact_match") in rows
+    assert not [key for key in rows if key[1:3] == ("unheard", "reply")]
+    shutil.rmtree(exp_dir / "decode_reply_heard.text")
+    config.systems = ["speech"]
+    with pytest.raises(DataError, match="measures agreement with the system text, which has to be decoded first"):
+        score_experiment(exp_dir, config, ["heard"])
+
+
+def test_a_right_answer_may_stand_in_a_sentence(exp_dir):
+    config = DecodeConfig(tasks={"ask": TaskConfig(instruction="a", metrics=["contains"])}, num_bootstrap=100,
+                          systems=["speech"])
+    write_decoded(exp_dir, "ask", "heard", "speech",
+                  ["Well: the cat sat on the mat.", "Ten dogs ran!", "a bird sang all daylong", "no"])
+    [value] = [row.value for row in score_experiment(exp_dir, config, ["heard"]) if row.metric == "contains"]
+    assert value == 50
 
 
 @pytest.mark.parametrize("means", [{"all": ["repeat"]}, {"all": ["nosuch"]}, {"all": []}, {"qa": ["qa"]}])

@@ -52,3 +52,21 @@ def test_a_bad_waveform_is_named_by_its_number(listener):
 def test_one_waveform_instead_of_a_list_is_explained(listener):
     with pytest.raises(AudioError, match="list of waveforms"):
         listener.listen(SPEECH)
+
+
+def test_tokens_may_be_snapped_to_text_embeddings(listener):
+    table = listener.model.embedding_table
+    [plain], [hard], [soft] = (listener.listen([SPEECH], snap=how) for how in ("none", "hard", "soft"))
+    distances = torch.cdist(plain, table)
+    assert torch.equal(hard, table[distances.argmin(1)]) and plain.shape == soft.shape
+    assert bool(((soft - hard).norm(dim=1) <= (plain - hard).norm(dim=1) + 1e-6).all())
+
+
+def test_the_output_head_never_sees_a_slice(listener):
+    """On a CPU a product of bfloat16 with the last positions of a batch copies the head for every row."""
+    seen = []
+    hook = listener.model.causal_lm.get_output_embeddings().register_forward_hook(
+        lambda layer, inputs, output: seen.append(inputs[0].is_contiguous()))
+    listener.generate_from_speech([SPEECH, SPEECH[:9000]], ["a", "bb"], GenerationOptions(max_new_tokens=2))
+    hook.remove()
+    assert seen and all(seen)

@@ -58,7 +58,7 @@ def test_the_llm_knows_prose_and_facts():
     """Rows of q and k in a wrong order give a perplexity of 42 instead of 14, and a model that still chats."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "smollm2")
     llm = AutoModelForCausalLM.from_pretrained(MODELS / "smollm2").eval()
-    ids = tokenizer(PROSE, return_tensors="pt").input_ids
+    ids = tokenizer(" ".join(PROSE.split()), return_tensors="pt").input_ids
     with torch.no_grad():
         assert llm(input_ids=ids, labels=ids).loss.exp() < 20
     turn = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from blspkd.config_file import load_config, nearest
 from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.scorers.agreement import AgreementChrf, AgreementExact, AgreementFirstWord
 from blspkd.evaluation.scorers.bleu_chrf import Bleu, Chrf
+from blspkd.evaluation.scorers.contains import Contains
 from blspkd.evaluation.scorers.errors import CharacterErrorRate, WordErrorRate
 from blspkd.evaluation.scorers.exact_match import ExactMatch
 from blspkd.evaluation.scorers.health import Copied, Empty, Foreign, Health, LengthRatio, Looped
@@ -21,6 +23,10 @@ SCORERS: dict[str, type[Scorer]] = {  # what a task's `metrics` may name
     "bleu": Bleu,
     "chrf": Chrf,
     "exact_match": ExactMatch,
+    "contains": Contains,
+    "agreement_exact": AgreementExact,
+    "agreement_chrf": AgreementChrf,
+    "agreement_first_word": AgreementFirstWord,
     "wer": WordErrorRate,
     "cer": CharacterErrorRate,
 }

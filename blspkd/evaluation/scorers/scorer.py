@@ -39,6 +39,7 @@ class Scorer(ABC):
     # Ending of a further metric's name -> two columns of the table: percent of the second's sum
     # that the first's is.
     parts: ClassVar[Mapping[str, tuple[int, int]]] = {}
+    needs_typed: ClassVar[bool] = False  # rows have `typed`, the answer to the typed transcript
     package: ClassVar[str] = ""  # whose version belongs to the signature
     cited: ClassVar[str] = ""  # stands on the screen before the signature; empty: not shown there
 
