@@ -30,6 +30,8 @@ class DecodeConfig:
     systems: list[Literal["text", "chance", "speech", "cascade"]] = field(
         default_factory=lambda: ["text", "chance", "speech"])
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
+    # system cascade: a data directory (data/train) whose text's style the transcripts get; empty: as they were written
+    transcript_style: str = ""
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
     dtype: Dtype = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
     batch_size: int = 32  # at most this many utterances in a batch

@@ -22,7 +22,8 @@ from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, 
 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
-DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds")
+DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
+            "snap")
 
 
 @dataclass(frozen=True)

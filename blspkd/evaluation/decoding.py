@@ -144,6 +144,8 @@ def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, con
             if system == "cascade":
                 transcripts = transcripts_dir(config.transcripts, eval_set.name) / "text"
                 references["recognised"] = contents_digests([transcripts])
+                if config.transcript_style:
+                    references["style"] = contents_digests([Path(config.transcript_style) / "text"])
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
                            "options": options | (snapped if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))

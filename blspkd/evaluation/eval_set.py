@@ -12,8 +12,9 @@ from blspkd.audio import samples as audio
 from blspkd.errors import AudioError, ConfigError, DataError
 from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
 from blspkd.evaluation.derangement import derange
+from blspkd.evaluation.transcript_style import TranscriptStyle
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
-from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references
+from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references, read_table
 from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
 
 TYPED = ("text", "cascade")  # systems that read instead of listening
@@ -59,6 +60,10 @@ class EvalSet:
         recognised = {}
         if "cascade" in config.systems:
             recognised = read_transcripts(transcripts_dir(config.transcripts, path.name), utterances)
+            if config.transcript_style:
+                trained = read_table(Path(config.transcript_style) / "text", allow_empty=True)
+                style = TranscriptStyle.of(trained.values())
+                recognised = {utt_id: style.apply(text) for utt_id, text in recognised.items()}
         return cls(path, utterances, _instructions(path, tasks, utterances), _references(path, tasks, utterances),
                    sources, recognised)
 

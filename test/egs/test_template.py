@@ -213,7 +213,8 @@ def test_tag_comes_from_the_option_or_the_configuration_and_from_nothing_else(re
 def test_what_reads_is_decoded_as_such(recipe, reads, system):
     recipe.succeed("--stage", "4", "--stop_stage", "4", "--tag", "reader", "--reads", reads)
     calls = {line.split()[0]: line for line in recipe.calls()}
-    assert f"--systems [{system}] --transcripts exp/reader/asr_{{set}}" in calls["decode"]
+    style = " --transcript_style data/train" * (system == "cascade")
+    assert f"--systems [{system}]{style} --transcripts exp/reader/asr_{{set}}" in calls["decode"]
     assert ("transcribe" in calls) == (system == "cascade")
 
 

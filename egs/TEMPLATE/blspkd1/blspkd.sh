@@ -162,10 +162,10 @@ if stage evaluate; then
                           --output "${exp}/decode_*_%s")
     else
         decoder=(--llm "${llm}" --prompt_of "${datadir}/${train_set}" --system "$(basename "${exp}")")
-        if [ "${reads}" = transcript ]; then read_as=text; else read_as=cascade; fi
-        inference_words=(--systems "[${read_as}]" "${inference_words[@]}" --transcripts "${exp}/asr_{set}")
+        if [ "${reads}" = transcript ]; then reader="[text]"; else reader="[cascade] --transcript_style ${datadir}/${train_set}"; fi
+        inference_words=(--systems ${reader} "${inference_words[@]}" --transcripts "${exp}/asr_{set}")
         decoder_identity=(--model llm "${llm}" --model reads "${reads}" --value "transcribe_args=${transcribe_args}"
-                          --output "${exp}/decode_*_%s.*" --data "${datadir}/${train_set}" continuation.info.json)
+                          --output "${exp}/decode_*_%s.*" --data "${datadir}/${train_set}" continuation.info.json text)
         align_sets=
     fi
     to_decode=()

@@ -30,7 +30,8 @@ if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "$
 all_ran=true
 num_runs=$(wc -l < "${compare}/plan.tsv")
 num_first=$(awk -F '\t' '$10 == "-"' "${compare}/plan.tsv" | wc -l)  # the others decode models of these
-for jobs in "1:${num_first}" "$((num_first + 1)):${num_runs}"; do
+typed=$(awk -F '\t' '$5 == "transcript" {print NR; exit}' "${compare}/plan.tsv")  # first: others are compared with it
+for jobs in ${typed:+"${typed}:${typed}"} "1:${num_first}" "$((num_first + 1)):${num_runs}"; do
     if [ "${jobs%:*}" -gt "${jobs#*:}" ]; then continue; fi
     utils/run.py --keep_going true --max_jobs_run "${compare_jobs}" "${gpus[@]}" \
         BLSPKD_JOB="${jobs}" "${compare}/log/run.BLSPKD_JOB.log" \
