@@ -92,6 +92,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, {} if value is None else value, where)
     origin = typing.get_origin(kind)
+    if value is None and dict in (kind, origin):  # `align:` alone, to have none of what the base says
+        return {}
     if origin is typing.Literal:
         return _choice(typing.get_args(kind), value, where)
     if origin is list and isinstance(value, list):

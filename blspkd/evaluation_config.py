@@ -146,6 +146,8 @@ class ReaderConfig:
 
     system: str = ""
     reads: str = "transcript"  # or a speech recogniser (Hugging Face id or folder), whose transcript the LLM reads
+    # options of DecodeConfig, e.g. {transcript_style: ""} for transcripts as the recogniser writes them
+    inference: dict = field(default_factory=dict)
 
 
 @dataclass

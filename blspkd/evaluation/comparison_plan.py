@@ -68,13 +68,14 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
+            _check_inference(path, reader.inference, (*DECODING, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
                                   "utterances")
             recogniser = Path(reader.reads)
             if len(recogniser.parts) > 1 and recogniser.parent.is_dir() and not recogniser.is_dir():
                 raise ConfigError(f"{path}: reads: there is no recogniser {recogniser}, though its folder is there")
-            runs.append(Run(name, name, path, None, reader.reads))
+            runs.append(Run(name, name, path, None, reader.reads, inference=_words(reader.inference)))
             continue
         if "of" in names_in(path):
             otherwise[name] = _read_otherwise(path, name)
@@ -98,11 +99,21 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
 def _read_otherwise(path: Path, name: str) -> OtherwiseConfig:
     config = load_config(OtherwiseConfig, path)
     _check_name(path, config.system, name)
-    for key in config.inference:
-        if key not in DECODING:
-            raise ConfigError(f"{path}: inference: '{key}' is none of what may differ: {', '.join(DECODING)}")
-    from_dict(DecodeConfig, config.inference, f"{path}: inference")
+    _check_inference(path, config.inference, DECODING)
     return config
+
+
+def _check_inference(path: Path, inference: Mapping[str, object], allowed: Sequence[str]) -> None:
+    for key in inference:
+        if key not in allowed:
+            raise ConfigError(f"{path}: inference: '{key}' is none of what may differ: {', '.join(allowed)}")
+    from_dict(DecodeConfig, dict(inference), f"{path}: inference")
+
+
+def _words(inference: Mapping[str, object]) -> str:
+    """Options of a command line."""
+    return " ".join(f"--{key}={str(value).lower() if isinstance(value, bool) else value}"
+                    for key, value in inference.items())
 
 
 def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs: Sequence[Run], config: CompareConfig,
@@ -123,8 +134,7 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "
                           f"{len(trained)}")
-    words = " ".join(f"--{key} {str(value).lower()}" for key, value in inference.items())
-    return [Run(f"{name}-seed{run.seed}", name, path, run.seed, of=run.name, inference=words)
+    return [Run(f"{name}-seed{run.seed}", name, path, run.seed, of=run.name, inference=_words(inference))
             for run in trained[:seeds]]
 
 

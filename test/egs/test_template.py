@@ -440,7 +440,7 @@ def test_stage_5_decodes_a_trained_model_otherwise_when_it_is_there(recipe):
     assert [(line.split()[0], folder.search(line)[1]) for line in steps] == [
         ("train", "blspkd-seed0"), ("decode", "blspkd-seed0"), ("align", "blspkd-seed0"), ("decode", "beams-seed0")]
     assert "--model_dir exp/compare_tiny/beams-seed0/model" in steps[-1]
-    assert steps[-1].endswith("--num_beams 4 --systems [speech] --max_utterances 0")
+    assert steps[-1].endswith("--num_beams=4 --systems [speech] --max_utterances 0")
     beams = recipe.folder / "exp/compare_tiny/beams-seed0"
     assert (beams / "config.yaml").read_text() == "system: 'beams'\nmodel:\n  llm: x\n"
     assert (beams / "model").resolve() == (recipe.folder / "exp/compare_tiny/blspkd-seed0/model").resolve()

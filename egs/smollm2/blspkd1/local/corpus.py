@@ -1,9 +1,9 @@
 """Write the sentences of the SmolLM2 recipe that the synthesiser is to speak.
 
-    python local/corpus.py --output_dir data/local/spoken [--num_train 8000] [--num_valid 300] [--num_test 150] [--seed 0]
+    python local/corpus.py --output_dir data/local/spoken [--num_train 8000] [--num_test 150] [--seed 0]
 
-writes <set>.jsonl with rows {"text", "spoken"}; test.jsonl has sentences, facts.jsonl factual questions with "answer".
-No sentence of valid, test or facts occurs in train.
+writes <set>.jsonl with rows {"text", "spoken"}; test.jsonl has sentences, facts.jsonl factual questions with
+"answer". No sentence of valid, test or facts occurs in train.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def main() -> None:
     facts = questions()
     random.Random(f"facts {args.seed}").shuffle(facts)
     taken = {question.lower() for question, _ in facts}
-    write_rows(args.output_dir / "facts.jsonl", (row(question, answer=answer) for question, answer in facts[:args.num_test]))
+    write_rows(args.output_dir / "facts.jsonl",
+               (row(question, answer=answer) for question, answer in facts[:args.num_test]))
     for name, count in (("test", args.num_test), ("valid", args.num_valid), ("train", args.num_train)):
         write_rows(args.output_dir / f"{name}.jsonl", map(row, sentences(f"{name} {args.seed}", count, taken)))
 

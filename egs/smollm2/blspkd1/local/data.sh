@@ -30,7 +30,7 @@ log "Speak them to ${work}/wav"
 python base/synthesise.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --nj "${nj}" --seed "${seed}"
 python base/data_dirs.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_dir "${work}/wav" --output_dir "${datadir}"
 for name in test facts; do
-    python local/natural_voice.py --rows "${work}/spoken/${name}.jsonl" --wav_dir "${work}/wav/natural_${name}" \
+    python local/natural_voice.py --rows "${work}/spoken/${name}.jsonl" --wav_dir "${work}/natural/${name}" \
         --output_dir "${datadir}/${name}_natural" || log "going on without ${datadir}/${name}_natural"
 done
 

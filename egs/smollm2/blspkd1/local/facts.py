@@ -2,9 +2,10 @@
 
 from lexicon import COUNTRIES, OPPOSITES
 
-WELL_KNOWN = ("France Germany Italy Ireland Greece Austria Poland Hungary Sweden Denmark Belgium Russia Romania Bulgaria Serbia "
-              "Iceland Scotland Japan China India Thailand Vietnam Indonesia Iran Iraq Nepal Pakistan Malaysia Egypt Kenya "
-              "Nigeria Morocco Ghana Senegal Canada Mexico Cuba Jamaica Argentina Brazil Chile Peru Colombia").split()
+WELL_KNOWN = """
+France Germany Italy Ireland Greece Austria Poland Hungary Sweden Denmark Belgium Russia Romania Bulgaria Serbia
+Iceland Scotland Japan China India Thailand Vietnam Indonesia Iran Iraq Nepal Pakistan Malaysia Egypt Kenya Nigeria
+Morocco Ghana Senegal Canada Mexico Cuba Jamaica Argentina Brazil Chile Peru Colombia""".split()
 
 
 def questions() -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Sentences and questions of everyday kind, and, as in AN4, spelled words, numbers, dates and commands.
 
-The words are lexicon.py's; written as Whisper and the LLM write English, with capitals and punctuation, numbers as words.
+The words are lexicon.py's; written as Whisper and the LLM write English, with capitals and punctuation, but numbers as
+words.
 """
 
 import random
@@ -45,8 +46,8 @@ class Grammar:
         return getattr(self, kind)()
 
     def statement(self) -> str:
-        pattern = self._one([self._deed, self._meal, self._stay, self._being, self._weather, self._journey, self._speech,
-                             self._plan, self._count_of])
+        pattern = self._one([self._deed, self._meal, self._stay, self._being, self._weather, self._journey,
+                             self._speech, self._plan, self._count_of])
         words = pattern()
         if self.random.random() < 0.2:
             words += f"{self._one([', and', ', but', ', so', ' because', ' while'])} {self._clause()}"
@@ -63,7 +64,8 @@ class Grammar:
             lambda: f"do you like {self._one(FOODS + SUBJECTS)}",
             lambda: f"when does {self._the(PEOPLE)} go to the {self._one(PLACES)}",
             lambda: f"can you see the {self._one(ANIMALS)} {self._one(PREPOSITIONS)} the {self._one(PLACES)}",
-            lambda: f"would you like some {self._one(FOODS)}", lambda: f"have you ever been to {self._one(list(COUNTRIES))}",
+            lambda: f"would you like some {self._one(FOODS)}",
+            lambda: f"have you ever been to {self._one(list(COUNTRIES))}",
         ])(), "?")
 
     def number(self) -> str:
@@ -101,10 +103,12 @@ class Grammar:
     def _being(self) -> str:
         what = self._one([self._the(THINGS), self._the(ANIMALS), self._someone(), self._the(PLACES), self._the(FOODS)])
         rest = self._one(["", f" and {self._one(ADJECTIVES)}", f", but not {self._one(ADJECTIVES)}"])
-        return f"{what} {self._one(['is', 'was', 'looks', 'seems'])} {self._one(['very ', 'too ', ''])}{self._one(ADJECTIVES)}{rest}"
+        degree = self._one(["very ", "too ", ""])
+        return f"{what} {self._one(['is', 'was', 'looks', 'seems'])} {degree}{self._one(ADJECTIVES)}{rest}"
 
     def _weather(self) -> str:
-        return f"there was {self._one(['a lot of', 'no', 'some'])} {self._one(WEATHER)} {self._place()} {self._one(TIMES)}"
+        amount = self._one(["a lot of", "no", "some"])
+        return f"there was {amount} {self._one(WEATHER)} {self._place()} {self._one(TIMES)}"
 
     def _journey(self) -> str:
         way = self._one(["by train", "by car", "by bus", "by plane", "by boat", "on foot", "with a friend"])
@@ -117,7 +121,8 @@ class Grammar:
     def _plan(self) -> str:
         verb = self._one(["wants to", "has to", "will", "would like to", "plans to", "tries to"])
         deed = self._one([f"learn {self._one(SUBJECTS)}", f"buy {self._thing()}", f"visit {self._one(list(COUNTRIES))}",
-                          f"cook some {self._one(FOODS)}", f"see {self._the(ANIMALS)}", f"talk about {self._one(SUBJECTS)}"])
+                          f"cook some {self._one(FOODS)}", f"see {self._the(ANIMALS)}",
+                          f"talk about {self._one(SUBJECTS)}"])
         return f"{self._the(PEOPLE)} {verb} {deed} {self._one(TIMES[6:])}"
 
     def _count_of(self) -> str:

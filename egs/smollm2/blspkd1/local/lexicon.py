@@ -16,65 +16,69 @@ chef banker merchant shopkeeper tenant landlord owner worker builder architect d
 
 NAMES = _words("""
 Anna Ben Clara David Emma Frank Grace Henry Isabel Jack Kate Leo Maria Nathan Olivia Paul Rachel Sam Tina Victor Wendy
-Alice Bob Carol Daniel Ellen Fred George Helen Ian Julia Kevin Laura Mark Nora Oscar Peter Rosa Simon Tom Ursula Walter
-Amy Brian Cathy Diana Eric Fiona Greg Hannah Irene James Karen Linda Michael Nancy Patrick Robert Sarah Thomas Vera
-William Adam Betty Charles Donna Edward Florence Gary Holly Jason Kim Lucy Martin Nicole Oliver Philip Ruth Steven""")
+Alice Bob Carol Daniel Ellen Fred George Helen Ian Julia Kevin Laura Mark Nora Oscar Peter Rosa Simon Tom Ursula
+Walter Amy Brian Cathy Diana Eric Fiona Greg Hannah Irene James Karen Linda Michael Nancy Patrick Robert Sarah Thomas
+Vera William Adam Betty Charles Donna Edward Florence Gary Holly Jason Kim Lucy Martin Nicole Oliver Philip Ruth
+Steven""")
 
 ANIMALS = _words("""
-dog cat horse cow pig sheep goat chicken duck goose rabbit mouse rat squirrel fox wolf bear lion tiger elephant giraffe
-zebra monkey camel donkey deer whale dolphin shark turtle frog snake lizard eagle owl parrot crow pigeon sparrow
-butterfly spider bee ant fly beetle crab lobster octopus penguin seal kangaroo koala puppy kitten pony lamb hamster""")
+dog cat horse cow pig sheep goat chicken duck goose rabbit mouse rat squirrel fox wolf bear lion tiger elephant
+giraffe zebra monkey camel donkey deer whale dolphin shark turtle frog snake lizard eagle owl parrot crow pigeon
+sparrow butterfly spider bee ant fly beetle crab lobster octopus penguin seal kangaroo koala puppy kitten pony lamb
+hamster""")
 
 THINGS = _words("""
 table chair lamp clock mirror window door key lock box basket bottle cup glass plate bowl spoon fork knife pan kettle
-oven fridge sink towel soap brush comb blanket pillow bed sofa carpet curtain shelf drawer closet ladder hammer nail saw
-rope chain wheel engine bicycle car truck bus boat ship train plane bridge tunnel fence gate wall roof chimney stove
-candle match newspaper magazine letter envelope stamp parcel ticket map camera phone computer radio television piano
-guitar violin drum flute bell whistle ball kite doll toy puzzle coin wallet purse bag suitcase umbrella coat jacket shirt
-dress skirt hat cap scarf glove boot shoe sock belt button ring necklace watch pencil pen notebook book picture painting
-statue flag tent backpack bucket shovel rake hose seed flower tree bush leaf branch root stone rock shell feather""")
+oven fridge sink towel soap brush comb blanket pillow bed sofa carpet curtain shelf drawer closet ladder hammer nail
+saw rope chain wheel engine bicycle car truck bus boat ship train plane bridge tunnel fence gate wall roof chimney
+stove candle match newspaper magazine letter envelope stamp parcel ticket map camera phone computer radio television
+piano guitar violin drum flute bell whistle ball kite doll toy puzzle coin wallet purse bag suitcase umbrella coat
+jacket shirt dress skirt hat cap scarf glove boot shoe sock belt button ring necklace watch pencil pen notebook book
+picture painting statue flag tent backpack bucket shovel rake hose seed flower tree bush leaf branch root stone rock
+shell feather""")
 
 FOODS = _words("""
-bread butter cheese milk cream egg rice pasta soup salad sandwich pizza pie cake cookie chocolate honey sugar salt pepper
-apple pear peach plum cherry grape orange lemon banana strawberry melon pumpkin potato tomato carrot onion garlic cabbage
-bean corn mushroom fish chicken beef ham bacon sausage coffee tea juice water wine beer pancake muffin jam yogurt noodles
-popcorn peanuts almonds""")
+bread butter cheese milk cream egg rice pasta soup salad sandwich pizza pie cake cookie chocolate honey sugar salt
+pepper apple pear peach plum cherry grape orange lemon banana strawberry melon pumpkin potato tomato carrot onion
+garlic cabbage bean corn mushroom fish chicken beef ham bacon sausage coffee tea juice water wine beer pancake muffin
+jam yogurt noodles popcorn peanuts almonds""")
 
 PLACES = _words("""
-house kitchen garden garage attic basement bedroom bathroom office school library museum theater cinema hospital church
-station airport harbor market bakery pharmacy bank hotel restaurant cafe factory farm barn field forest park beach island
-river lake mountain valley desert village town city castle tower square street corner road highway bridge playground
-stadium gym pool zoo circus prison court university laboratory workshop warehouse parking_lot bus_stop post_office
-police_station train_station swimming_pool shopping_center town_hall""")
+house kitchen garden garage attic basement bedroom bathroom office school library museum theater cinema hospital
+church station airport harbor market bakery pharmacy bank hotel restaurant cafe factory farm barn field forest park
+beach island river lake mountain valley desert village town city castle tower square street corner road highway bridge
+playground stadium gym pool zoo circus prison court university laboratory workshop warehouse parking_lot bus_stop
+post_office police_station train_station swimming_pool shopping_center town_hall""")
 
 ADJECTIVES = _words("""
 old new young big small tall short long heavy light fast slow warm cold hot dry wet clean dirty empty full open broken
-strange quiet loud bright dark soft hard smooth rough sharp round flat deep shallow wide narrow thick thin rich poor happy
-sad angry tired hungry thirsty brave shy polite rude clever lazy busy lonely famous friendly gentle kind cruel honest
-curious careful nervous proud serious funny beautiful ugly pretty red blue green yellow white black brown gray purple pink
-golden silver wooden plastic metal paper modern ancient expensive cheap useful useless simple difficult dangerous safe
-fresh sweet sour bitter salty spicy delicious fancy plain local foreign secret popular rare common""")
+strange quiet loud bright dark soft hard smooth rough sharp round flat deep shallow wide narrow thick thin rich poor
+happy sad angry tired hungry thirsty brave shy polite rude clever lazy busy lonely famous friendly gentle kind cruel
+honest curious careful nervous proud serious funny beautiful ugly pretty red blue green yellow white black brown gray
+purple pink golden silver wooden plastic metal paper modern ancient expensive cheap useful useless simple difficult
+dangerous safe fresh sweet sour bitter salty spicy delicious fancy plain local foreign secret popular rare common""")
 
 TRANSITIVE = _words("""
 found lost bought sold opened closed cleaned washed painted repaired broke carried moved pushed pulled lifted dropped
-threw caught kicked hid stole borrowed returned wanted needed liked loved hated watched saw noticed touched held gave_up
-took brought sent received ordered delivered packed wrapped measured counted collected arranged drew described remembered
-forgot admired examined photographed protected destroyed burned cut folded hung covered filled emptied used tested built
-designed invented discovered followed missed recognized visited""")
+threw caught kicked hid stole borrowed returned wanted needed liked loved hated watched saw noticed touched held
+gave_up took brought sent received ordered delivered packed wrapped measured counted collected arranged drew described
+remembered forgot admired examined photographed protected destroyed burned cut folded hung covered filled emptied used
+tested built designed invented discovered followed missed recognized visited""")
 
 INTRANSITIVE = _words("""
 slept laughed cried smiled waited worked walked ran jumped danced sang talked whispered shouted listened rested stayed
 arrived left returned traveled fell sat stood knelt swam dreamed played studied practiced complained argued apologized
 agreed hesitated disappeared relaxed yawned sneezed coughed trembled""")
 
-EAT = _words("ate cooked baked tasted ordered shared bought served prepared finished enjoyed dropped refused sold chopped")
+EAT = _words("""
+ate cooked baked tasted ordered shared bought served prepared finished enjoyed dropped refused sold chopped""")
 
 TIMES = ["yesterday", "today", "last night", "this morning", "in the evening", "at noon", "at midnight", "after lunch",
          "before breakfast", "on Monday", "on Tuesday", "on Wednesday", "on Thursday", "on Friday", "on Saturday",
          "on Sunday", "last week", "last month", "last year", "in January", "in February", "in March", "in April",
          "in May", "in June", "in July", "in August", "in September", "in October", "in November", "in December",
-         "in spring", "in summer", "in autumn", "in winter", "two days ago", "a week ago", "many years ago", "every day",
-         "every weekend", "during the storm", "during the holidays", "after the meeting", "before the concert"]
+         "in spring", "in summer", "in autumn", "in winter", "two days ago", "a week ago", "many years ago",
+         "every day", "every weekend", "during the storm", "during the holidays", "after the meeting", "before the concert"]
 
 MANNERS = _words("""
 quickly slowly quietly loudly carefully happily sadly angrily politely suddenly finally secretly gently easily again

