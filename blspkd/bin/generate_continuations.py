@@ -24,13 +24,14 @@ def main(argv: list[str] | None = None) -> None:
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.generation.merge import is_merged
-    from blspkd.generation.parts import Share, drawn, make_settings, plan_parts, remove_strangers
+    from blspkd.generation.parts import Share, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
     from blspkd.kaldi.data_dir import KaldiDir
     from blspkd.kaldi.parts import Job, run_parts
+    from blspkd.kaldi.sampling import written_for
 
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
-    transcripts = drawn(transcripts, vars(config))
+    transcripts = written_for(transcripts, vars(config))
     sizes = len(transcripts), config.part_size, config.batch_size
     work = work_of_job(*sizes, args.job, args.num_jobs)
     if not work:

@@ -1,6 +1,5 @@
 """One test set as stage 4 sees it: utterances with, for every task, an instruction and a reference."""
 
-import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from blspkd.evaluation.transcript_style import TranscriptStyle
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references, read_table
 from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
+from blspkd.kaldi.sampling import sample
 
 TYPED = ("text", "cascade")  # systems that read instead of listening
 
@@ -104,10 +104,7 @@ class EvalSet:
 
 def draw(utterances: dict[str, Utterance], config: DecodeConfig) -> dict[str, Utterance]:
     """A sample of config.max_utterances by config.seed, in utterance order; all of them where that is 0 or too many."""
-    if not 0 < config.max_utterances < len(utterances):
-        return utterances
-    chosen = random.Random(config.seed).sample(sorted(utterances, key=str.encode), config.max_utterances)
-    return {utt_id: utterances[utt_id] for utt_id in sorted(chosen, key=str.encode)}
+    return sample(utterances, config.max_utterances, config.seed)
 
 
 def _instructions(path: Path, tasks: Mapping[str, TaskConfig], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -12,7 +12,6 @@ from blspkd.files import atomic_write, read_json
 from blspkd.generation.parts import (
     FORMAT,
     Part,
-    drawn,
     fingerprint,
     make_settings,
     parts_dir,
@@ -21,6 +20,7 @@ from blspkd.generation.parts import (
     remove_parts,
 )
 from blspkd.kaldi.data_dir import write_continuations
+from blspkd.kaldi.sampling import written_for
 
 # Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
 MAX_BAD_RATIO = 0.5
@@ -32,7 +32,7 @@ def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | N
     info = read_json(Path(data_dir) / "continuation.info.json")
     if "fingerprint" not in info or not continuations.is_file():
         return False
-    transcripts = drawn(transcripts, settings["generation"] if settings else info["generation"])
+    transcripts = written_for(transcripts, settings["generation"] if settings else info["generation"])
     dropped = {utt_id for names in info["filtered"].values() for utt_id in names}
     with open(continuations, "rb") as file:  # it may have been cut
         if [line.split(b" ", 1)[0].decode() for line in file] != [name for name in transcripts if name not in dropped]:
@@ -53,7 +53,7 @@ def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float =
     data_dir = Path(data_dir)
     info_path = data_dir / "continuation.info.json"
     settings = _settings_of_parts(data_dir)
-    transcripts = drawn(transcripts, settings["generation"])
+    transcripts = written_for(transcripts, settings["generation"])
     if is_merged(data_dir, transcripts, settings):  # and then killed, before all parts were removed
         remove_parts(data_dir)
         return read_json(info_path)

@@ -9,7 +9,6 @@ fingerprint, hold every one of its utterances. `merge` puts complete parts toget
 """
 
 import json
-import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,15 +22,6 @@ from blspkd.kaldi.parts import Parts
 
 ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
 FORMAT = 1  # of the part files and of the rules that make them; a change makes old parts stale
-
-
-def drawn(transcripts: Mapping[str, str], generation: Mapping[str, Any]) -> dict[str, str]:
-    """Those for which the LLM writes: all of them, or a sample of `max_utterances`, in their order."""
-    number = generation.get("max_utterances", 0)
-    if not 0 < number < len(transcripts):
-        return dict(transcripts)
-    chosen = set(random.Random(generation["seed"]).sample(sorted(transcripts), number))
-    return {utt_id: text for utt_id, text in transcripts.items() if utt_id in chosen}
 
 
 @dataclass(frozen=True)

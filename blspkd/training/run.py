@@ -11,7 +11,7 @@ from blspkd.config import PromptConfig, TrainConfig
 from blspkd.config_file import from_dict, load_config, save_config, to_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.files import atomic_write
-from blspkd.generation.parts import drawn
+from blspkd.kaldi.sampling import written_for
 from blspkd.model_files import file_digest
 from blspkd.models.adapters import adapter_options
 from blspkd.training.checkpoint import Split, begun_with
@@ -71,7 +71,7 @@ def check_continuations(data_dir: str | Path, utt_ids: Iterable[str], written: C
     info = json.loads((Path(data_dir) / "continuation.info.json").read_text(encoding="utf-8"))
     if "counts" not in info:
         return
-    utt_ids = drawn(dict.fromkeys(utt_ids, ""), info.get("generation") or {})
+    utt_ids = written_for(dict.fromkeys(utt_ids), info.get("generation") or {})
     dropped = {utt_id for names in (info.get("filtered") or {}).values() for utt_id in names}
     lost = [utt_id for utt_id in utt_ids if utt_id not in written and utt_id not in dropped]
     if lost:

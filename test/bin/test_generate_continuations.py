@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from blspkd.bin import generate_continuations, merge_continuations
+from blspkd.errors import DataError
 from blspkd.kaldi.data_dir import read_continuations
+from blspkd.training.run import check_continuations
 
 OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "1", "--instruction", "Continue:"]
 MERGE = ["--max_bad_ratio", "1", "--data_dir"]  # the filters drop most of what a random LLM writes
@@ -149,6 +151,26 @@ def test_a_job_without_work_ends_before_the_heavy_imports(tiny_llm, tmp_path):
     assert done.stdout.splitlines() == [
         f"{data_dir}: job 6 of 100: nothing to do, because 23 utterances are work for 5 jobs: 23 batches of 1",
         "[]"], done.stderr
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_a_sample_is_written_for_and_nobody_misses_the_others(call, tiny_llm, tmp_path, num_jobs):
+    data_dir = make_data_dir(tmp_path / "train")
+    options = [*OPTIONS, "--max_utterances", "7"]
+    for job in range(1, num_jobs + 1):
+        call(generate_continuations, *options_for(tiny_llm, data_dir, job, num_jobs, options))
+    merged = call(merge_continuations, *MERGE, data_dir)
+    assert merged.returncode == 0 and "of 7 utterances" in merged.stdout, merged.stderr
+    info = json.loads((data_dir / "continuation.info.json").read_text())
+    ids = [line.split()[0] for line in (data_dir / "text").read_text().splitlines()]
+    written = read_continuations(data_dir / "continuation")
+    assert info["counts"]["utterances"] == 7 and info["generation"]["max_utterances"] == 7
+    check_continuations(data_dir, ids, written)
+    assert "up to date" in call(generate_continuations, *options_for(tiny_llm, data_dir, options=options)).stdout
+    assert "up to date" in call(merge_continuations, *MERGE, data_dir).stdout
+    lost = next(iter(written))
+    with pytest.raises(DataError, match=f"lacks 1 utterances that were not filtered out: {lost}"):
+        check_continuations(data_dir, ids, written.keys() - {lost})
 
 
 def test_too_many_dropped_ones_end_the_merge(call, tiny_llm, tmp_path):

@@ -78,7 +78,8 @@ TIMES = ["yesterday", "today", "last night", "this morning", "in the evening", "
          "on Sunday", "last week", "last month", "last year", "in January", "in February", "in March", "in April",
          "in May", "in June", "in July", "in August", "in September", "in October", "in November", "in December",
          "in spring", "in summer", "in autumn", "in winter", "two days ago", "a week ago", "many years ago",
-         "every day", "every weekend", "during the storm", "during the holidays", "after the meeting", "before the concert"]
+         "every day", "every weekend", "during the storm", "during the holidays", "after the meeting",
+         "before the concert"]
 
 MANNERS = _words("""
 quickly slowly quietly loudly carefully happily sadly angrily politely suddenly finally secretly gently easily again
