@@ -156,15 +156,15 @@ def test_a_job_without_work_ends_before_the_heavy_imports(tiny_llm, tmp_path):
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_a_sample_is_written_for_and_nobody_misses_the_others(call, tiny_llm, tmp_path, num_jobs):
     data_dir = make_data_dir(tmp_path / "train")
-    options = [*OPTIONS, "--max_utterances", "7"]
+    options = [*OPTIONS, "--max_utterances", "20"]
     for job in range(1, num_jobs + 1):
         call(generate_continuations, *options_for(tiny_llm, data_dir, job, num_jobs, options))
     merged = call(merge_continuations, *MERGE, data_dir)
-    assert merged.returncode == 0 and "of 7 utterances" in merged.stdout, merged.stderr
+    assert merged.returncode == 0 and "of 20 utterances" in merged.stdout, merged.stderr
     info = json.loads((data_dir / "continuation.info.json").read_text())
     ids = [line.split()[0] for line in (data_dir / "text").read_text().splitlines()]
     written = read_continuations(data_dir / "continuation")
-    assert info["counts"]["utterances"] == 7 and info["generation"]["max_utterances"] == 7
+    assert info["counts"]["utterances"] == 20 == info["generation"]["max_utterances"]
     check_continuations(data_dir, ids, written)
     assert "up to date" in call(generate_continuations, *options_for(tiny_llm, data_dir, options=options)).stdout
     assert "up to date" in call(merge_continuations, *MERGE, data_dir).stdout
