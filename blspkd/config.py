@@ -15,7 +15,8 @@ class PromptConfig:
     instruction: str = "Continue the following text in a coherent and engaging style with less than 40 words."
     speech_position: Literal["after", "before"] = "after"  # where the input stands: behind the instruction, or before
     separator: str = "\n"  # between instruction and input
-    system: str = ""  # system message; empty: whatever the template does without one
+    # system message; empty: whatever the template does without one, which may be to write its own; none: no such turn
+    system: str = ""
     template_args: dict = field(default_factory=dict)  # extra template variables, e.g. {enable_thinking: false}
 
 

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from blspkd.config import PromptConfig
 from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
 from blspkd.data.pretrained import load_pretrained, refuse_other_runtimes
+from blspkd.data.system_turn import NONE, without_default
 from blspkd.errors import ConfigError, ModelError
 
 
@@ -165,11 +166,21 @@ class Prompt:
         else:
             content = reader.marks.input + _put_around(edge, reader.hide("".join(parts[::-1])))
         turns = [{"role": "user", "content": content}]
-        if self.config.system:
+        if self.config.system not in ("", NONE):
             turns.insert(0, {"role": "system", "content": _put_around(edge, reader.hide(self.config.system))})
         return turns
 
     def _apply_template(self, reader: ControlTokens, turns: list[dict], add_generation_prompt: bool = True) -> str:
+        def render(turns: list[dict]) -> str:
+            return self._render_turns(reader, turns, add_generation_prompt)
+
+        rendered = render(turns)
+        if self.config.system != NONE:
+            return rendered
+        return without_default(rendered, turns, render, (reader.marks.spelling, reader.marks.control),
+                               self.tokenizer.bos_token or "")
+
+    def _render_turns(self, reader: ControlTokens, turns: list[dict], add_generation_prompt: bool) -> str:
         try:
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt,
@@ -196,7 +207,7 @@ class Prompt:
     def _check_reader(self) -> None:
         """Raise ModelError unless a turn in which no text spells anything is read as the tokenizer itself reads it."""
         reader = self._reader()
-        turns = [{"role": role, "content": "a"} for role in ("system", "user") if role == "user" or self.config.system]
+        turns = [{"role": role, "content": "a"} for role in ("system", "user") if role == "user" or self.config.system not in ("", NONE)]
         rendered = self._apply_template(reader, turns)
         if reader.read(reader.name(rendered))[0] != self.tokenizer(rendered, add_special_tokens=False)["input_ids"]:
             raise ModelError(f"{self.tokenizer.name_or_path}: the control tokens of its chat template cannot be told "
