@@ -207,7 +207,8 @@ class Prompt:
     def _check_reader(self) -> None:
         """Raise ModelError unless a turn in which no text spells anything is read as the tokenizer itself reads it."""
         reader = self._reader()
-        turns = [{"role": role, "content": "a"} for role in ("system", "user") if role == "user" or self.config.system not in ("", NONE)]
+        roles = ["user"] if self.config.system in ("", NONE) else ["system", "user"]
+        turns = [{"role": role, "content": "a"} for role in roles]
         rendered = self._apply_template(reader, turns)
         if reader.read(reader.name(rendered))[0] != self.tokenizer(rendered, add_special_tokens=False)["input_ids"]:
             raise ModelError(f"{self.tokenizer.name_or_path}: the control tokens of its chat template cannot be told "
