@@ -13,11 +13,17 @@ class PromptConfig:
     """One chat turn: instruction and transcript (or speech) inside the LLM's own chat template."""
 
     instruction: str = "Continue the following text in a coherent and engaging style with less than 40 words."
+    # several: {instruction: weight}; each utterance has one of them, by its id, in stages 2 and 3; empty: all the one
+    instructions: dict[str, float] = field(default_factory=dict)
     speech_position: Literal["after", "before"] = "after"  # where the input stands: behind the instruction, or before
     separator: str = "\n"  # between instruction and input
     # system message; empty: whatever the template does without one, which may be to write its own; none: no such turn
     system: str = ""
     template_args: dict = field(default_factory=dict)  # extra template variables, e.g. {enable_thinking: false}
+
+    def __post_init__(self):
+        if any(not weight > 0 for weight in self.instructions.values()):
+            raise ConfigError(f"instructions: weights are positive numbers: {self.instructions}")
 
 
 @dataclass

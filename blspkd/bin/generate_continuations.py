@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 
     options = to_dict(config)
     prompt = options.pop("prompt")
-    if not options["max_utterances"]:
-        del options["max_utterances"]  # it came later: what was written before stays as it is
+    for values, key in (options, "max_utterances"), (prompt, "instructions"):
+        if not values[key]:
+            del values[key]  # these came later: what was written before stays as it is
     settings = make_settings(args.llm, model_identity(args.llm), prompt, options)
     plan = plan_parts(args.data_dir, transcripts, settings)
     if is_merged(args.data_dir, transcripts, settings):

@@ -77,7 +77,7 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str] | None, promp
         elif utterance.duration > config.max_duration:
             selection.left_out[f"longer than {config.max_duration} s"] += 1
         else:
-            ids = prompt.split(utterance.text)
+            ids = prompt.split(utterance.text, prompt.instruction_of(utterance.utt_id))
             response = [] if continuations is None else prompt.response(continuations[utterance.utt_id])
             example = Example(utterance.utt_id, utterance.audio, utterance.duration, once(ids.prefix),
                               np.asarray(ids.input, dtype=np.int32), once(ids.suffix),

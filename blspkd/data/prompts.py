@@ -8,6 +8,7 @@ exactly as the LLM would read it: prefix + input + suffix is always the tokenise
 What a text spells never steers the LLM: see control_tokens.py.
 """
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
 from blspkd.data.pretrained import load_pretrained, refuse_other_runtimes
 from blspkd.data.system_turn import NONE, without_default
 from blspkd.errors import ConfigError, ModelError
+from blspkd.files import text_digest
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class Prompt:
     def control_ids(self) -> frozenset[int]:
         """Tokens that only the template and the LLM write."""
         return self._reader().ids
+
+    def instruction_of(self, utt_id: str) -> str:
+        """The instruction of an utterance in stages 2 and 3: the one, or one of several, drawn by their weights."""
+        several = self.config.instructions
+        if not several:
+            return self.config.instruction
+        place = int(text_digest(utt_id)[:12], 16) / 16**12 * sum(several.values())
+        ends = itertools.accumulate(several.values())
+        return next((one for one, end in zip(several, ends, strict=True) if place < end), self.config.instruction)
 
     def split(self, transcript: str, instruction: str | None = None) -> PromptIds:
         """Tokenise the turn with `transcript` as input; `instruction` defaults to the configured one.

@@ -91,7 +91,8 @@ class ContinuationWriter:
         prompts = {}
         for utt_id, transcript in transcripts.items():
             try:
-                prompts[utt_id] = self.listener.prompt.split(transcript)
+                prompt = self.listener.prompt
+                prompts[utt_id] = prompt.split(transcript, prompt.instruction_of(utt_id))
             except ConfigError as error:
                 raise DataError(f"utterance {utt_id}: {error}; correct its line in `text` or remove it") from None
         return prompts
@@ -105,7 +106,8 @@ class ContinuationWriter:
         context = getattr(self.listener.model.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         if not isinstance(context, int):
             return config.max_input_tokens
-        prefix, suffix = self.listener.prompt.around()
+        arounds = map(self.listener.prompt.around, config.prompt.instructions or [None])
+        prefix, suffix = max(arounds, key=lambda around: sum(map(len, around)))
         room = context - len(prefix) - len(suffix) - config.max_new_tokens
         if room < 1:
             raise ConfigError(f"max_new_tokens: no transcript fits this LLM's context of {context} tokens beside "

@@ -8,14 +8,20 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from blspkd.bin import generate_continuations, merge_continuations
-from blspkd.errors import DataError
-from blspkd.kaldi.data_dir import read_continuations
+from blspkd.config import ContinuationConfig, DataConfig, PromptConfig
+from blspkd.data.examples import make_examples
+from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.errors import ConfigError, DataError
+from blspkd.generation.continuation import ContinuationWriter
+from blspkd.kaldi.data_dir import KaldiDir, read_continuations
+from blspkd.kaldi.tables import read_table
 from blspkd.training.run import check_continuations
 
 OPTIONS = ["--max_new_tokens", "12", "--part_size", "5", "--batch_size", "1", "--instruction", "Continue:"]
@@ -171,6 +177,27 @@ def test_a_sample_is_written_for_and_nobody_misses_the_others(call, tiny_llm, tm
     lost = next(iter(written))
     with pytest.raises(DataError, match=f"lacks 1 utterances that were not filtered out: {lost}"):
         check_continuations(data_dir, ids, written.keys() - {lost})
+
+
+def test_each_utterance_has_one_of_several_instructions(call, tiny_llm, tmp_path):
+    data_dir = make_data_dir(tmp_path / "train", 200)
+    weights = {"Continue:": 3.0, "Say:": 1.0}
+    config = PromptConfig(instructions=weights)
+    prompt = Prompt(load_tokenizer(str(tiny_llm)), config)
+    drawn = {utt_id: prompt.instruction_of(utt_id) for utt_id in read_table(data_dir / "text")}
+    assert set(drawn.values()) == set(weights) and 30 < list(drawn.values()).count("Say:") < 70
+    one = Prompt(prompt.tokenizer, PromptConfig("Go:"))
+    assert one.instruction_of("a") == "Go:"
+    writer = ContinuationWriter(str(tiny_llm), ContinuationConfig(prompt=config))
+    texts = read_table(data_dir / "text")
+    for utt_id, ids in writer._prompts(texts).items():
+        assert ids == prompt.split(texts[utt_id], drawn[utt_id])
+    data = [replace(utterance, duration=1.0) for utterance in KaldiDir.read(data_dir, need_audio=False)]
+    for example in make_examples(data, dict.fromkeys(texts, "a b"), prompt, DataConfig()).examples:
+        ids = prompt.split(texts[example.utt_id], drawn[example.utt_id])
+        assert example.prefix.tolist() == ids.prefix and example.input.tolist() == ids.input
+    with pytest.raises(ConfigError, match="weights are positive"):
+        PromptConfig(instructions={"a": 0.0})
 
 
 def test_too_many_dropped_ones_end_the_merge(call, tiny_llm, tmp_path):
