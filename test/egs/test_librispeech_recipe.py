@@ -22,6 +22,8 @@ from blspkd.evaluation.comparison_plan import plan
 from blspkd.evaluation_config import CompareConfig, DecodeConfig
 from blspkd.kaldi.check import validate
 from blspkd.kaldi.tables import read_table
+from blspkd.training.phases import phases
+from blspkd.training.run import resolved
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "egs" / "librispeech" / "blspkd1"
@@ -267,6 +269,8 @@ def test_a_step_sees_as_many_utterances_as_the_comment_says(name, num_gpus, utte
 
 
 def test_configurations_can_be_read():
+    two = phases(resolved(load_config(TrainConfig, RECIPE / "conf/train_align.yaml")), "exp/a")
+    assert [phase.loss.distils for phase, _ in two] == [False, True]
     load_config(ContinuationConfig, RECIPE / "conf/continuation.yaml")
     assert load_config(DecodeConfig, RECIPE / "conf/decode.yaml").tasks["repeat"].metrics == ["wer"]
     for name in ("compare", "compare_debug"):
