@@ -25,7 +25,6 @@ def main(arguments: list[str] | None = None) -> None:
         return
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
     logging.set_verbosity_error()
     convert(options.source, options.folder)
     print(f"{options.source} -> {options.folder}")

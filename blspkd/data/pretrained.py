@@ -12,6 +12,9 @@ def load_pretrained(kind: Any, name: str | Path, **options) -> Any:
 
     Raises ModelError for a model that transformers has no class for: it would run Python code of its own (`auto_map`).
     """
+    from transformers.utils import logging  # imported here: commands that load no model must not wait for it
+
+    logging.disable_progress_bar()  # our logs have our own bars
     try:
         return kind.from_pretrained(name, trust_remote_code=False, **options)
     except ValueError as error:

@@ -117,3 +117,10 @@ def test_stage_2_ends_with_one_message(tiny_llm, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {llm}: ") and "code of its own" in done.stderr
     assert "Do you wish" not in done.stdout and not (llm / "ran").exists()
+
+
+def test_loading_a_model_shows_no_foreign_bar(tiny_llm):
+    code = ("from transformers import AutoModelForCausalLM; from blspkd.data.pretrained import load_pretrained; "
+            f"print(type(load_pretrained(AutoModelForCausalLM, {tiny_llm!r})).__name__)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "LlamaForCausalLM") and "%" not in done.stderr
