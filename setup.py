@@ -33,6 +33,7 @@ setup(
         "soxr>=0.3.7",
         "sacrebleu>=2.4",
         "jiwer>=3.0.4",
+        "inflect>=7.0",
         "tqdm>=4.66",
         "tensorboard>=2.15",
         "matplotlib>=3.8",

@@ -32,6 +32,7 @@ class DecodeConfig:
     transcripts: str = ""  # system cascade: folder of a recogniser's `text`; {set} stands for the set's name
     # system cascade: a data directory (data/train) whose text's style the transcripts get; empty: as they were written
     transcript_style: str = ""
+    typed: str = ""  # folder whose decode_<task>_<set>.text agreement is measured with; empty: the experiment's own
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
     dtype: Dtype = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
     batch_size: int = 32  # at most this many utterances in a batch

@@ -166,7 +166,8 @@ def test_make_test_installs_and_runs_the_command_of_the_readme(checkout, environ
 
 def test_continuous_integration_runs_make_test():
     commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if "make" in line and line[0] != "#"]
-    assert commands == ["exec make -C tools test"]
+    assert commands[-1] == "exec make -C tools test" and len(commands) == 2
+    assert commands[0].startswith("make -C tools models || ")  # where they cannot be had, their tests are skipped
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

@@ -134,7 +134,7 @@ def rows() -> Iterator[Row]:
                             ("accelerate", "accelerate"), ("safetensors", "safetensors"),
                             ("sentencepiece", "sentencepiece"), ("numpy", "numpy"), ("yaml", "pyyaml"),
                             ("soundfile", "soundfile"), ("soxr", "soxr"), ("sacrebleu", "sacrebleu"),
-                            ("jiwer", "jiwer"), ("tqdm", "tqdm"), ("tensorboard", "tensorboard"),
+                            ("jiwer", "jiwer"), ("inflect", "inflect"), ("tqdm", "tqdm"), ("tensorboard", "tensorboard"),
                             ("matplotlib", "matplotlib"), ("jinja2", "jinja2"), ("psutil", "psutil")):
         yield check(module, imported(module, package))
     yield gpu()

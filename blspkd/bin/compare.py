@@ -20,7 +20,7 @@ from pathlib import Path
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
 from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
-from blspkd.evaluation.comparison_plan import Run, finished_runs, plan, strangers
+from blspkd.evaluation.comparison_plan import Run, check_typed, finished_runs, plan, strangers
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
 from blspkd.evaluation.scorers import load_decode_config
@@ -57,6 +57,7 @@ def main(words: list[str] | None = None) -> None:
         runs = plan(config, args.budget, args.conf_dir, overrides_of_all)
     decoding = load_decode_config(args.decode_config, overrides)
     if args.verb == "plan":
+        check_typed(runs, decoding, args.decode_config)
         others = strangers(runs, args.exp_dir)
         if others:
             logging.getLogger("blspkd").warning("%s: no run of this plan, and in no table: %s", args.exp_dir,

@@ -18,6 +18,7 @@ from blspkd.config import TrainConfig
 from blspkd.config_file import from_dict, load_config, names_in
 from blspkd.data.operations import make_operations
 from blspkd.errors import ConfigError
+from blspkd.evaluation.typed import needs_typed
 from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, OtherwiseConfig, ReaderConfig
 
 TRANSCRIPT = "transcript"
@@ -140,6 +141,16 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
 
 def _snapshots(steps: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(steps // part for part in SNAPSHOTS if steps >= part))
+
+
+def check_typed(runs: Sequence[Run], decoding: DecodeConfig, path: str | Path) -> None:
+    """Raises ConfigError where a task measures agreement with typed transcripts, and no run reads them."""
+    if decoding.typed or any(run.reads == TRANSCRIPT for run in runs):
+        return
+    for name, task in decoding.tasks.items():
+        if needs_typed(task):
+            raise ConfigError(f"{path}: tasks.{name} measures agreement with the answers to typed transcripts, and no "
+                              f"system of this budget has `reads: {TRANSCRIPT}`; add one to it")
 
 
 def finished_runs(runs: Sequence[Run], folder: str | Path) -> list[Run]:

@@ -63,7 +63,7 @@ class EvalSet:
             if config.transcript_style:
                 trained = read_table(Path(config.transcript_style) / "text", allow_empty=True)
                 style = TranscriptStyle.of(trained.values())
-                recognised = {utt_id: style.apply(text) for utt_id, text in recognised.items()}
+                recognised = style.restyle(recognised)
         return cls(path, utterances, _instructions(path, tasks, utterances), _references(path, tasks, utterances),
                    sources, recognised)
 

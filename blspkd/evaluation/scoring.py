@@ -21,6 +21,7 @@ from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import TYPE, Row, update_results
 from blspkd.evaluation.scorers.scorer import Score, scored
 from blspkd.evaluation.scorers.texts import normalize
+from blspkd.evaluation.typed import with_typed
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.files import atomic_write
 
@@ -72,12 +73,15 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     if not test_sets:
         raise ConfigError("test_sets: none was named")
     experiment = read_experiment(exp_dir)
-    decoded = {(task, name, system): read_finished(decode_dir_path(exp_dir, task, name, system))
+    decoded = {(task, name, system): with_typed(read_finished(decode_dir_path(exp_dir, task, name, system)), exp_dir,
+                                                task, name, system, config)
                for name in test_sets for task in config.tasks_of(name) for system in config.systems}
     rows: list[Row] = []
     for (task, set_name, system), answers in decoded.items():
-        answers = with_typed(answers, exp_dir, task, set_name, system, config)
         scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
+        if system == "cascade" and config.transcript_style:  # what it read was not what the recogniser wrote
+            scores = [dataclasses.replace(score, signature=f"{score.signature}|transcripts:training style")
+                      for score in scores]
         rows += [_row(score, system, set_name, task, experiment) for score in scores]
         if config.tasks[task].by_first_word:
             for word, own in by_first_word(answers).items():
@@ -87,7 +91,7 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     for name, tasks in config.means.items():
         rows += [_row(mean_score(name, {task: decoded[task, set_name, system] for task in tasks}, config), system,
                       set_name, name, experiment) for set_name in test_sets for system in config.systems
-                 if set(tasks) <= config.tasks_of(set_name).keys()]
+                 if set(tasks) <= config.tasks_of(set_name).keys() and can_mean(name, system, config)]
     if "speech" in config.systems and experiment.counts_tokens:
         firsts = {set_name: next(iter(config.tasks_of(set_name))) for set_name in test_sets}
         rows += [_row(score, "speech", set_name, "alignment", experiment)
@@ -124,23 +128,6 @@ def score_decode_dir(path: Path, task: str, answers: list[dict], config: DecodeC
     return scores
 
 
-def with_typed(answers: list[dict], exp_dir: Path, task: str, set_name: str, system: str, config: DecodeConfig
-               ) -> list[dict]:
-    """The same with `typed`, the LLM's answer to the typed transcript, where a metric of the task asks for it.
-
-    Raises DataError where the system "text" has not been decoded.
-    """
-    if system == "text" or not any(scorers.scorer(metric).needs_typed for metric in config.tasks[task].metrics):
-        return answers
-    path = decode_dir_path(exp_dir, task, set_name, "text")
-    try:
-        typed = {row["utt_id"]: row["hypothesis"] for row in read_finished(path)}
-    except DataError as error:
-        raise DataError(f"{error}; tasks.{task} measures agreement with the system text, which has to be decoded "
-                        "first") from None
-    return [row | {"typed": typed[row["utt_id"]]} for row in answers]
-
-
 def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> list[Score]:
     """By the task's metrics."""
     return [score for metric in config.tasks[task].metrics
@@ -154,6 +141,11 @@ def mean_score(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) 
     signature = scorers.scorer(metric).signature(config.tasks[next(iter(answers))])
     return scored(metric, mean_statistics(mean, answers, config), f"mean of {', '.join(answers)}|{signature}",
                   config.num_bootstrap, config.seed)
+
+
+def can_mean(mean: str, system: str, config: DecodeConfig) -> bool:
+    """Not of agreement where the system is what the others agree with."""
+    return system != "text" or not scorers.scorer(scorers.mean_metric(config, mean)).needs_typed
 
 
 def mean_statistics(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> Statistics:

@@ -19,7 +19,7 @@ from blspkd.evaluation.comparison import (
     read_comparison,
     write_comparison,
 )
-from blspkd.evaluation.comparison_plan import Run, plan
+from blspkd.evaluation.comparison_plan import Run, check_typed, plan
 from blspkd.evaluation.results import Row, update_results, write_results
 from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, TaskConfig
 from blspkd.reporting import comparison_page
@@ -386,3 +386,28 @@ def test_the_time_left_is_told_by_what_is_done(tmp_path):
     (done / "train.json").write_text('{"finished": "x", "seconds": 90}')
     (done / "results.json").write_text('{"finished": "x", "seconds": 10}')
     assert "1 of them done; 100 training steps to go, 2 at a time: about 50 s" in time_left(runs, tmp_path, before, 2)
+
+
+def test_agreement_is_compared_with_the_run_that_reads_transcripts(conf_dir, tmp_path):
+    metrics = ["exact_match", "agreement_exact"]
+    decoding = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", metrics)}, num_bootstrap=200)
+    runs = plan(CONFIG, "small", conf_dir)
+    for run, right in zip(runs, (36, 40, 20), strict=True):
+        make_run(tmp_path, run, right)
+        if not run.reads:
+            row = Row(run.system, "test", "repeat", "agreement_exact", right * 2.5, [0, 100], 40, 0, "s")
+            update_results(tmp_path / run.name / "results.json", [row], lambda row: False)
+    measured = {one.system: one for one in measure(runs, "blspkd", tmp_path, decoding, ["test"])
+                if one.metric == "agreement_exact"}
+    assert measured["blsp"].difference == -40 and measured["blsp"].significant
+    assert "text" not in measured
+
+
+def test_agreement_without_a_system_that_reads_transcripts_is_told_beforehand(conf_dir):
+    agreement = DecodeConfig(tasks={"repeat": TaskConfig("Repeat.", ["agreement_chrf"])})
+    runs = plan(CONFIG, "small", conf_dir)
+    check_typed(runs, agreement, "decode.yaml")
+    listening = [run for run in runs if not run.reads]
+    check_typed(listening, DECODE, "decode.yaml")
+    with pytest.raises(ConfigError, match=r"decode\.yaml: tasks\.repeat measures agreement .* `reads: transcript`"):
+        check_typed(listening, agreement, "decode.yaml")

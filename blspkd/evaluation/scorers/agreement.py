@@ -1,7 +1,7 @@
 """Agreement with what the same LLM answers when the transcript is typed in: the same answer, right or wrong.
 
-Measures listening alone, for instructions that have no reference or that the LLM is bad at. To be read beside `chance`:
-the answers to two utterances are often alike.
+Measures listening alone, for instructions that have no reference or that the LLM is bad at. To be read beside `chance`,
+the answers to two typed transcripts, which are often alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,12 @@ from blspkd.evaluation_config import TaskConfig
 
 
 def typed(rows: Sequence[Mapping]) -> list[dict]:
-    """Rows whose reference is the answer to the typed transcript; those in which that is empty are left out."""
-    return [dict(row) | {"reference": row["typed"]} for row in rows if row["typed"].strip()]
+    """Rows whose reference is the answer to the typed transcript; those in which that is empty are left out.
+
+    Chance is the answer to another typed transcript, so that it does not depend on how well a system listens.
+    """
+    return [dict(row) | {"reference": row["typed"], "hypothesis": row.get("typed_of_heard", row["hypothesis"])}
+            for row in rows if row["typed"].strip()]
 
 
 class AgreementExact(ExactMatch):
@@ -40,7 +44,8 @@ class AgreementChrf(Chrf):
     needs_typed = True
 
     def measure(self, metric: str, rows: Sequence[Mapping], task: TaskConfig, num_bootstrap: int, seed: int):
-        return super().measure(metric, typed(rows), task, num_bootstrap, seed)
+        rows = typed(rows)
+        return super().measure(metric, rows, task, num_bootstrap, seed) if rows else []
 
     def table(self, rows: Sequence[Mapping], task: TaskConfig) -> np.ndarray:
         return super().table(typed(rows), task)

@@ -44,20 +44,12 @@ fi
 if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
 # Agreement is with what the LLM answers when the text is typed; that run has ended, see compare.sh.
 typed=$(awk -F '\t' '$5 == "transcript" {print $1; exit}' "${plan}")
-link_typed() {  # DIR PATH: links in DIR to the answers of that run, whose folder is PATH from there
-    local answers
-    mkdir -p "$1"
-    for answers in "${expdir}/${typed}"/decode_*.text; do
-        if [ -d "${answers}" ]; then ln -sfn "$2/${typed}/${answers##*/}" "$1/${answers##*/}"; fi
-    done
-}
-if [ -n "${typed}" ] && [ "${name}" != "${typed}" ]; then link_typed "${expdir}/${name}" ..; fi
+if [ -n "${typed}" ]; then inference_args+=" --typed ${expdir}/${typed}"; fi
 options+=(--stop_stage evaluate --skip_stages= --results= --preamble= --train_config "${config}")
 ./blspkd.sh "${options[@]}" --stage "${first_stage}" --tag "${name}" --reads="${reads}" --train_args "${train_args}" \
     --inference_args "${inference_args} --systems ${systems} --max_utterances ${max_utterances}"
 if [ -z "${align_sets}" ] || [ "${snapshots}" = "-" ]; then exit; fi
 for step in ${snapshots//,/ }; do
-    if [ -n "${typed}" ]; then link_typed "${expdir}/${name}/snapshots/${step}" ../../..; fi
     ./blspkd.sh "${options[@]}" --stage evaluate --expdir "${expdir}/${name}/snapshots" --tag "${step}" \
         --test_sets "${align_sets}" --inference_args "${inference_args} --systems [speech] --max_utterances ${max_utterances}"
 done
