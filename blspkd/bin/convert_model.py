@@ -2,14 +2,14 @@
 
     python -m blspkd.bin.convert_model SOURCE FOLDER
 
-SOURCE: a GGUF file of an LLM, or a folder with a Whisper model of CTranslate2 (faster-whisper). A FOLDER that is there
-already stays.
+SOURCE: a GGUF file of an LLM, or a folder with a Whisper model of CTranslate2 (faster-whisper). A FOLDER with a model
+stays as it is; one with anything else is refused.
 """
 
 import argparse
 from pathlib import Path
 
-from blspkd.errors import command
+from blspkd.errors import ModelError, command
 from blspkd.models.conversion import converter_of
 
 
@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     if (options.folder / "config.json").is_file():
         print(f"{options.folder} is there already")
         return
+    if options.folder.exists() and not (options.folder.is_dir() and not any(options.folder.iterdir())):
+        raise ModelError(f"{options.folder}: is there, and is no model; name a new folder")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

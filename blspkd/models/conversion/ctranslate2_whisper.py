@@ -28,7 +28,8 @@ from blspkd.files import atomic_path
 
 VERSION, SPECIFICATION, REVISION = 6, "WhisperSpec", 3
 MULTILINGUAL = 51865  # Whisper's vocabulary has at least so many entries where it knows several languages
-_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+_BFLOAT16 = 5
+_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16, _BFLOAT16: np.uint16}
 _LAYER = {"self_attention/layer_norm": "self_attn_layer_norm", "attention/layer_norm": "encoder_attn_layer_norm",
           "ffn/layer_norm": "final_layer_norm", "ffn/linear_0": "fc1", "ffn/linear_1": "fc2",
           "self_attention/linear_1": "self_attn.out_proj", "attention/linear_0": "encoder_attn.q_proj",
@@ -42,6 +43,20 @@ _LEAF = {"gamma": "weight", "beta": "bias", "encodings": "weight", "weight": "we
 
 def convert(source: Path, folder: Path) -> None:
     """Write `folder`: weights, configurations, tokenizer, feature extractor. Raises ModelError."""
+    try:
+        model, tokenizer = _read(source)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a damaged file makes numpy, tokenizers and transformers raise
+        raise ModelError(f"{source}: this is no Whisper model that is known here, or it is damaged "
+                         f"({type(error).__name__}: {error})") from None
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(temporary)
+
+
+def _read(source: Path) -> tuple[WhisperForConditionalGeneration, WhisperTokenizerFast]:
     scalars, tensors = {}, {}
     for name, value in read_variables(source / "model.bin").items():
         (scalars if value.ndim == 0 or name.endswith("alignment_heads") else tensors)[name] = value
@@ -52,14 +67,14 @@ def convert(source: Path, folder: Path) -> None:
     model = WhisperForConditionalGeneration(config)
     _load(model, weights, source)
     model.generation_config = _generation_config(settings, config, tokenizer)
-    with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(temporary)
+    return model, tokenizer
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
-    """All variables of a `model.bin`, aliases left out (they are other names of some). Raises ModelError."""
+    """All variables of a `model.bin`; equal ones are kept once there, under names of which some are aliases.
+
+    Raises ModelError.
+    """
     try:
         with open(_existing(path), "rb") as file:
             reader = _Reader(file)
@@ -72,6 +87,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
                 alias, target = reader.text(), reader.text()
                 if target not in variables:
                     raise ValueError(f"{alias} is another name of {target}, which is not there")
+                if not alias.startswith("decoder/projection/"):  # tied to the embeddings
+                    variables[alias] = variables[target]
             if file.read(1):
                 raise ValueError("more follows behind its end")
     except (struct.error, ValueError, KeyError, UnicodeDecodeError, MemoryError) as error:
@@ -92,11 +109,16 @@ class _Reader:
     def variable(self) -> tuple[str, np.ndarray]:
         name = self.text()
         shape = [self.number("I") for _ in range(self.number("B"))]
-        kind, size = np.dtype(_TYPES[self.number("B")]), self.number("I")
+        code, size = self.number("B"), self.number("I")
+        if code not in _TYPES:
+            raise ValueError(f"{name} has numbers of an unknown type {code}")
+        kind = np.dtype(_TYPES[code])
         if size != kind.itemsize * int(np.prod(shape)):
             raise ValueError(f"{name} has {size} bytes for a shape of {shape}")
-        data = self.file.read(size)
-        return name, np.frombuffer(data, kind).reshape(shape)
+        values = np.frombuffer(self.file.read(size), kind).reshape(shape)
+        if code == _BFLOAT16:
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return name, values
 
 
 def _renamed(tensors: dict[str, np.ndarray], source: Path) -> Iterator[tuple[str, Tensor]]:

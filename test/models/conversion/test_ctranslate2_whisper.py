@@ -21,7 +21,7 @@ from blspkd.models.conversion.ctranslate2_whisper import convert, read_variables
 
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
            "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
+TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "uint16": 5}  # uint16 here: bits of bfloat16
 
 
 def text(value: str) -> bytes:
@@ -33,7 +33,7 @@ def write(path, variables, aliases=(), version=6, specification="WhisperSpec"):
     parts = [struct.pack("<I", version), text(specification), struct.pack("<II", 3, len(variables))]
     for name, value in variables.items():
         parts += [text(name), struct.pack("<B", value.ndim), *(struct.pack("<I", n) for n in value.shape),
-                  struct.pack("<BI", TYPES[str(value.dtype)], value.nbytes), value.tobytes()]
+                  struct.pack("<BI", TYPES.get(str(value.dtype), 9), value.nbytes), value.tobytes()]
     parts += [struct.pack("<I", len(aliases)), *(text(alias) + text(target) for alias, target in aliases)]
     path.write_bytes(b"".join(parts))
 
@@ -130,6 +130,19 @@ def test_half_precision_is_read(whisper, tmp_path):
     assert torch.equal(again.model.encoder.conv1.weight, model.model.encoder.conv1.weight.half().float())
 
 
+def test_bfloat16_and_variables_that_are_kept_once_are_read(whisper, tmp_path):
+    model, folder, variables = whisper
+    bits = {name: (value.view(np.uint32) >> 16).astype(np.uint16) if value.dtype == np.float32 else value
+            for name, value in variables.items()}
+    ones = "decoder/layer_norm/gamma"  # at the start all gains are ones
+    aliases = [(name, ones) for name in bits if name.endswith("gamma") and name != ones]
+    write(folder / "model.bin", {name: bits[name] for name in bits if name not in dict(aliases)}, aliases)
+    convert(folder, tmp_path / "hf")
+    again = WhisperForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    torch.testing.assert_close(again.model.encoder.conv1.weight, model.model.encoder.conv1.weight, rtol=2**-7, atol=0)
+    assert torch.equal(again.model.encoder.layers[1].final_layer_norm.weight, torch.ones(16))
+
+
 def test_what_is_not_as_it_should_be_is_one_message(whisper, tmp_path):
     _, folder, variables = whisper
     path = folder / "model.bin"
@@ -159,6 +172,22 @@ def test_what_is_not_as_it_should_be_is_one_message(whisper, tmp_path):
     stacked[20] = 1
     write(path, {**variables, "encoder/layer_0/self_attention/linear_0/bias": stacked})
     refused("has a bias for keys")
+    write(path, {**variables, "encoder/conv1/weight": variables["encoder/conv1/weight"].astype(np.float64)})
+    refused("encoder/conv1/weight has numbers of an unknown type 9")
+    for name, value in variables.items():  # whatever is missing or of another shape
+        write(path, {other: kept for other, kept in variables.items() if other != name})
+        if not name.endswith(("pre_norm", "decoder/alignment_heads")):
+            refused("model.bin: |known here, or it is damaged")
+        if value.ndim and not name.endswith(("encodings", "embeddings/weight")):  # whose rows are the sizes
+            write(path, {**variables, name: value[:-1]})
+            refused("model.bin: |known here, or it is damaged")
+    write(path, variables)
+    for name in ("config.json", "tokenizer.json"):
+        kept = (folder / name).read_text()
+        for damaged in (kept[:-2], "[]", "7"):
+            (folder / name).write_text(damaged)
+            refused("json|known here")
+        (folder / name).write_text(kept)
     path.unlink()
     refused("model.bin: is missing")
 

@@ -12,7 +12,7 @@ gguf = pytest.importorskip("gguf")
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
 
 
-def write(path, model, architecture="llama"):
+def write(path, model, architecture="llama", without="", extra=""):
     """The model with llama.cpp's names; rows of q and k in its order, where both halves of a head alternate."""
     config = model.config
     writer = gguf.GGUFWriter(str(path), architecture)
@@ -44,7 +44,10 @@ def write(path, model, architecture="llama"):
         heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(place.split(".")[-1])
         if heads:
             value = value.view(heads, 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
-        writer.add_tensor(f"{place}.weight", value.numpy())
+        if place != without:
+            writer.add_tensor(f"{place}.weight", value.numpy())
+    if extra:
+        writer.add_tensor(extra, value.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,3 +86,23 @@ def test_what_cannot_be_read_is_one_message(llama, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
     with pytest.raises(ModelError, match="a GGUF file; convert it once, `utils/convert_model.sh"):
         check_model_path(str(tmp_path / "other.gguf"), "LLM")
+
+
+def test_a_file_of_which_not_all_is_read_is_refused(llama, tmp_path, capsys):
+    for number, change in enumerate(({"without": "blk.1.attn_q"}, {"extra": "blk.1.attn_other.weight"})):
+        write(tmp_path / f"{number}.gguf", llama, **change)
+        with pytest.raises(SystemExit):
+            convert_model.main([str(tmp_path / f"{number}.gguf"), str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert f"{number}.gguf: " in error and "Traceback" not in error, error
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_stays(llama, tmp_path, capsys):
+    write(tmp_path / "tiny.gguf", llama)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("years")
+    with pytest.raises(SystemExit):
+        convert_model.main([str(tmp_path / "tiny.gguf"), str(tmp_path / "thesis")])
+    assert "thesis: is there, and is no model; name a new folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis/chapter.tex").read_text() == "years"
