@@ -134,8 +134,9 @@ def rows() -> Iterator[Row]:
                             ("accelerate", "accelerate"), ("safetensors", "safetensors"),
                             ("sentencepiece", "sentencepiece"), ("numpy", "numpy"), ("yaml", "pyyaml"),
                             ("soundfile", "soundfile"), ("soxr", "soxr"), ("sacrebleu", "sacrebleu"),
-                            ("jiwer", "jiwer"), ("inflect", "inflect"), ("tqdm", "tqdm"), ("tensorboard", "tensorboard"),
-                            ("matplotlib", "matplotlib"), ("jinja2", "jinja2"), ("psutil", "psutil")):
+                            ("jiwer", "jiwer"), ("inflect", "inflect"), ("tqdm", "tqdm"),
+                            ("tensorboard", "tensorboard"), ("matplotlib", "matplotlib"), ("jinja2", "jinja2"),
+                            ("psutil", "psutil")):
         yield check(module, imported(module, package))
     yield gpu()
     for what, name, subtype in (("audio: wav", "WAV", "PCM_16"), ("audio: flac", "FLAC", "PCM_16"),

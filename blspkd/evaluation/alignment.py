@@ -210,9 +210,10 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     inputs = compare(model, student, batch.sequences.input_mask, teacher, batch.sequences.input_mask)
     responses = compare(model, student, asked, teacher, asked)
     table = model.embedding_table
-    read = nearest(own.rows(), table)[0].split(own.n_tokens.tolist())
-    is_right = (nearest(true.rows(), table)[0] == batch.sequences.ids[batch.sequences.input_mask.to(table.device)]
-                ).split(batch.n_tokens.tolist())
+    mean_square = model.embedding_rms**2
+    read = nearest(own.rows(), table, mean_square)[0].split(own.n_tokens.tolist())
+    said = batch.sequences.ids[batch.sequences.input_mask.to(table.device)]
+    is_right = (nearest(true.rows(), table, mean_square)[0] == said).split(batch.n_tokens.tolist())
     for row, item in enumerate(measured):
         item.input, item.response_true = inputs[row], responses[row]
         item.nearest, item.nearest_true = read[row].tolist(), is_right[row].tolist()

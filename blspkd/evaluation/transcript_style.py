@@ -51,7 +51,10 @@ class TranscriptStyle:
                    kinds=kinds, shares=Counter(map(_kind, texts)))
 
     def restyle(self, transcripts: Mapping[str, str]) -> dict[str, str]:
-        """The transcripts of one recogniser, by utterance, in this style; of one that knows no case capitals say nothing."""
+        """The transcripts of one recogniser, by utterance, in this style.
+
+        Where most are in capitals throughout, capitals spell no words.
+        """
         texts = [text for text in transcripts.values() if _bare(text)]
         cased = 2 * sum(text == text.upper() for text in texts if len(text.split()) > 1) <= len(texts)
         return {utt_id: self.apply(text, cased) for utt_id, text in transcripts.items()}

@@ -5,6 +5,7 @@
 """
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -137,8 +138,20 @@ class Listener:
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),
             [len(item.windows) for item in features])
-        return [nearest.snap(tokens[:n], self.model.embedding_table, snap)
-                for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
+        tokens = [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
+        if snap == "none":
+            return tokens
+        mean_square = self.model.embedding_rms**2
+        return [nearest.snap(of_one, self._text_embeddings, mean_square, snap) for of_one in tokens]
+
+    @cached_property
+    def _text_embeddings(self) -> Tensor:
+        """Embeddings [V', D] of the tokens that text is made of: no control tokens, no rows without a token."""
+        table = self.model.embedding_table
+        is_text = torch.zeros(len(table), dtype=torch.bool)
+        is_text[[number for number in self.tokenizer.get_vocab().values() if number < len(table)]] = True
+        is_text[[number for number in self.tokenizer.all_special_ids if number < len(table)]] = False
+        return table[is_text.to(table.device)]
 
     @torch.inference_mode()
     def reply(self, speech: list[Tensor], instructions: list[str],

@@ -9,33 +9,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-CHUNK = 32 << 20  # numbers in a piece of the similarities [n, V]
+CHUNK = 32 << 20  # numbers in a piece of the logits [n, V]
+TEMPERATURE = 0.1
 
 
-def nearest(tokens: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest embedding (Euclidean) of every token, and how sure that is.
+def choice_logits(tokens: Tensor, embeddings: Tensor, mean_square: float, temperature: float = TEMPERATURE) -> Tensor:
+    """Logits [n, V] of a choice by distance, each row but for a constant: exp(-|token - embedding|^2 / scale).
 
-    tokens: [n, D]; embeddings: [V, D]. Returns ids [n] and confidences [n]: the nearest one's share of
-    exp(-|token - embedding|^2 / (2 s^2)) over all embeddings, s^2 being the smallest of the distances' mean squares per
-    dimension.
+    tokens: [n, D]; embeddings: [V, D]. scale = temperature * D * mean_square, so that the temperature is one of squared
+    distances relative to the mean squared norm of the embeddings; mean_square: of one element of those.
     """
-    ids, sure = [], []
-    squares = embeddings.float().pow(2).sum(1)  # [V]
-    for piece in tokens.float().split(max(1, CHUNK // len(embeddings))):
-        distances = piece.pow(2).sum(1)[:, None] - 2 * piece @ embeddings.float().T + squares  # [m, V]
-        smallest, index = distances.min(1)
-        spread = (smallest / tokens.shape[1]).clamp(min=1e-12)[:, None]
-        sure.append(1 / torch.exp((smallest[:, None] - distances) / (2 * spread)).sum(1))
+    scale = temperature * embeddings.shape[1] * mean_square
+    return (2 * tokens.float() @ embeddings.float().T - embeddings.float().pow(2).sum(1)) / scale
+
+
+def nearest(tokens: Tensor, embeddings: Tensor, mean_square: float) -> tuple[Tensor, Tensor]:
+    """The nearest embedding (Euclidean) of every token, and how sure that is: its share in `choice_logits`.
+
+    tokens: [n, D]; embeddings: [V, D]. Returns ids [n] and shares [n].
+    """
+    ids, sure = [torch.zeros(0, dtype=torch.int64, device=tokens.device)], [tokens.new_zeros(0, dtype=torch.float32)]
+    for piece in tokens.split(max(1, CHUNK // len(embeddings))):
+        share, index = choice_logits(piece, embeddings, mean_square).softmax(1).max(1)
+        sure.append(share)
         ids.append(index)
-    if not ids:
-        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
     return torch.cat(ids), torch.cat(sure)
 
 
-def snap(tokens: Tensor, embeddings: Tensor, how: Literal["none", "hard", "soft"]) -> Tensor:
+def snap(tokens: Tensor, embeddings: Tensor, mean_square: float, how: Literal["none", "hard", "soft"]) -> Tensor:
     """tokens [n, D]: as they are, replaced by the nearest embeddings (hard), or drawn to them by confidence (soft)."""
-    if how == "none" or not len(tokens):
+    if how == "none":
         return tokens
-    ids, sure = nearest(tokens, embeddings)
+    ids, sure = nearest(tokens, embeddings, mean_square)
     nearby = embeddings[ids].to(tokens.dtype)
     return nearby if how == "hard" else torch.lerp(tokens, nearby, sure[:, None].to(tokens.dtype))

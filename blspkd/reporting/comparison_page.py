@@ -14,8 +14,8 @@ from blspkd.reporting.pages import render
 
 MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
 COUNT = ("alignment", "count_accuracy")
-ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "count_mae", "boundary_median_ms",
-             "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
+ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "nearest_wer", "nearest_top1",
+             "count_mae", "boundary_median_ms", "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
 COST = ("trained_parameters_m", "checkpoint_mib", "wall_s", "peak_mib", "utterances_per_s")
 DRIFT = ("kl_to_base", "changed_top1", "max_state_diff")
 Column = tuple[str, str]  # task, metric

@@ -104,7 +104,9 @@ class KdObjective(nn.Module):
         if self.training:
             return torch.zeros(())
         with torch.no_grad():
-            return (nearest(step.speech.rows(), self.speech_llm.embedding_table)[0] == step.input_ids).sum()
+            model = self.speech_llm
+            ids, _ = nearest(step.speech.rows(), model.embedding_table, model.embedding_rms**2)
+            return (ids == step.input_ids).sum()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The speech LLM's folder, with the weights of terms that have some."""

@@ -19,7 +19,8 @@ BOOKS = ["The tailor ordered a lamp.", "The old lady waited for it."]
     ("1st 3rd 12th 40th 21st", "first third twelfth fortieth twenty first"), ("B12", "b twelve"),
     ("Enter 3.5", "enter three point five"), ("10:30 10:05 10:00", "ten thirty ten oh five ten"),
     ("January 2005", "january two thousand five"), ("January 1905", "january nineteen oh five"),
-    ("January 2021", "january twenty twenty one"), ("Enter 100", "enter one oh oh"), ("$5 50%", "five dollars fifty percent"),
+    ("January 2021", "january twenty twenty one"), ("Enter 100", "enter one oh oh"),
+    ("$5 50%", "five dollars fifty percent"),
     ("555-1234.", "five five five one two three four"), ("Repeat, zyzzyva!", "repeat zyzzyva"),
 ])
 def test_whisper_s_style_becomes_that_of_the_training_text(written, expected):

@@ -10,12 +10,11 @@ from blspkd.models import nearest as module
 from blspkd.models.nearest import nearest, snap
 
 
-def reference(tokens, table):
+def reference(tokens, table, mean_square):
     ids, sure = [], []
     for token in tokens.double().numpy():
-        distances = ((token - table.double().numpy()) ** 2).sum(1)
-        spread = max(distances.min() / len(token), 1e-12)
-        shares = np.exp(-(distances - distances.min()) / (2 * spread))
+        distances = ((token - table.double().numpy()) ** 2).sum(1) / (table.shape[1] * mean_square)
+        shares = np.exp(-(distances - distances.min()) / 0.1)
         ids.append(int(distances.argmin()))
         sure.append(1 / shares.sum())
     return ids, sure
@@ -29,21 +28,28 @@ def test_nearest_is_the_smallest_distance(n, vocabulary, width, seed, chunk):
     tokens = torch.randn(n, width, generator=generator)
     before, module.CHUNK = module.CHUNK, chunk
     try:
-        ids, sure = nearest(tokens, table)
+        ids, sure = nearest(tokens, table, 0.5)
     finally:
         module.CHUNK = before
-    expected_ids, expected_sure = reference(tokens, table)
+    expected_ids, expected_sure = reference(tokens, table, 0.5)
     assert ids.tolist() == expected_ids
     np.testing.assert_allclose(sure.numpy(), expected_sure, rtol=1e-3)
 
 
 def test_snapping_is_none_all_or_by_confidence():
     table = torch.eye(4)
-    tokens = torch.tensor([[0.9, 0.1, 0, 0], [0.5, 0.5, 0, 0.0]])
-    assert snap(tokens, table, "none") is tokens
-    assert torch.equal(snap(tokens, table, "hard"), table[[0, 0]])
-    soft = snap(tokens, table, "soft")
+    tokens = torch.tensor([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0.0]])
+    assert snap(tokens, table, 0.25, "none") is tokens
+    assert torch.equal(snap(tokens, table, 0.25, "hard"), table[[0, 0]])
+    soft = snap(tokens, table, 0.25, "soft")
     moved = (soft - tokens).norm(dim=1) / (table[[0, 0]] - tokens).norm(dim=1)
-    assert moved[0] == pytest.approx(nearest(tokens[:1], table)[1].item(), rel=1e-4) and moved[0] > 0.99 > moved[1]
-    assert snap(tokens[:0], table, "hard").shape == (0, 4)
-    assert torch.equal(snap(table, table, "soft"), table)
+    torch.testing.assert_close(moved, nearest(tokens, table, 0.25)[1])
+    assert moved[0] > 0.99 > moved[1] > 0.5
+    assert snap(tokens[:0], table, 0.25, "hard").shape == (0, 4)
+
+
+def test_a_token_between_many_dimensions_is_drawn_only_a_little():
+    """In as many dimensions as an LLM has: half way between two embeddings nothing is sure, near one it is."""
+    table = torch.randn(1000, 576, generator=torch.Generator().manual_seed(0))
+    between, near = (table[0] + table[1]) / 2, 0.8 * table[0] + 0.2 * table[1]
+    assert nearest(torch.stack([between, near]), table, 1.0)[1].tolist() == pytest.approx([0.5, 1], abs=0.05)

@@ -46,8 +46,8 @@ def _check_complete(file: Path, llm: PreTrainedModel, missing: list[str]) -> Non
     theirs = sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors if tensor.name not in _COMPUTED)
     if missing or ours != theirs:
         what = f"{missing[0]} is missing" if missing else f"it has {theirs} numbers, the model takes {ours}"
-        raise ModelError(f"{file}: not all of this LLM was read ({what}): the file is damaged, or transformers knows this "
-                         "architecture otherwise; take the model's Hugging Face folder or id instead")
+        raise ModelError(f"{file}: not all of this LLM was read ({what}): the file is damaged, or transformers knows "
+                         "this architecture otherwise; take the model's Hugging Face folder or id instead")
 
 
 def _dequantised() -> dict:

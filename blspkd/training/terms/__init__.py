@@ -13,12 +13,14 @@ from blspkd.errors import ConfigError
 from blspkd.models.adapters import adapter_gives
 from blspkd.models.adapters.adapter import TRAINED_BY_TERMS
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.terms.contrast import Contrast
 from blspkd.training.terms.embedding import Embedding
 from blspkd.training.terms.quantity import Quantity
 from blspkd.training.terms.term import Term
 from blspkd.training.terms.token_count import TokenCount
 
-TERMS: dict[str, type[Term]] = {"quantity": Quantity, "embedding": Embedding, "ctc": TokenCount}
+TERMS: dict[str, type[Term]] = {"quantity": Quantity, "embedding": Embedding, "contrast": Contrast,
+                               "ctc": TokenCount}
 
 
 def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options]:

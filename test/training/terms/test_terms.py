@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from blspkd.models.speech_tokens import SpeechTokens
 from blspkd.training.objective import KdObjective
 from blspkd.training.run import resolved
 from blspkd.training.terms import TERMS, resolved_terms, term_options
+from blspkd.training.terms.contrast import Contrast
 from blspkd.training.terms.quantity import Quantity
 from blspkd.training.terms.term import Term, TermSums
 
@@ -35,6 +37,7 @@ COUNTER = {"count": "ctc", "ctc_classes": 7}
     ({"adapter": "conv"}, {}, "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not"),
     ({"adapter": "conv"}, {"w_input": 0, "terms": {"embedding": {}}}, "embedding: needs 'aligned', which adapter"),
     ({"adapter": "conv"}, {"w_input": 0, "terms": {"quantity": {}}}, "quantity: needs 'alpha'"),
+    ({}, {"terms": {"contrast": {"temperature": -1}}}, "temperature: -1.0 is not a positive number"),
     ({}, {"terms": {"ctc": {}}}, "ctc: needs 'ctc', which adapter 'cformer' with these adapter_options"),
     ({"adapter_options": COUNTER}, {}, "no term of the loss trains it"),
     ({"adapter_options": COUNTER}, {"terms": {"ctc": {"weight": 0}}}, "no term of the loss trains it"),
@@ -161,3 +164,24 @@ def test_an_adapter_and_a_term_from_outside_train_resume_decode_and_score(data_d
     score.main(["--exp_dir", str(whole), "--test_sets", "train", *tasks])
     rows = json.loads((whole / "results.json").read_text())
     assert {"wer", "count_accuracy"} <= {row["metric"] for row in rows}
+
+
+def test_contrast_is_the_cross_entropy_of_a_choice_by_distance_among_the_batch_s_tokens():
+    torch.manual_seed(0)
+    table, ids = torch.randn(9, 5), torch.tensor([3, 7, 3, 1])
+    tokens = torch.randn(4, 5, requires_grad=True)
+    llm = SimpleNamespace(get_input_embeddings=lambda: table.__getitem__)
+    model = SimpleNamespace(embedding_rms=0.7, causal_lm=llm)
+    step = SimpleNamespace(input_ids=ids, model=model, speech=SimpleNamespace(rows=lambda: tokens))
+    found = Contrast(Contrast.Options(temperature=0.3), model)(step)
+    expected, right = 0.0, 0
+    for token, own in zip(tokens.detach().double(), ids.tolist(), strict=True):
+        scores = {other: -float((token - table[other].double()).pow(2).sum()) / (0.3 * 5 * 0.7**2)
+                  for other in (1, 3, 7)}
+        expected -= scores[own] - torch.tensor(list(scores.values())).logsumexp(0).item()
+        right += max(scores, key=scores.get) == own
+    assert found.loss.item() == pytest.approx(expected, rel=1e-4) and found.details[0] == right
+    found.loss.backward()
+    assert tokens.grad.abs().sum() > 0
+    with pytest.raises(ConfigError, match="temperature: 0 is not a positive number"):
+        Contrast.Options(temperature=0)
