@@ -4,6 +4,7 @@
     listener.generate_from_speech([waveform], ["Translate the following text into German."])[0].text
 """
 
+import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,9 @@ from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
 from blspkd.errors import ConfigError
 from blspkd.models import nearest
 from blspkd.models.base_models import load_llm
+from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import speech_positions
+from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_llm import SpeechLlm
 
 
@@ -46,6 +49,15 @@ class Generated:
     finished: bool  # the end-of-turn token came within max_new_tokens
 
 
+@dataclass
+class _Turn:
+    """What the LLM goes on from."""
+
+    prefix: list[int]  # token ids
+    speech: Tensor  # [n, D] speech tokens behind them, where PLoRA acts
+    suffix: list[int]  # token ids behind those
+
+
 class TextLlm(torch.nn.Module):
     """An LLM without ears: as much of a SpeechLlm as `Listener.generate_from_text` needs."""
 
@@ -67,6 +79,7 @@ class Listener:
         self.tokenizer = tokenizer
         self.extractor = extractor
         self.prompt = Prompt(tokenizer, model.prompt_config)
+        self.prefix = SharedPrefix()
         shipped = model.causal_lm.generation_config.eos_token_id
         ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
         self.ends = sorted(ends - {None})
@@ -111,10 +124,9 @@ class Listener:
     def complete(self, prompts: list[PromptIds], options: GenerationOptions | None = None,
                  sampler: LogitsProcessor | None = None) -> list[Generated]:
         """Generate behind tokenised turns; `sampler` chooses the tokens in the place of the options."""
-        embed = self.model.causal_lm.get_input_embeddings()
-        turns = [embed(torch.tensor(ids.prefix + ids.input + ids.suffix, device=self.model.device)) for ids in prompts]
-        return self._generate(turns, [slice(0, 0)] * len(turns), [len(ids.input) for ids in prompts],
-                              options or GenerationOptions(), sampler)
+        nothing = torch.zeros(0, self.model.causal_lm.get_input_embeddings().embedding_dim, device=self.model.device)
+        turns = [_Turn(ids.prefix, nothing, ids.input + ids.suffix) for ids in prompts]
+        return self._generate(turns, [len(ids.input) for ids in prompts], options or GenerationOptions(), sampler)
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
@@ -157,31 +169,47 @@ class Listener:
     def reply(self, speech: list[Tensor], instructions: list[str],
               options: GenerationOptions | None = None) -> list[Generated]:
         """Generate behind prefix + speech tokens + suffix."""
-        embed = self.model.causal_lm.get_input_embeddings()
-        turns, inputs = [], []
+        turns = []
         for tokens, instruction in zip(speech, instructions, strict=True):
-            prefix, suffix = (torch.tensor(ids, dtype=torch.int64, device=self.model.device)
-                              for ids in self.prompt.around(instruction))
-            turns.append(torch.cat([embed(prefix), tokens.to(embed.weight.dtype), embed(suffix)]))
-            inputs.append(slice(len(prefix), len(prefix) + len(tokens)))
-        return self._generate(turns, inputs, [len(tokens) for tokens in speech], options or GenerationOptions())
+            prefix, suffix = self.prompt.around(instruction)
+            turns.append(_Turn(prefix, tokens, suffix))
+        return self._generate(turns, [len(tokens) for tokens in speech], options or GenerationOptions())
 
-    def _generate(self, turns: list[Tensor], inputs: list[slice], counts: list[int],
-                  options: GenerationOptions, sampler: LogitsProcessor | None = None) -> list[Generated]:
-        """turns: embeddings [L_b, D] of each prompt; inputs: where PLoRA acts. Prompts are padded on the left."""
-        longest = max(map(len, turns))
-        embeddings = turns[0].new_zeros(len(turns), longest, turns[0].shape[1])
-        attention = torch.zeros(len(turns), longest, dtype=torch.int64)
-        is_speech = torch.zeros(len(turns), longest, dtype=torch.bool)
-        for row, (turn, speech) in enumerate(zip(turns, inputs, strict=True)):
-            left = longest - len(turn)
-            embeddings[row, left:] = turn
-            attention[row, left:] = 1
-            is_speech[row, left + speech.start:left + speech.stop] = True
+    def _generate(self, turns: list["_Turn"], counts: list[int], options: GenerationOptions,
+                  sampler: LogitsProcessor | None = None) -> list[Generated]:
+        """What all turns begin with is read once; padding stands behind it, or before turns that share nothing.
+
+        counts: of tokens in the place of the input, to be passed on.
+        """
+        shared = os.path.commonprefix([turn.prefix for turn in turns])
+        cache = None
+        if not getattr(self.model, "plain_lora", False):  # which reads the prefix in its own way
+            cache = self.prefix.expand(self.model.causal_lm, np.array(shared, dtype=np.int64),
+                                       len(turns) * options.num_beams, padded_behind=True)
+        if cache is None:
+            shared = []
+        embed = self.model.causal_lm.get_input_embeddings()
+        rows = []
+        for turn in turns:
+            before, after = (embed(torch.tensor(ids, dtype=torch.int64, device=self.model.device))
+                             for ids in (turn.prefix[len(shared):], turn.suffix))
+            rows.append(torch.cat([before, turn.speech.to(before.dtype), after]))
+        size = len(shared) + max(map(len, rows))
+        embeddings = rows[0].new_zeros(len(rows), size, rows[0].shape[1])
+        attention = torch.zeros(len(rows), size, dtype=torch.int64)
+        attention[:, :len(shared)] = 1
+        is_speech = torch.zeros(len(rows), size, dtype=torch.bool)
+        for number, (turn, row) in enumerate(zip(turns, rows, strict=True)):
+            start = size - len(row)
+            embeddings[number, start:] = row
+            attention[number, start:] = 1
+            end = size - len(turn.suffix)
+            is_speech[number, end - len(turn.speech):end] = True
         with speech_positions(is_speech):
             replies = self.model.causal_lm.generate(
                 inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),
                 logits_processor=LogitsProcessorList([sampler] if sampler else []),
+                **(cache_argument(self.model.causal_lm, cache) if cache else {}),
                 **{name: value for name, value in asdict(options).items()
                    if options.do_sample or name not in ("temperature", "top_p")})
         return [self._generated(ids, n) for ids, n in zip(replies.tolist(), counts, strict=True)]

@@ -1,8 +1,8 @@
 """The prompt's prefix, read by the LLM once and not in every row of every batch.
 
-All rows of a training batch begin with the same instruction. No speech stands before its end and no gradient reaches
-it, so its keys and values are constants of the frozen LLM: they are computed once and stand at the front of every row's
-KV cache.
+All rows of a training batch begin with the same instruction, and so do most that a listener replies to together. No
+speech stands before its end and no gradient reaches it, so its keys and values are constants of the frozen LLM: they
+are computed once and stand at the front of every row's KV cache.
 """
 
 import numpy as np
@@ -21,9 +21,11 @@ class SharedPrefix:
         self._made_for: tuple | None = None
         self._layers: list[tuple] | None = None  # keys and values [1, heads, P, width] by layer
 
-    def expand(self, llm: nn.Module, prefix: np.ndarray | None, rows: int) -> DynamicCache | None:
+    def expand(self, llm: nn.Module, prefix: np.ndarray | None, rows: int, padded_behind: bool = False
+               ) -> DynamicCache | None:
         """A new KV cache in which `rows` rows have read `prefix` [P]; to be called outside `speech_positions`.
 
+        padded_behind: padding follows the prefix, so that no sliding window may count places.
         None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose
         state is not keys and values of every position: then all positions have to be computed.
         """
@@ -38,6 +40,8 @@ class SharedPrefix:
         if self._layers is None:
             return None
         cache = DynamicCache(config=llm.config)
+        if padded_behind and any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
         for index, (keys, values) in enumerate(self._layers):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache

@@ -144,7 +144,7 @@ class SpeechLlm(nn.Module):
         return self.llm.get_base_model() if self.config.plora_rank else self.llm
 
     @property
-    def _plain_lora(self) -> bool:
+    def plain_lora(self) -> bool:
         return bool(self.config.plora_rank) and self.config.plora_positions == "all"
 
     @property
@@ -193,7 +193,7 @@ class SpeechLlm(nn.Module):
     @torch.no_grad()
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
         """The LLM reads text, without gradient or PLoRA: last hidden states [B, L, D], 0 on a shared prefix."""
-        with self.llm.disable_adapter() if self._plain_lora else nullcontext():
+        with self.llm.disable_adapter() if self.plain_lora else nullcontext():
             return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
 
     def student_states(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
@@ -203,7 +203,7 @@ class SpeechLlm(nn.Module):
             return self._states(past, inputs_embeds=embeddings)
 
     def _shared_prefix(self, sequences: TokenBatch) -> Cache | None:
-        if not self.config.share_prefix or self._plain_lora:  # which reads the prefix in its own way
+        if not self.config.share_prefix or self.plain_lora:  # which reads the prefix in its own way
             return None
         return self.prefix.expand(self.causal_lm, sequences.prefix, len(sequences.ids))
 

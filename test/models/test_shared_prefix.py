@@ -1,11 +1,14 @@
 """Reading the prompt's prefix once changes nothing: not the states, not the gradients, not PLoRA."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -20,6 +23,8 @@ from blspkd.audio.samples import AudioSource
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.batching import lay_out
 from blspkd.data.examples import Example
+from blspkd.data.prompts import PromptIds
+from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.plora import add_plora
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_llm import SpeechLlm
@@ -105,3 +110,39 @@ def test_without_a_common_prefix_or_under_checkpointing_nothing_is_shared():
 def test_an_llm_with_another_kind_of_state_reads_whole_sequences():
     llm = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4))
     assert SharedPrefix().expand(llm, np.arange(3, dtype=np.int32), 2) is None
+
+
+def listener_of(model):
+    """As much of a Listener as replies need."""
+    listener = Listener.__new__(Listener)
+    listener.model, listener.prefix, listener.ends = model.eval(), SharedPrefix(), [7]
+    listener.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids)))
+    model.causal_lm.generation_config = GenerationConfig(eos_token_id=[7], pad_token_id=7, do_sample=False)
+    prefixes = {"a": [1, 2, 3, 4, 5], "b": [1, 2, 3, 9, 9, 9], "c": [11]}
+    listener.prompt = SimpleNamespace(around=lambda instruction: (prefixes[instruction], [6, 8]))
+    return listener
+
+
+@pytest.mark.parametrize("instructions", ["aaa", "aba", "abc"])
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("name", LLMS)
+def test_replies_are_those_of_a_listener_that_reads_every_prefix(name, beams, instructions, monkeypatch):
+    listener = listener_of(model_of(LLMS[name], True, rank=0 if name == "gpt2" else 2))
+    speech = [torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (2, 5, 3)]
+    typed = [PromptIds([1, 2, 3], [n] * n, [6, 8]) for n in (2, 5, 3)]
+    options = GenerationOptions(max_new_tokens=6, num_beams=beams)
+    replies = [listener.reply(speech, list(instructions), options) for _ in range(2)], listener.complete(typed, options)
+    monkeypatch.setattr(SharedPrefix, "expand", lambda *_, **__: None)
+    alone = [listener.reply(speech[n:n + 1], [instructions[n]], options)[0] for n in range(3)]
+    assert replies[0] == [alone, alone]
+    assert replies[1] == [listener.complete(typed[n:n + 1], options)[0] for n in range(3)]
+
+
+def test_a_listener_reads_a_prefix_once(monkeypatch):
+    listener = listener_of(model_of(LLMS["llama"], True))
+    seen = []
+    listener.model.causal_lm.base_model.layers[0].register_forward_pre_hook(
+        lambda layer, args: seen.append(tuple(args[0].shape[:2])))
+    for _ in range(2):
+        listener.reply([torch.zeros(4, 16), torch.zeros(2, 16)], ["a", "a"], GenerationOptions(max_new_tokens=1))
+    assert seen == [(1, 5), (2, 6), (2, 6)]  # prefix; 4 speech tokens and 2 of the suffix
