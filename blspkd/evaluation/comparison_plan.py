@@ -69,7 +69,8 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            _check_inference(path, reader.inference, (*DECODING, "transcript_style"))
+            allowed = [key for key in DECODING if key != "snap"]  # speech tokens
+            _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
                                   "utterances")
@@ -131,6 +132,11 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
         what = "reads; name one that listens" if chain[-1] in config.systems else (
             f"is not one of the systems of this budget: {', '.join(config.systems)}")
         raise ConfigError(f"{path}: of: '{chain[-1]}' {what}")
+    if inference.get("snap", "none") != "none":
+        from blspkd.models.adapters import adapter_gives  # takes seconds to import
+
+        if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config).model):
+            raise ConfigError(f"{path}: inference: snap: the tokens of '{chain[-1]}' stand for no text tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "

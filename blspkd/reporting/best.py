@@ -5,8 +5,8 @@ from blspkd.evaluation.scorers import HEALTH, SCORERS, with_parts
 from blspkd.reporting.tables import TYPED, Column, Table
 
 LOWER_IS_BETTER = frozenset({  # of what no scorer measures
-    "input_kl", "response_kl", "response_kl_true", "first_kl", "count_mae", "boundary_mean_ms", "boundary_median_ms",
-    "kl_to_base", "changed_top1", "max_state_diff"})
+    "input_kl", "response_kl", "response_kl_true", "first_kl", "nearest_wer", "count_mae", "boundary_mean_ms",
+    "boundary_median_ms", "kl_to_base", "changed_top1", "max_state_diff"})
 NONE_IS_BEST = frozenset({"count_bias", "boundary_bias_ms"})  # neither more nor less is better
 
 

@@ -28,7 +28,7 @@ KINDS = ("train", "eval")  # of curves
 ALIGNMENT = ("input_kl", "top1", "response_kl", "first_kl", "response_top1", "nearest_wer", "nearest_top1",
              "count_accuracy", "count_mae", "boundary_median_ms", "boundary_bias_ms", "boundary_within_50",
              "boundary_within_100")
-SLICED = ("input_kl", "top1", "response_kl", "count_accuracy", "boundary_median_ms", "boundary_bias_ms")
+SLICED = ("input_kl", "top1", "response_kl", "nearest_wer", "count_accuracy", "boundary_median_ms", "boundary_bias_ms")
 
 
 def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: str = "BLSP-KD: results",

@@ -80,6 +80,8 @@ def test_a_plan_has_one_run_a_seed_and_the_reference_first(conf_dir):
     (lambda folder: (folder / "blsp.yaml").write_text("system: blsp\ndata: {operations: [{name: filtre}]}\n"),
      r"blsp\.yaml: data\.operations, entry 1: unknown operation 'filtre'; did you mean 'filter'"),
     (lambda folder: (folder / "text.yaml").write_text("system: text\nreadz: x\nreads: x\n"), "unknown key 'readz'"),
+    (lambda folder: (folder / "text.yaml").write_text("system: text\nreads: x\ninference: {snap: hard}\n"),
+     r"text\.yaml: inference: 'snap' is none of what may differ"),
     (lambda folder: (folder / "text.yaml").write_text(f"system: text\nreads: {folder}/recogniser\n"),
      r"text\.yaml: reads: there is no recogniser .*conf/recogniser"),
 ])
@@ -126,6 +128,8 @@ def test_a_model_is_decoded_otherwise_after_all_trainings_and_not_trained_again(
     (BEAMS.replace("num_beams: 4", "num_bootstrap: 9"), 1, "'num_bootstrap' is none of what may differ"),
     (BEAMS.replace("system: beams", "system: other"), 1, "system: 'other' is not the file's name"),
     (BEAMS + "training: {max_steps: 3}\n", 1, "unknown key 'training'"),
+    (BEAMS.replace("of: blspkd", "of: blsp").replace("num_beams: 4", "snap: hard"), 1,
+     r"beams\.yaml: inference: snap: the tokens of 'blsp' stand for no text tokens"),
     (BEAMS, 4, "systems: beams: 4 seeds, but 'blspkd', whose models it decodes, has 3"),
 ])
 def test_what_cannot_be_decoded_otherwise_is_told_beforehand(conf_dir, text, seeds, message):
