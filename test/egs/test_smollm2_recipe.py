@@ -32,8 +32,7 @@ def run(*words, cwd=RECIPE):
 def spoken(tmp_path_factory):
     """The rows of every set."""
     folder = tmp_path_factory.mktemp("spoken")
-    done = run(sys.executable, "local/corpus.py", "--output_dir", str(folder), "--num_train", "3000", "--num_test",
-               "100")
+    done = run(sys.executable, "local/corpus.py", "--output_dir", str(folder), "--num_test", "100")
     assert done.returncode == 0, done.stderr
     return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.iterdir()}
 
@@ -41,7 +40,7 @@ def spoken(tmp_path_factory):
 def test_no_test_sentence_or_question_is_trained_on(spoken):
     said = {name: {row["text"].lower() for row in rows} for name, rows in spoken.items()}
     sizes = {name: len(rows) for name, rows in spoken.items()}
-    assert sizes == {"train": 3000, "valid": 300, "test": 100, "facts": 100}
+    assert sizes == {"train": 10000, "valid": 300, "test": 100, "facts": 100}
     for name in ("valid", "test", "facts"):
         assert len(said[name]) == len(spoken[name]) and not said[name] & said["train"]
     assert not said["test"] & said["valid"]
@@ -54,6 +53,18 @@ def test_sentences_are_of_a_thousand_words_and_well_written(spoken):
         assert not re.search(r"  | [.,?]|\d", row["text"]) and row["text"] == row["text"].strip()
         assert len(row["text"].split()) == len(row["spoken"].split())
         assert not re.search(r"\ba [aeiou]", row["text"]) or not row["text"].endswith((".", "?"))
+
+
+def test_questions_are_of_words_that_training_has_and_no_sentence_tells_an_answer(spoken):
+    heard = [set(re.findall(r"[a-z']+", row["text"].lower())) for row in spoken["train"]]
+    for row in spoken["facts"]:
+        for word in re.findall(r"[a-z']+", row["text"].lower()):
+            assert sum(word in words for words in heard) > 2, word
+    for row in spoken["facts"]:
+        asked = re.fullmatch(r"what is the capital of (.*)\?|which country has the capital (.*)\?", row["text"].lower())
+        if asked:
+            place, answer = next(filter(None, asked.groups())), row["answer"].lower()
+            assert not any({place, answer} <= words for words in heard)
 
 
 def test_spelled_letters_are_written_for_the_synthesiser(spoken):

@@ -6,7 +6,7 @@ set -euo pipefail
 an4=                # AN4's folder; empty: AN4 in db.sh
 librispeech=        # the folder with train-clean-100; empty: LIBRISPEECH in db.sh
 librispeech_test=   # the folder with test-clean, of which nothing is trained on; empty: LIBRISPEECH_TEST in db.sh
-num_train=8000      # spoken training sentences
+num_train=10000     # spoken training sentences
 num_valid=300       # spoken validation sentences
 num_test=150        # test sentences, and factual questions at most
 copies=3            # how often data/train holds a recording of a person

@@ -19,6 +19,7 @@ from lexicon import (
     MANNERS,
     MONTHS,
     NAMES,
+    OPPOSITES,
     ORDINALS,
     PEOPLE,
     PLACES,
@@ -32,7 +33,10 @@ from lexicon import (
     WEATHER,
 )
 
-KINDS = {"statement": 0.5, "question": 0.2, "number": 0.1, "spelled": 0.1, "date": 0.05, "command": 0.05}
+KINDS = {"statement": 0.3, "question": 0.15, "world": 0.25, "number": 0.1, "spelled": 0.1, "date": 0.05,
+         "command": 0.05}
+PLACE_NAMES = [*COUNTRIES, *(capital for capital, _ in COUNTRIES.values())]
+WORDS = [*OPPOSITES, *OPPOSITES.values()]  # that a question may ask about
 
 
 class Grammar:
@@ -67,6 +71,46 @@ class Grammar:
             lambda: f"would you like some {self._one(FOODS)}",
             lambda: f"have you ever been to {self._one(list(COUNTRIES))}",
         ])(), "?")
+
+    def world(self) -> str:
+        """The words that factual questions are made of, with no such question and without any fact."""
+        return self._one([self._about_place, self._about_place, self._about_word, self._about_word, self._asking])()
+
+    def _about_place(self) -> str:
+        place = self._one(PLACE_NAMES)
+        return self._one([
+            lambda: _sentence(f"{self._someone()} {self._one(['flew', 'moved', 'drove', 'went'])} to {place}", "."),
+            lambda: _sentence(f"{place} is {_article(self._one(ADJECTIVES))} place", "."),
+            lambda: _sentence(f"{self._someone()} has {_article(self._one(PEOPLE))} in {place}", "."),
+            lambda: _sentence(f"is {place} far away", "?"),
+            lambda: _sentence(f"what did {self._someone()} see in {place}", "?"),
+        ])()
+
+    def _about_word(self) -> str:
+        word = self._one(WORDS)
+        return self._one([
+            lambda: _sentence(f"{self._someone()} wrote the word {word} on {self._the(THINGS)}", "."),
+            lambda: _sentence(f"the word {word} is the opposite of what {self._someone()} said", "."),
+            lambda: _sentence(f"the first word is {word} and the last one is {self._one(THINGS)}", "."),
+            lambda: _sentence(f"{word} is a word that {self._the(PEOPLE)} likes", "."),
+            lambda: _sentence(f"what does the word {word} mean", "?"),
+            lambda: _sentence(f"can {self._someone()} spell the word {word}", "?"),
+        ])()
+
+    def _asking(self) -> str:
+        region = self._one(["kingdom", "island", "province", "empire", "north", "south", "region", "state"])
+        what = self._one(["capital", "opposite", "name", "price", "color", "size", "purpose", "meaning", "age"])
+        best = self._one(["best", "oldest", "largest", "cheapest", "most beautiful", "smallest", "tallest"])
+        return self._one([
+            lambda: _sentence(f"what is the {what} of {self._the(THINGS + PLACES)}", "?"),
+            lambda: _sentence(f"what is the {what} of {self._one(['that', 'this', 'it'])}", "?"),
+            lambda: _sentence(f"what is the capital of the {region}", "?"),
+            lambda: _sentence(f"which {self._one(['country', 'city', 'capital'])} has the {best} "
+                              f"{_plural(self._one(PLACES + FOODS))}", "?"),
+            lambda: _sentence(f"which country has {self._someone()} never seen", "?"),
+            lambda: _sentence(f"the capital of the {region} {self._one(['is', 'was'])} {self._one(ADJECTIVES)}", "."),
+            lambda: _sentence(f"is that the opposite of {self._one(['what you want', 'your answer', 'my plan'])}", "?"),
+        ])()
 
     def number(self) -> str:
         """Digits, as in telephone numbers, or a number below a hundred behind a word."""
