@@ -30,6 +30,7 @@ class Card:
     utt_id: str
     facts: str
     transcript: str
+    read: str  # the nearest text embeddings of its speech tokens, as text; empty where there are none
     recording: list[tuple[str, str]]
     asked: dict[str, dict]  # task -> row of hyp.jsonl, for its instruction and reference
     answers: list[tuple[str, list[tuple[str, str]]]]  # system -> by task (answer, "right", "wrong" or "")
@@ -56,7 +57,8 @@ class Cards:
         by_system = self.answers[place]
         asked = {task: answer for answers in by_system.values() for task, answer in answers.items()}
         answers = [(system, [_marked(by_system[system].get(task)) for task in asked]) for system in _shown(by_system)]
-        return Card(utt_id, facts, row["transcript"], self._recording(set_name, row), asked, answers)
+        return Card(utt_id, facts, row["transcript"], row.get("nearest", ""), self._recording(set_name, row), asked,
+                    answers)
 
     def _recording(self, set_name: str, row: dict) -> list[tuple[str, str]]:
         data = self._data_dir(set_name)

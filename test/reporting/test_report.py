@@ -35,7 +35,8 @@ def align_row(utt_id, number, has_cif=True):
            "n_tokens": 3, "n_speech_tokens": 3, "first_kl": 0.1, "response_kl": [0.1 * number, 0.3],
            "response_top1": [True, False]}
     if has_cif:
-        row |= {"n_predicted": 3 + number % 2, "input_kl": [0.1, 0.2, 0.3], "input_top1": [True, True, False],
+        row |= {"n_predicted": 3 + number % 2, "nearest": f"read {EVIL}",
+                "input_kl": [0.1, 0.2, 0.3], "input_top1": [True, True, False],
                 "alpha": [0.3] * 10, "frame_times": [0.05 * i for i in range(11)],
                 "fire_times": [0.1, 0.2, 0.3, 0.45][:3 + number % 2], "fire_times_true": [0.1, 0.2, 0.45],
                 "words": [[0.05, 0.2, EVIL], [0.2, 0.4, "語"]], "boundary_errors_ms": [5.0], "last_error_ms": 50.0}
@@ -122,7 +123,8 @@ def test_the_page_is_complete_and_fetches_nothing(tmp_path, data_dir, capsys):
     assert links.fetched and all(link.startswith("data:") for link in links.fetched)
     assert not re.search(r"url\(|@import|<link|<script", text)
     for part in ("BLSP-KD (seed 0)", "BLSP-KD (seed 2)", "Results", "Learning curves", "KL by position",
-                 "Alignment against task scores", "Some utterances", "The 4 worst", "99.0", "98.0-100.0", "richtig"):
+                 "Alignment against task scores", "Some utterances", "The 4 worst",
+                 "read as the nearest text embeddings: read &lt;script&gt;", "99.0", "98.0-100.0", "richtig"):
         assert part in text
     assert "-1.00" in text and "only 3 points" in text  # Spearman of input KL and BLEU, and how little it says
     assert links.tags.count("audio") == 6
