@@ -52,8 +52,10 @@ for name in "${names[@]}"; do
         continue
     fi
     mkdir -p "${output_dir}"
-    exec 9> "${output_dir}/.${name}.lock"
-    flock 9  # another one may be at it
+    if command -v flock > /dev/null; then  # another one may be at it
+        exec 9> "${output_dir}/.${name}.lock"
+        flock 9
+    fi
     if [ -f "${folder}/config.json" ]; then continue; fi
     if [ -e "${folder}" ]; then fail "${folder} is there, and is no model; move it away"; fi
     work=${output_dir}/.${name}.unfinished

@@ -12,7 +12,7 @@ from blspkd.evaluation.comparison_plan import TRANSCRIPT, Run
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scorers import COUNTS, scorer
-from blspkd.evaluation.scoring import can_mean, mean_statistics
+from blspkd.evaluation.scoring import mean_statistics
 from blspkd.evaluation.typed import with_typed
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import atomic_write
@@ -89,9 +89,9 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
     measured = [Measured(*key, [row.value for row in rows], rows[0].n,
                          [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
                 for key, rows in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
-    if not config.typed:
-        readers = [run.name for run in runs if run.reads == TRANSCRIPT]
-        config = replace(config, typed=str(Path(folder) / readers[0]) if readers else "")
+    readers = [run.name for run in runs if run.reads == TRANSCRIPT]  # compare_run.sh scores with the same
+    if readers:
+        config = replace(config, typed=str(Path(folder) / readers[0]))
     compared = _Comparison(folder, config, by_system[reference])
     return _with_holm([compared.with_difference(one, by_system[one.system])
                        if one.system in by_system and one.system != reference else one for one in measured])
@@ -168,19 +168,24 @@ class _Comparison:
             if run.reads or not decode_dir_path(Path(self.folder) / run.name, first, set_name, run.decoded_as).exists():
                 return None
             return COUNTS[metric]().statistics(self._answers(run, set_name, first), self.config.tasks[first])
-        if task in self.config.means and can_mean(task, run.decoded_as, self.config):
-            return mean_statistics(task, {part: self._answers(run, set_name, part) for part in self.config.means[task]},
-                                   self.config)
-        if metric not in getattr(self.config.tasks.get(task), "metrics", ()):
+        parts = self.config.means.get(task, [task])
+        if not all(metric in getattr(self.config.tasks.get(part), "metrics", ()) for part in parts):
             return None
-        if scorer(metric).needs_typed and run.decoded_as == "text":
+        typed = scorer(metric).needs_typed
+        if typed and (run.decoded_as == "text" or not self.config.typed):
             return None
-        return scorer(metric).statistics(self._answers(run, set_name, task), self.config.tasks[task])
+        answers = {part: self._answers(run, set_name, part, typed) for part in parts}
+        if task in self.config.means:
+            return mean_statistics(task, answers, self.config)
+        return scorer(metric).statistics(answers[task], self.config.tasks[task])
 
-    def _answers(self, run: Run, set_name: str, task: str) -> list[dict]:
+    def _answers(self, run: Run, set_name: str, task: str, typed: bool = False) -> list[dict]:
+        """typed: with the answers to typed transcripts."""
         exp_dir = Path(self.folder) / run.name
         path = decode_dir_path(exp_dir, task, set_name, run.decoded_as)
-        answers = with_typed(read_finished(path), exp_dir, task, set_name, run.decoded_as, self.config)
+        answers = read_finished(path)
+        if typed:
+            answers = with_typed(answers, exp_dir, task, set_name, run.decoded_as, self.config)
         ids = [row["utt_id"] for row in answers]
         if self._utterances.setdefault(set_name, ids) != ids:
             raise DataError(f"{path}: other utterances than those of {self.reference[0].name}; remove it and run the "

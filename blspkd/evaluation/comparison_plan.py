@@ -94,7 +94,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
                             snapshots=_snapshots(steps) if name in config.snapshots and seed == 0 else (),
                             chance=name == config.chance and seed == 0, trains_llm=training.model.plora_rank > 0))
     for name in otherwise:
-        runs += _decoded_otherwise(name, otherwise, runs, config, limit, Path(conf_dir) / f"{name}.yaml")
+        runs += _decoded_otherwise(name, otherwise, runs, config, limit, Path(conf_dir) / f"{name}.yaml", overrides)
     return sorted(runs, key=lambda run: (bool(run.of), run.seed or 0))
 
 
@@ -119,7 +119,7 @@ def _words(inference: Mapping[str, object]) -> str:
 
 
 def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs: Sequence[Run], config: CompareConfig,
-                       limit: BudgetConfig, path: Path) -> list[Run]:
+                       limit: BudgetConfig, path: Path, overrides: Sequence[str]) -> list[Run]:
     """A run for every seed of the system that is trained; what a system in between says of decoding holds too."""
     inference, chain = {}, [name]
     while chain[-1] in otherwise:
@@ -135,7 +135,7 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     if inference.get("snap", "none") != "none":
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
-        if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config).model):
+        if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config, list(overrides)).model):
             raise ConfigError(f"{path}: inference: snap: the tokens of '{chain[-1]}' stand for no text tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):

@@ -18,6 +18,7 @@ from torch import Tensor
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config
 from blspkd.errors import ModelError
+from blspkd.evaluation import transcript_style
 from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir
 from blspkd.evaluation.eval_set import TYPED, EvalSet
@@ -145,7 +146,8 @@ def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, con
                 transcripts = transcripts_dir(config.transcripts, eval_set.name) / "text"
                 references["recognised"] = contents_digests([transcripts])
                 if config.transcript_style:
-                    references["style"] = contents_digests([Path(config.transcript_style) / "text"])
+                    references["style"] = [transcript_style.RULES,
+                                           contents_digests([Path(config.transcript_style) / "text"])]
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
                            "options": options | (snapped if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))

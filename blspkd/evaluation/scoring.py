@@ -6,6 +6,8 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -73,35 +75,33 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     if not test_sets:
         raise ConfigError("test_sets: none was named")
     experiment = read_experiment(exp_dir)
+    as_row = partial(_row, experiment=experiment, config=config)
     decoded = {(task, name, system): with_typed(read_finished(decode_dir_path(exp_dir, task, name, system)), exp_dir,
                                                 task, name, system, config)
                for name in test_sets for task in config.tasks_of(name) for system in config.systems}
     rows: list[Row] = []
     for (task, set_name, system), answers in decoded.items():
         scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
-        if system == "cascade" and config.transcript_style:  # what it read was not what the recogniser wrote
-            scores = [dataclasses.replace(score, signature=f"{score.signature}|transcripts:training style")
-                      for score in scores]
-        rows += [_row(score, system, set_name, task, experiment) for score in scores]
+        rows += [as_row(score, system, set_name, task) for score in scores]
         if config.tasks[task].by_first_word:
             for word, own in by_first_word(answers).items():
                 # errors are not told apart by kind: there may be few
-                rows += [_row(score, system, set_name, task + TYPE + word, experiment)
+                rows += [as_row(score, system, set_name, task + TYPE + word)
                          for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     for name, tasks in config.means.items():
-        rows += [_row(mean_score(name, {task: decoded[task, set_name, system] for task in tasks}, config), system,
-                      set_name, name, experiment) for set_name in test_sets for system in config.systems
-                 if set(tasks) <= config.tasks_of(set_name).keys() and can_mean(name, system, config)]
+        rows += [as_row(score, system, set_name, name) for set_name in test_sets for system in config.systems
+                 if set(tasks) <= config.tasks_of(set_name).keys() and can_mean(name, system, config)
+                 for score in mean_scores(name, {task: decoded[task, set_name, system] for task in tasks}, config)]
     if "speech" in config.systems and experiment.counts_tokens:
         firsts = {set_name: next(iter(config.tasks_of(set_name))) for set_name in test_sets}
-        rows += [_row(score, "speech", set_name, "alignment", experiment)
+        rows += [as_row(score, "speech", set_name, "alignment")
                  for set_name, first in firsts.items() for metric, kind in scorers.COUNTS.items()
                  for score in kind().measure(metric, decoded[first, set_name, "speech"], config.tasks[first],
                                              config.num_bootstrap, config.seed)]
     if "cascade" in config.systems:
         for set_name in test_sets:
             first = next(iter(config.tasks_of(set_name)))
-            rows += [_row(score, "cascade", set_name, "asr", experiment)
+            rows += [as_row(score, "cascade", set_name, "asr")
                      for score in recogniser_scores(decoded[first, set_name, "cascade"], config)]
     examples = choose_examples(decoded, config, test_sets, experiment)
     with atomic_write(exp_dir / "examples.json") as file:
@@ -135,12 +135,18 @@ def task_scores(answers: Sequence[dict], task: str, config: DecodeConfig) -> lis
             for score in scorers.measure(metric, answers, config.tasks[task], config.num_bootstrap, config.seed)]
 
 
-def mean_score(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> Score:
-    """Of `config.means`: the tasks' common metric, averaged over tasks. Raises DataError where utterances differ."""
+def mean_scores(mean: str, answers: dict[str, list[dict]], config: DecodeConfig) -> list[Score]:
+    """Of `config.means`: the tasks' common metric, averaged over tasks; nothing where no utterance can be judged.
+
+    Raises DataError where utterances differ.
+    """
     metric = scorers.mean_metric(config, mean)
+    statistics = mean_statistics(mean, answers, config)
+    if not len(statistics.table):
+        return []
     signature = scorers.scorer(metric).signature(config.tasks[next(iter(answers))])
-    return scored(metric, mean_statistics(mean, answers, config), f"mean of {', '.join(answers)}|{signature}",
-                  config.num_bootstrap, config.seed)
+    return [scored(metric, statistics, f"mean of {', '.join(answers)}|{signature}", config.num_bootstrap,
+                   config.seed)]
 
 
 def can_mean(mean: str, system: str, config: DecodeConfig) -> bool:
@@ -154,6 +160,9 @@ def mean_statistics(mean: str, answers: dict[str, list[dict]], config: DecodeCon
     if len(ids) > 1:
         raise DataError(f"means: {', '.join(answers)} were not decoded on the same utterances, so they have no mean")
     common = scorers.scorer(scorers.mean_metric(config, mean))
+    if common.needs_typed:  # which leaves out where there is nothing to agree with: then everywhere
+        judged = [all(row["typed"].strip() for row in of_one) for of_one in zip(*answers.values(), strict=True)]
+        answers = {task: list(compress(rows, judged)) for task, rows in answers.items()}
     return Statistics(np.mean([common.table(rows, config.tasks[task]) for task, rows in answers.items()], axis=0),
                       common.score)
 
@@ -168,7 +177,7 @@ def by_first_word(answers: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[Score]:
-    """WER of what the cascade's recogniser wrote; nothing without transcripts to compare with."""
+    """WER of what the cascade reads (in the style that it was given); nothing without transcripts to compare with."""
     answers = [row | {"hypothesis": row["recognised"], "reference": row["transcript"]}
                for row in answers if row["transcript"]]
     return scorers.measure("wer", answers, TaskConfig(), config.num_bootstrap, config.seed) if answers else []
@@ -196,9 +205,10 @@ def choose_examples(decoded: dict[tuple[str, str, str], list[dict]], config: Dec
     return examples
 
 
-def _row(score: Score, system: str, set_name: str, task: str, experiment: Experiment) -> Row:
+def _row(score: Score, system: str, set_name: str, task: str, experiment: Experiment, config: DecodeConfig) -> Row:
+    style = "|transcripts:training style" if system == "cascade" and config.transcript_style else ""
     return Row(_system_name(system, experiment), set_name, task, score.metric, score.value, list(score.ci95), score.n,
-               experiment.seed, score.signature)
+               experiment.seed, score.signature + style)
 
 
 def _system_name(system: str, experiment: Experiment) -> str:

@@ -18,7 +18,8 @@ def with_typed(answers: list[dict], exp_dir: Path, task: str, set_name: str, sys
     """The rows with `typed`, where a metric of the task asks for it and the system is not "text" itself.
 
     The answers are those of the folder `config.typed`, or of `exp_dir`. Chance, which hears another utterance, has
-    the answer to that one's transcript too, as `typed_of_heard`. Raises DataError where one is missing.
+    the answer to that one's transcript too, as `typed_of_heard`, where both have one instruction. Raises DataError
+    where an answer is missing.
     """
     if system == "text" or not needs_typed(config.tasks[task]):
         return answers
@@ -28,10 +29,16 @@ def with_typed(answers: list[dict], exp_dir: Path, task: str, set_name: str, sys
     except DataError as error:
         raise DataError(f"{error}; tasks.{task} measures agreement with the system text, which has to be decoded "
                         "first") from None
+    by_id = {row["utt_id"]: row for row in answers}
+    joined = []
     for row in answers:
-        for utt_id in (row["utt_id"], row["source_utt_id"]) if system == "chance" else (row["utt_id"],):
+        heard = row["source_utt_id"] if system == "chance" else row["utt_id"]
+        for utt_id in (row["utt_id"], heard):
             if utt_id not in typed:
                 raise DataError(f"{path}: no answer for {utt_id}, with which tasks.{task} measures agreement; decode "
                                 "the system text on the same utterances (max_utterances)")
-    return [row | {"typed": typed[row["utt_id"]]}
-            | ({"typed_of_heard": typed[row["source_utt_id"]]} if system == "chance" else {}) for row in answers]
+        more = {"typed": typed[row["utt_id"]]}
+        if system == "chance" and by_id[heard]["instruction"] == row["instruction"]:
+            more["typed_of_heard"] = typed[heard]
+        joined.append(row | more)
+    return joined

@@ -162,7 +162,7 @@ class Listener:
         table = self.model.embedding_table
         is_text = torch.zeros(len(table), dtype=torch.bool)
         is_text[[number for number in self.tokenizer.get_vocab().values() if number < len(table)]] = True
-        is_text[[number for number in self.tokenizer.all_special_ids if number < len(table)]] = False
+        is_text[[number for number in self.prompt.control_ids if number < len(table)]] = False
         return table[is_text.to(table.device)]
 
     @torch.inference_mode()
@@ -182,6 +182,8 @@ class Listener:
         counts: of tokens in the place of the input, to be passed on.
         """
         shared = os.path.commonprefix([turn.prefix for turn in turns])
+        if any(len(turn.prefix) + len(turn.speech) + len(turn.suffix) == len(shared) for turn in turns):
+            shared = shared[:-1]  # something has to be left that the first token follows
         cache = None
         if not getattr(self.model, "plain_lora", False):  # which reads the prefix in its own way
             cache = self.prefix.expand(self.model.causal_lm, np.array(shared, dtype=np.int64),

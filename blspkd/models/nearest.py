@@ -20,7 +20,9 @@ def choice_logits(tokens: Tensor, embeddings: Tensor, mean_square: float, temper
     distances relative to the mean squared norm of the embeddings; mean_square: of one element of those.
     """
     scale = temperature * embeddings.shape[1] * mean_square
-    return (2 * tokens.float() @ embeddings.float().T - embeddings.float().pow(2).sum(1)) / scale
+    with torch.autocast(tokens.device.type, enabled=False):  # differences of large numbers
+        tokens, embeddings = tokens.float(), embeddings.float()
+        return (2 * tokens @ embeddings.T - embeddings.pow(2).sum(1)) / scale
 
 
 def nearest(tokens: Tensor, embeddings: Tensor, mean_square: float) -> tuple[Tensor, Tensor]:

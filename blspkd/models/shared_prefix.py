@@ -5,6 +5,8 @@ speech stands before its end and no gradient reaches it, so its keys and values 
 are computed once and stand at the front of every row's KV cache.
 """
 
+import inspect
+
 import numpy as np
 import torch
 from torch import nn
@@ -18,33 +20,45 @@ class SharedPrefix:
     """Keys and values of the last prefix that was asked for."""
 
     def __init__(self):
-        self._made_for: tuple | None = None
-        self._layers: list[tuple] | None = None  # keys and values [1, heads, P, width] by layer
+        # what it was made for, and keys and values [1, heads, P, width] by layer; one value, so that threads that ask
+        # for different ones never mix them
+        self._read: tuple[tuple, list[tuple] | None] = ((), None)
 
     def expand(self, llm: nn.Module, prefix: np.ndarray | None, rows: int, padded_behind: bool = False
                ) -> DynamicCache | None:
         """A new KV cache in which `rows` rows have read `prefix` [P]; to be called outside `speech_positions`.
 
-        padded_behind: padding follows the prefix, so that no sliding window may count places.
+        padded_behind: padding follows the prefix, so that the LLM has to take positions that are told, and no window
+        may count places.
         None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose
         state is not keys and values of every position: then all positions have to be computed.
         """
         checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
         if prefix is None or not len(prefix) or checkpointing:
             return None
-        device = llm.get_input_embeddings().weight.device
+        if padded_behind and not _takes_positions(llm):
+            return None
+        weight = llm.get_input_embeddings().weight
+        device = weight.device
         autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-        made_for = (prefix.tobytes(), device, autocast)
-        if self._made_for != made_for:
-            self._made_for, self._layers = made_for, _read(llm, prefix, device)
-        if self._layers is None:
+        made_for = (prefix.tobytes(), device, weight.dtype, autocast)
+        read = self._read
+        if read[0] != made_for:
+            read = self._read = (made_for, _read(llm, prefix, device))
+        if read[1] is None:
             return None
         cache = DynamicCache(config=llm.config)
-        if padded_behind and any(type(layer) is not DynamicLayer for layer in cache.layers):
-            return None
-        for index, (keys, values) in enumerate(self._layers):
+        for index, (keys, values) in enumerate(read[1]):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache
+
+
+def _takes_positions(llm: nn.Module) -> bool:
+    """Whether padding between what it reads changes nothing."""
+    layers = DynamicCache(config=llm.config).layers
+    return ("position_ids" in inspect.signature(type(llm).forward).parameters
+            and all(type(layer) is DynamicLayer for layer in layers)
+            and not hasattr(llm.config, "window_size"))  # GPT-Neo's local attention
 
 
 @torch.no_grad()

@@ -85,7 +85,12 @@ def test_answers_to_typed_transcripts_may_lie_elsewhere_and_have_to_be_complete(
         write_decoded(exp_dir, task, "heard", "text", ["", " ", "", ""])
         write_decoded(exp_dir, task, "heard", "speech", ["a", "b", "c", "d"])
         write_decoded(tmp_path / "typed", task, "heard", "text", ["a", "b", "x", "y"])
-    assert not [row for row in score_experiment(exp_dir, replace(config, means={}), ["heard"]) if row.metric in metrics]
+    assert not [row for row in score_experiment(exp_dir, config, ["heard"]) if row.metric in metrics]
+    for task, answers in (("reply", ["a", "b", "x", ""]), ("continue", [" ", "b", "x", "d"])):
+        write_decoded(tmp_path / "gaps", task, "heard", "text", answers)
+    rows = rows_by_key(score_experiment(exp_dir, replace(config, typed=str(tmp_path / "gaps")), ["heard"]))
+    mean = rows["blspkd+plora", "heard", "all", "agreement_exact"]  # of the second and third utterance alone
+    assert (mean.value, mean.n) == (50, 2)
     config.typed = str(tmp_path / "typed")
     rows = rows_by_key(score_experiment(exp_dir, config, ["heard"]))
     assert rows["blspkd+plora", "heard", "all", "agreement_exact"].value == 50

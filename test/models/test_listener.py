@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soxr
 import torch
+from tokenizers import AddedToken
 
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
@@ -55,13 +56,27 @@ def test_one_waveform_instead_of_a_list_is_explained(listener):
 
 
 def test_tokens_may_be_snapped_to_text_embeddings(listener):
-    control = listener.tokenizer.all_special_ids
+    control = listener.prompt.control_ids
+    assert len(control) >= len(listener.tokenizer.all_special_ids)
     text = [number for number in sorted(listener.tokenizer.get_vocab().values()) if number not in control]
     table = listener.model.embedding_table[text]
     [plain], [hard], [soft] = (listener.listen([SPEECH], snap=how) for how in ("none", "hard", "soft"))
     distances = torch.cdist(plain, table)
     assert torch.equal(hard, table[distances.argmin(1)]) and plain.shape == soft.shape
     assert bool(((soft - hard).norm(dim=1) <= (plain - hard).norm(dim=1) + 1e-6).all())
+
+
+def test_tokens_are_snapped_to_no_control_token(tiny_llm, tiny_encoder):
+    """Also to none that the tokenizer only knows as added and special."""
+    tokenizer = load_tokenizer(tiny_llm)
+    tokenizer.add_tokens([AddedToken("<file_sep>", special=True)])
+    added = tokenizer.convert_tokens_to_ids("<file_sep>")
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS, pad_to_30s=False)
+    model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
+    model.causal_lm.resize_token_embeddings(max(added + 1, len(model.embedding_table)))
+    listener = Listener(model, tokenizer, FeatureExtractor(tiny_encoder, pad_to_30s=False))
+    assert added not in tokenizer.all_special_ids and added in listener.prompt.control_ids
+    assert not (listener._text_embeddings == model.embedding_table[added]).all(1).any()
 
 
 def test_the_output_head_never_sees_a_slice(listener):

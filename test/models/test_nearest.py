@@ -48,6 +48,13 @@ def test_snapping_is_none_all_or_by_confidence():
     assert snap(tokens[:0], table, 0.25, "hard").shape == (0, 4)
 
 
+def test_autocast_does_not_round_distances():
+    table = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    expected = nearest(table + 0.5, table, 1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(map(torch.equal, nearest(table + 0.5, table, 1.0), expected))
+
+
 def test_a_token_between_many_dimensions_is_drawn_only_a_little():
     """In as many dimensions as an LLM has: half way between two embeddings nothing is sure, near one it is."""
     table = torch.randn(1000, 576, generator=torch.Generator().manual_seed(0))

@@ -138,6 +138,33 @@ def test_replies_are_those_of_a_listener_that_reads_every_prefix(name, beams, in
     assert replies[1] == [listener.complete(typed[n:n + 1], options)[0] for n in range(3)]
 
 
+def test_models_that_count_places_read_every_prefix():
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM, MptConfig, MptForCausalLM
+
+    prefix = np.arange(5)
+    neo = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=4, window_size=6,
+                                         attention_types=[[["global", "local"], 1]]))
+    mpt = MptForCausalLM(MptConfig(d_model=16, n_heads=4, n_layers=2, vocab_size=50))
+    for llm in (neo, mpt, LLMS["gemma2, sliding window"]()):
+        assert SharedPrefix().expand(llm, prefix, 2, padded_behind=True) is None
+    assert SharedPrefix().expand(LLMS["llama"](), prefix, 2, padded_behind=True) is not None
+
+
+def test_another_precision_reads_the_prefix_again():
+    shared, llm = SharedPrefix(), LLMS["llama"]()
+    for dtype in (torch.float32, torch.bfloat16):
+        assert shared.expand(llm.to(dtype), np.arange(5), 2).layers[0].keys.dtype == dtype
+
+
+def test_a_row_without_anything_behind_the_prefix_is_replied_to(monkeypatch):
+    listener = listener_of(model_of(LLMS["llama"], True))
+    typed = [PromptIds([1, 2, 3], [n] * n, []) for n in (0, 5, 3)]
+    options = GenerationOptions(max_new_tokens=4)
+    together = listener.complete(typed, options)
+    monkeypatch.setattr(SharedPrefix, "expand", lambda *_, **__: None)
+    assert together == [listener.complete([one], options)[0] for one in typed]
+
+
 def test_a_listener_reads_a_prefix_once(monkeypatch):
     listener = listener_of(model_of(LLMS["llama"], True))
     seen = []

@@ -9,7 +9,8 @@ from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ModelError
 from blspkd.files import atomic_path
 
-_COMPUTED = {"rope_freqs.weight"}  # follows from the configuration
+# follow from the configuration
+_COMPUTED = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 
 def convert(file: Path, folder: Path) -> None:

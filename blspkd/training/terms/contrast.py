@@ -14,7 +14,10 @@ from blspkd.training.terms.term import Step, Term, TermSums
 
 
 class Contrast(Term):
-    """Cross-entropy of the choice by distance among the different tokens of the micro-batch's transcripts."""
+    """Cross-entropy of the choice by distance among the different tokens of the micro-batch's transcripts.
+
+    Its choices grow with the micro-batch: unlike the other terms, it depends on how a batch is split.
+    """
 
     unit = "input"
     needs = frozenset({"aligned"})

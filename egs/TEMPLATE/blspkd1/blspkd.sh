@@ -45,6 +45,7 @@ noisy_set=                                  # stage 5: test set that is also hea
 noise_snr_db="20 10 5"                      # stage 5: its signal-to-noise ratios
 reads=                                      # stage 4: instead of listening, read "transcript" or a recogniser's output
 transcribe_args=                            # stage 4: options of that recogniser, e.g. "--language en --dtype bfloat16"
+typed=                                      # stage 4: agreement is with the typed answers of this folder; empty: exp/<tag>
 results=                                    # stage 4: file for the tables; empty: RESULTS.md in exp/<tag>
 preamble=                                   # stage 4: Markdown file to put above the tables
 datadir=data                                # folder of the data directories
@@ -142,14 +143,12 @@ if stage train; then
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
         rm -f "${exp}/rendezvous"
-        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" \
-            BLSPKD_NODE="1:${num_nodes}" \
+        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" BLSPKD_NODE="1:${num_nodes}" \
             "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.BLSPKD_NODE.log; else echo train.log; fi)" \
             utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
             --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
             blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
-            --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" \
-            "${train_words[@]}"
+            --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" "${train_words[@]}"
         steps_done
     fi
 fi
@@ -173,7 +172,7 @@ if stage evaluate; then
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${exp}/.done/decode_${name}.json" "${decoder_identity[@]//%s/${name}}" --text "${inference_config}" \
-                --ignore "metrics normalize bleu_tokenize by_first_word means num_bootstrap num_examples" \
+                --ignore "metrics normalize bleu_tokenize by_first_word means typed num_bootstrap num_examples" \
                 --value "inference_args=${inference_args}" \
                 --data "${dir}" wav.scp segments reco2channel "text*" instruction \
                 --remedy "To decode again, remove ${exp}/decode_*_${name}{,.*}; to keep it, copy ${exp} to another --tag"
@@ -194,10 +193,11 @@ if stage evaluate; then
         steps_done
     fi
     [ -f "${exp}/results.json" ] || rm -f "${exp}"/.done/align_*.json  # which have rows in it
+    scoring=("${inference_words[@]}" ${typed:+--typed "${typed}"})
     if step "${exp}/.done/score.json" --redo --text "${inference_config}" --value "inference_args=${inference_args}" \
-            --value "test_sets=${test_sets}" --data "${exp}" "decode_*/hyp.jsonl" --output "${exp}/results.json"; then
-        "${python}" -m blspkd.bin.score --config "${inference_config}" --exp_dir "${exp}" --test_sets "${test_sets}" \
-            "${inference_words[@]}"
+            --value "test_sets=${test_sets}" --data "${exp}" "decode_*/hyp.jsonl" --output "${exp}/results.json" \
+            --data "${typed:-${exp}}" "decode_*.text/hyp.jsonl"; then
+        "${python}" -m blspkd.bin.score --config "${inference_config}" --exp_dir "${exp}" --test_sets "${test_sets}" "${scoring[@]}"
         steps_done
     fi
     for name in ${align_sets}; do

@@ -44,7 +44,7 @@ fi
 if [ "${inference}" != "-" ]; then inference_args+=" ${inference}"; fi
 # Agreement is with what the LLM answers when the text is typed; that run has ended, see compare.sh.
 typed=$(awk -F '\t' '$5 == "transcript" {print $1; exit}' "${plan}")
-if [ -n "${typed}" ]; then inference_args+=" --typed ${expdir}/${typed}"; fi
+if [ -n "${typed}" ]; then options+=(--typed "${expdir}/${typed}"); fi
 options+=(--stop_stage evaluate --skip_stages= --results= --preamble= --train_config "${config}")
 ./blspkd.sh "${options[@]}" --stage "${first_stage}" --tag "${name}" --reads="${reads}" --train_args "${train_args}" \
     --inference_args "${inference_args} --systems ${systems} --max_utterances ${max_utterances}"
