@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-CHUNK = 32 << 20  # numbers in a piece of the logits [n, V]
+CHUNK = 4 << 20  # numbers in a piece of the logits [n, V]
 TEMPERATURE = 0.1
 
 
