@@ -27,12 +27,17 @@ class Fired:
     times: Tensor  # [B, N] where each token closes, in frames (2.5: in the middle of the third); 0 past n_tokens[b]
 
 
+def total(alpha: Tensor) -> Tensor:
+    """The sum of alpha [B, T], zero on padding, whatever the padding's length: [B]."""
+    return _running_sum(F.pad(alpha, (1, 0)))[:, -1]
+
+
 def count(alpha: Tensor) -> Tensor:
     """The number of tokens at inference: max(1, round(sum of alpha)); halves go to the even number.
 
     alpha: [B, T], zero on padding; without any frame (T = 0) the sum is 0. Returns [B], int64.
     """
-    return _running_sum(F.pad(alpha, (1, 0)))[:, -1].round().clamp(min=1).long()
+    return total(alpha).round().clamp(min=1).long()
 
 
 def fire(frames: Tensor, alpha: Tensor, n_tokens: Tensor, max_tokens: int | None = None) -> Fired:

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blspkd.models.token_counter import TokenCounter, count_labels, ctc_loss, token_classes
+from blspkd.models.adapters.adapter import Sides
+from blspkd.models.adapters.cformer import CFormer
+from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels, ctc_loss, token_classes
 
 
 def collapsed(path: list[int]) -> list[int]:
@@ -25,6 +27,19 @@ def test_counts_the_labels_of_the_best_path(paths):
         logits[row, len(path):, 1 + row % 3] = 100.0  # padding says anything
     counted = count_labels(logits, torch.tensor([len(path) for path in paths]))
     assert counted.tolist() == [max(1, len(collapsed(path))) for path in paths]
+
+
+def test_a_counter_that_does_not_know_which_token_it_is_counts_it_all_the_same():
+    """Blank 0.5, and the rest shared by many labels: one token; a blank of 0.8 is none."""
+    probabilities = torch.full((1, 6, 11), 0.02)
+    probabilities[..., 0] = 0.8
+    probabilities[0, 1] = torch.tensor([0.5, *[0.04] * 8, 0.06, 0.12])
+    probabilities[0, 2] = torch.tensor([0.5, *[0.04] * 8, 0.06, 0.12])  # the same label: still one
+    probabilities[0, 4] = torch.tensor([0.1, *[0.09] * 10])
+    logits = probabilities.log()
+    assert count_labels(logits, torch.tensor([6])).tolist() == [1]  # blank but for nothing; at least one
+    assert count_labels(logits, torch.tensor([6]), 0.7).tolist() == [2]
+    assert count_labels(logits, torch.tensor([4]), 0.7).tolist() == [1]
 
 
 def test_loss_is_the_sum_over_all_alignments():
@@ -52,3 +67,20 @@ def test_classes_leave_room_for_the_blank(classes):
     found = token_classes(torch.arange(2000), classes)
     assert found.min() == 1 and found.max() == classes
     assert TokenCounter(8, classes)(torch.randn(2, 3, 8)).shape == (2, 3, classes + 1)
+
+
+def test_the_mean_of_alpha_and_labels_is_rounded():
+    torch.manual_seed(0)
+    options = {"num_pre_cif_layers": 1, "num_post_cif_layers": 0, "heads": 2, "ffn_dim": 8, "ctc_classes": 5}
+    adapters = {count: CFormer(CFormer.Options(**options, count=count), Sides(8, 6, 0.1)).eval()
+                for count in ("alpha", "ctc", "both")}
+    for adapter in adapters.values():
+        adapter.load_state_dict(adapters["alpha"].state_dict())
+    frames, lengths = torch.randn(7, 40, 8), torch.tensor([40, 33, 21, 17, 9, 4, 1])
+    frames = frames * (torch.arange(40) < lengths[:, None])[..., None]
+    with torch.no_grad():
+        speech = {count: adapter(frames, lengths) for count, adapter in adapters.items()}
+    labels = count_labels(speech["both"].ctc_logits, lengths, SURE_BLANK)
+    expected = ((speech["both"].alpha.double().sum(1) + labels) / 2).round().clamp(min=1)
+    assert speech["both"].n_tokens.tolist() == expected.tolist() != speech["alpha"].n_tokens.tolist()
+    assert speech["both"].n_tokens.tolist() != speech["ctc"].n_tokens.tolist()

@@ -16,7 +16,7 @@ from blspkd.models import cif
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
-from blspkd.models.token_counter import TokenCounter, count_labels
+from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels
 
 
 class CFormer(Adapter):
@@ -37,15 +37,15 @@ class CFormer(Adapter):
         dropout: float = 0.0
         alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
         match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
-        # how many tokens at inference: the rounded sum of alpha, or the labels of the token counter
-        count: Literal["alpha", "ctc"] = "alpha"
+        # how many tokens at inference: the rounded sum of alpha, the labels of the token counter, or the mean of both
+        count: Literal["alpha", "ctc", "both"] = "alpha"
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
             check_at_least(self, 1, "heads", "ffn_dim")
-            if self.count == "ctc" and self.ctc_classes < 1:
-                raise ConfigError("count: ctc needs the counter that ctc_classes makes; 509 is a good size")
+            if self.count != "alpha" and self.ctc_classes < 1:
+                raise ConfigError(f"count: {self.count} needs the counter that ctc_classes makes; 509 is a good size")
 
     @classmethod
     def gives(cls, options: Options) -> frozenset[str]:
@@ -81,7 +81,7 @@ class CFormer(Adapter):
         valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
         alpha = alpha.masked_fill(~valid, 0)
         ctc_logits = self.counter(frames) if self.counter else None
-        predicted = count_labels(ctc_logits, lengths) if self.count_by == "ctc" else cif.count(alpha.detach())
+        predicted = self._count(alpha.detach(), ctc_logits, lengths)
         if n_tokens is None:
             n_tokens = predicted.cpu()
         fired = cif.fire(self.to_frames(frames).float(), alpha, n_tokens)
@@ -91,6 +91,15 @@ class CFormer(Adapter):
         tokens = self.norm(self.to_llm(self.post_cif_norm(tokens)))  # [B, N, D]
         return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha,
                             fire_times=fired.times, ctc_logits=ctc_logits, frame_lengths=lengths)
+
+    def _count(self, alpha: Tensor, ctc_logits: Tensor | None, lengths: Tensor) -> Tensor:
+        """Its own opinion on the number of tokens [B], int64."""
+        if self.count_by == "alpha":
+            return cif.count(alpha)
+        if self.count_by == "ctc":
+            return count_labels(ctc_logits, lengths)
+        labels = count_labels(ctc_logits, lengths, SURE_BLANK)
+        return ((cif.total(alpha) + labels) / 2).round().clamp(min=1).long()
 
 
 def _layers(options: CFormer.Options, sides: Sides, number: int) -> nn.ModuleList:
