@@ -17,6 +17,7 @@ from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.generation.continuation import ContinuationWriter
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.listener import GenerationOptions, Listener
+from blspkd.models.shared_prefix import SharedPrefix
 
 _spec = importlib.util.spec_from_file_location("families", Path(__file__).with_name("tokenizer_families.py"))
 families = importlib.util.module_from_spec(_spec)
@@ -61,20 +62,29 @@ def is_shown(tokenizer, text, ids) -> bool:
     return "".join(text.split()) in "".join(tokenizer.decode(ids).split())
 
 
-def read_by(model: torch.nn.Module) -> list[list[int]]:
-    """A list that receives all token ids that `model` embeds from now on."""
+def read_by(listener: Listener) -> list[list[int]]:
+    """A list that receives all token ids that its LLM embeds from now on; it has read no prefix."""
     read: list[list[int]] = []
-    model.get_input_embeddings().register_forward_hook(lambda _, ids, __: read.append(ids[0].flatten().tolist()))
+    listener.prefix = SharedPrefix()
+    embed = listener.model.causal_lm.get_input_embeddings()
+    embed.register_forward_hook(lambda _, ids, __: read.append(ids[0].flatten().tolist()))
     return read
+
+
+def turns(read: list[list[int]], count: int) -> list[list[int]]:
+    """The first `count` turns: what all share, then what stands before the speech and behind it, of each."""
+    shared, *rest = read
+    return [shared + rest[2 * number] + rest[2 * number + 1] for number in range(count)]
 
 
 def test_stage_2_reads_text(llm, tokenizer, template_tokens):
     writer = ContinuationWriter(llm, ContinuationConfig(prompt=PROMPT, batch_size=1, max_new_tokens=1))
     for text in TEXTS:
-        read = read_by(writer.listener.model.causal_lm)
+        read = read_by(writer.listener)
         assert len(writer.write({"u": text})) == 1
-        assert control_tokens(tokenizer, read[0]) == template_tokens, text
-        assert is_shown(tokenizer, text, read[0]), text
+        [ids] = turns(read, 1)
+        assert control_tokens(tokenizer, ids) == template_tokens, text
+        assert is_shown(tokenizer, text, ids), text
 
 
 def test_stage_3_trains_on_text(llm, tokenizer, template_tokens, tmp_path):
@@ -99,15 +109,16 @@ def test_stage_4_reads_text(llm, tokenizer, template_tokens):
     options = GenerationOptions(max_new_tokens=1)
     speech = torch.zeros(3, 16)
     for text in families.HOSTILE:
-        read = read_by(listener.model.causal_lm)
+        read = read_by(listener)
         listener.generate_from_text([text, NEUTRAL], [PROMPT.instruction, text], options)
-        for ids in read[:2]:
+        for ids in turns(read, 2):
             assert control_tokens(tokenizer, ids) == template_tokens, text
             assert is_shown(tokenizer, text, ids), text
-        read = read_by(listener.model.causal_lm)
+        read = read_by(listener)
         listener.reply([speech], [text], options)
-        assert control_tokens(tokenizer, read[0] + read[1]) == template_tokens, text
-        assert is_shown(tokenizer, text, read[0]), text
+        [ids] = turns(read, 1)
+        assert control_tokens(tokenizer, ids) == template_tokens, text
+        assert is_shown(tokenizer, text, ids), text
 
 
 def test_a_system_message_is_text(llm, tokenizer):
