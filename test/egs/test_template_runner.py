@@ -230,3 +230,13 @@ def test_keep_going_starts_what_waits_behind_a_failure(run, tmp_path):
                  "touch ran.JOB; [ JOB -ne 1 ]")
     assert result.returncode == 1 and "x.1.log" in result.stdout + result.stderr
     assert (tmp_path / "ran.3").exists()
+
+
+def test_a_training_keeps_few_of_onednn_s_primitives_unless_told_otherwise(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$ONEDNN_PRIMITIVE_CACHE_CAPACITY $OMP_NUM_THREADS $*"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    for given, expected in (({}, "16"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "900"}, "900")):
+        done = subprocess.run([RUN.with_name("launch.sh"), "--python", tmp_path / "python", "module"], text=True,
+                              capture_output=True, check=True, cwd=RUN.parents[1], env=environment | given)
+        assert done.stdout == f"{expected} 1 -m module\n"
