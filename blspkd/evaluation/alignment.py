@@ -64,7 +64,8 @@ class Measured:
     nearest_true: list[bool] | None = None  # with the true number: whether that is the transcript's
     fire_times_true: list[float] | None = None
     fire_times: list[float] | None = None
-    alpha: list[float] | None = None  # per frame, not scaled
+    alpha: list[float] | None = None  # not scaled
+    stacked: int = 1  # encoder frames in one of alpha's
 
 
 class AlignDir(PartsDir):
@@ -158,7 +159,7 @@ class _Aligner:
                     "first_kl_true": _rounded(measured.response_true.kl[:1])[0],
                     "response_kl_true": _rounded(measured.response_true.kl) if has_response else [],
                     "response_top1_true": measured.response_true.top1 if has_response else [],
-                    "frame_times": _rounded(self._seconds(place, utterance.duration)
+                    "frame_times": _rounded(self._seconds(place * measured.stacked, utterance.duration)
                                             for place in range(len(measured.alpha) + 1)),
                     "alpha": _rounded(measured.alpha),
                     "fire_times": _rounded(self._seconds(place, utterance.duration) for place in measured.fire_times),
@@ -218,7 +219,7 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
         item.input, item.response_true = inputs[row], responses[row]
         item.nearest, item.nearest_true = read[row].tolist(), is_right[row].tolist()
         item.fire_times, item.fire_times_true = _times(own, row), _times(true, row)
-        item.alpha = own.alpha[row, :int(lengths[row])].tolist()
+        item.alpha, item.stacked = own.alpha[row, :int(own.frame_lengths[row])].tolist(), own.stacked
     return measured
 
 

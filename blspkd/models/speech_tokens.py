@@ -14,9 +14,10 @@ class SpeechTokens:
     n_tokens: Tensor  # [B] int64, on the CPU: real tokens per utterance
     n_predicted: Tensor | None = None  # [B] int64: what n_tokens is, or would have been, when nobody gives it
     alpha: Tensor | None = None  # [B, T] unscaled firing weights, zero on padding; None without CIF
+    stacked: int = 1  # encoder frames in one of alpha's T
     fire_times: Tensor | None = None  # [B, N] in encoder frames; None without CIF
     ctc_logits: Tensor | None = None  # [B, T, K + 1] of the token counter, class 0 is blank; None without one
-    frame_lengths: Tensor | None = None  # [B] real frames, on the CPU; None without CIF
+    frame_lengths: Tensor | None = None  # [B] alpha's real frames, on the CPU; None without CIF
 
     def rows(self) -> Tensor:
         """The real tokens of all utterances, one behind the other: [sum of n_tokens, D]."""

@@ -19,7 +19,7 @@ from blspkd.models.speech_llm import SpeechLlm
 CONTINUE = PromptConfig(instruction="Continue:")
 
 
-SMALL = {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1}
+SMALL = {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1, "stack_frames": 2}
 
 
 @pytest.fixture(params=["cformer", "conv"])
@@ -168,6 +168,7 @@ def test_the_command_writes_rows_summary_and_results(model_dir, data_dir, adapte
     for row in rows:
         assert "".join(row["tokens"]) == row["transcript"] and len(row["fire_times_true"]) == row["n_tokens"]
         assert len(row["frame_times"]) == len(row["alpha"]) + 1
+        assert row["frame_times"][-1] == pytest.approx(row["duration"], abs=0.05)
         assert 0 <= row["fire_times"][0] <= row["fire_times"][-1] <= row["duration"]
         assert row["tokens"][row["boundaries"][0][0]].strip() == row["transcript"].split()[0][-len(
             row["tokens"][row["boundaries"][0][0]].strip()):]
