@@ -45,10 +45,12 @@ def count_labels(logits: Tensor, frame_lengths: Tensor, sure_blank: float = 0.0)
     sure_blank: a frame has the likeliest label unless the blank has this probability; 0: the likeliest of all. A
     counter that knows that there is a token, and not which, leaves it out else: every label loses against the blank.
     """
-    path = logits.argmax(-1)
+    logits = logits.float()  # of bfloat16, argmax takes five times as long on a CPU
     if sure_blank:
-        is_blank = logits.float().softmax(-1)[..., BLANK] >= sure_blank
+        is_blank = (logits[..., BLANK] - logits.logsumexp(-1)).exp() >= sure_blank
         path = (logits[..., 1:].argmax(-1) + 1).masked_fill(is_blank, BLANK)
+    else:
+        path = logits.argmax(-1)
     valid = torch.arange(path.shape[1], device=path.device) < frame_lengths.to(path.device)[:, None]
     path = path.masked_fill(~valid, BLANK)
     before = F.pad(path, (1, 0), value=BLANK)[:, :-1]
