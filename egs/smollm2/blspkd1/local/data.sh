@@ -6,10 +6,10 @@ set -euo pipefail
 an4=                # AN4's folder; empty: AN4 in db.sh
 librispeech=        # the folder with train-clean-100; empty: LIBRISPEECH in db.sh
 librispeech_test=   # the folder with test-clean, of which nothing is trained on; empty: LIBRISPEECH_TEST in db.sh
-num_train=10000     # spoken training sentences
+num_train=40000     # spoken training sentences
 num_valid=300       # spoken validation sentences
 num_test=150        # test sentences, and factual questions at most
-copies=3            # how often data/train holds a recording of a person
+copies=6            # how often data/train holds a recording of a person
 seed=0              # of all that is drawn
 nj=2                # processes
 datadir=data        # folder for the data directories
