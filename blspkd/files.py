@@ -33,10 +33,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     The caller may create a file or a directory there. An existing directory at `path` is replaced.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent.absolute())
-    temporary = path.with_name(f"{path.name}.tmp-{_place()}-{os.getpid()}")
-    _remove(temporary)
+    temporary = _temporary(path)
     try:
         yield temporary
         _open_to_readers(temporary)
@@ -51,6 +48,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         if refused is None or refused is error:
             raise
         raise refused from error
+
+
+@contextmanager
+def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder beside `path`, for what is needed to make it; in the end it is removed."""
+    folder = _temporary(Path(f"{path}.scratch"))
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
 
 
 @contextmanager
@@ -118,6 +126,15 @@ def contents_digests(paths: Iterable[Path]) -> dict[str, str]:
     """File -> 16 digits of its contents' digest, for the files at or under `paths`; what is not there is left out."""
     return {file.relative_to(path.parent).as_posix(): contents_digest(file)[:16] for path in paths
             for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*"))))}
+
+
+def _temporary(path: Path) -> Path:
+    """The temporary name of `path`, where nothing stands; what killed processes have left beside it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent.absolute())
+    temporary = path.with_name(f"{path.name}.tmp-{_place()}-{os.getpid()}")
+    _remove(temporary)
+    return temporary
 
 
 @functools.cache

@@ -76,7 +76,7 @@ fi
 if [ -z "${got}" ] || [ "${got}" != "${torch_version%%+*}" ]; then
     echo "installing ${torch}: 0.2 GB to download for a CPU build, about 3 GB for the build with NVIDIA's libraries," \
         "which pip prefers on Linux; one to several minutes"
-    install "${torch}"
+    install --upgrade "${torch}"
 fi
 echo "installing blspkd[${extras}] and the packages it needs: about 0.2 GB to download; a minute or two"
 cd "${root}"

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from blspkd.errors import ConfigError, DataError
-from blspkd.files import atomic_write, read_json
+from blspkd.files import atomic_write, contents_digest, read_json
 from blspkd.generation.parts import (
     FORMAT,
     Part,
@@ -24,22 +24,31 @@ from blspkd.kaldi.sampling import written_for
 
 # Filters drop single utterances. Where they drop more than half, LLM, prompt or options are wrong.
 MAX_BAD_RATIO = 0.5
+_INFO = {"model", "prompt", "generation", "filtered", "identity", "fingerprint"}
 
 
 def is_merged(data_dir: Path, transcripts: Mapping[str, str], settings: dict | None = None) -> bool:
     """Whether `continuation` and its info are there, made from these transcripts (and settings, if given)."""
     continuations = Path(data_dir) / "continuation"
     info = read_json(Path(data_dir) / "continuation.info.json")
-    if "fingerprint" not in info or not continuations.is_file():
+    if not _INFO <= info.keys() or not continuations.is_file():
         return False
     transcripts = written_for(transcripts, settings["generation"] if settings else info["generation"])
-    dropped = {utt_id for names in info["filtered"].values() for utt_id in names}
-    with open(continuations, "rb") as file:  # it may have been cut
-        if [line.split(b" ", 1)[0].decode() for line in file] != [name for name in transcripts if name not in dropped]:
-            return False
+    if not _is_whole(continuations, info, transcripts):
+        return False
     if settings is None:
         settings = make_settings(info["model"], info["identity"], info["prompt"], info["generation"])
     return info["fingerprint"] == fingerprint(settings, transcripts)
+
+
+def _is_whole(continuations: Path, info: Mapping[str, Any], transcripts: Iterable[str]) -> bool:
+    """Whether the file is as it was written; it may have been cut or changed."""
+    if "sha256" in info:
+        return info["sha256"] == contents_digest(continuations)
+    dropped = {utt_id for names in info["filtered"].values() for utt_id in names}  # an older version: without digest
+    written = [name.encode() for name in transcripts if name not in dropped]
+    with open(continuations, "rb") as file:
+        return [line.split(b" ", 1)[0] for line in file] == written
 
 
 def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float = MAX_BAD_RATIO) -> dict:
@@ -84,9 +93,11 @@ def merge(data_dir: Path, transcripts: Mapping[str, str], max_bad_ratio: float =
             "counts": counts, "filtered": filtered,
             "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
             "identity": settings["identity"], "fingerprint": fingerprint(settings, transcripts)}
+    continuations = data_dir / "continuation"
     # The info goes first and comes last: where it stands, it describes the continuations beside it.
     info_path.unlink(missing_ok=True)
-    write_continuations(data_dir / "continuation", {utt_id: row["text"] for utt_id, row in written.items()})
+    write_continuations(continuations, {utt_id: row["text"] for utt_id, row in written.items()})
+    info["sha256"] = contents_digest(continuations)
     with atomic_write(info_path) as file:
         json.dump(info, file, indent=2, ensure_ascii=False)
         file.write("\n")

@@ -3,9 +3,7 @@
 import hashlib
 import logging
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -18,7 +16,7 @@ from typing import Any, TypeVar
 
 from blspkd.audio.samples import AudioSource, copy_to_wav, durations, is_command, load, size_and_date
 from blspkd.errors import AudioError, DataError
-from blspkd.files import atomic_path, text_digest
+from blspkd.files import atomic_path, scratch_folder, text_digest
 from blspkd.kaldi.data_dir import parse_channel, parse_duration, read_sources
 from blspkd.kaldi.fix import back_up
 from blspkd.kaldi.tables import read_table, remedy_command, write_table
@@ -126,8 +124,6 @@ def materialize(path: str | os.PathLike, dump_dir: str | os.PathLike, *, allow_p
         raise DataError(f"{path / 'wav.scp'}: {len(commands)} entries are commands, the first is {name}: {entry}; "
                         "if you trust all of them, allow this shell to run them: --allow_pipes true")
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".tmp-*"):  # of a run that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
     files = {name: folder / f"{name}-{text_digest(entry)[:8]}.wav"
              for name, entry in commands.items()}
     failures = []
@@ -153,8 +149,8 @@ def materialize(path: str | os.PathLike, dump_dir: str | os.PathLike, *, allow_p
 
 def _run_into(command: str, destination: Path) -> None:
     """Run `command`, to which the user has consented, and write what it prints as a wav file."""
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".tmp-") as scratch:
-        output, errors = Path(scratch) / "output", Path(scratch) / "errors"
+    with scratch_folder(destination) as scratch:
+        output, errors = scratch / "output", scratch / "errors"
         with open(output, "wb") as stdout, open(errors, "wb") as stderr:
             status = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=stdout,
                                     stderr=stderr, check=False).returncode

@@ -150,7 +150,7 @@ def read_continuations(path: str | os.PathLike) -> dict[str, str]:
         try:
             rows[key] = parse_json_string(value)
         except ValueError as error:
-            raise DataError(f"{path}: {key}: {error}; run stage 2 again") from None
+            raise DataError(f"{path}: {key}: {error}; remove this file and run stage 2 again") from None
     return rows
 
 

@@ -7,6 +7,7 @@ Teacher and student are one LLM in memory. The teacher reads text, with PLoRA of
 reads speech tokens in the place of the transcript's tokens, with PLoRA on at those positions only.
 """
 
+import itertools
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -117,7 +118,7 @@ class SpeechLlm(nn.Module):
 
         further: more files of tensors to lay beside.
         """
-        self.check_whole()
+        self.check_whole(further)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
@@ -130,9 +131,11 @@ class SpeechLlm(nn.Module):
             for name, tensors in further.items():
                 save_file(tensors, temporary / name)
 
-    def check_whole(self) -> None:
+    def check_whole(self, further: Mapping[str, dict[str, Tensor]] = MappingProxyType({})) -> None:
         """Raises ModelError where a trained tensor has no elements: it would be lost in what is saved."""
-        empty = [name for name, value in self.named_parameters() if value.requires_grad and not value.numel()]
+        trained = itertools.chain(((name, value) for name, value in self.named_parameters() if value.requires_grad),
+                                  *(tensors.items() for tensors in further.values()))
+        empty = [name for name, value in trained if not value.numel()]
         if empty:
             raise ModelError(f"{empty[0]} has no elements ({len(empty)} tensors in all), so that nothing is saved: "
                              "DeepSpeed's ZeRO stage 3 splits them over the ranks, and its option "

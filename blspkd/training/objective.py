@@ -110,8 +110,15 @@ class KdObjective(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The speech LLM's folder, with the weights of terms that have some."""
+        self.speech_llm.save_pretrained(folder, self._weights_of_terms())
+
+    def check_whole(self) -> None:
+        """Raises ModelError where a trained tensor has no elements."""
+        self.speech_llm.check_whole(self._weights_of_terms())
+
+    def _weights_of_terms(self) -> dict[str, dict[str, Tensor]]:
         weights = {name: value.detach().contiguous() for name, value in self.terms.state_dict().items()}
-        self.speech_llm.save_pretrained(folder, {TERMS_FILE: weights} if weights else {})
+        return {TERMS_FILE: weights} if weights else {}
 
     def load_trained(self, folder: str | Path) -> None:
         """Load what `save_pretrained` wrote. Raises ModelError."""

@@ -231,7 +231,7 @@ class _Checkpoints(TrainerCallback):
         self.keep = max(training.keep_checkpoints, training.average_checkpoints)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        model.speech_llm.check_whole()  # not after the first thousand steps
+        model.check_whole()  # not after the first thousand steps
 
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:

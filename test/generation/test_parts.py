@@ -150,9 +150,26 @@ def test_continuations_cut_after_the_merge_are_not_up_to_date(tmp_path):
     write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
     merge(tmp_path, TRANSCRIPTS)
     lines = (tmp_path / "continuation").read_text().splitlines(keepends=True)
-    for damaged in (lines[:-1], [*lines[:-1], lines[0]]):
-        (tmp_path / "continuation").write_text("".join(damaged))
-        assert not is_merged(tmp_path, TRANSCRIPTS, settings())
+    whole = "".join(lines).encode()
+    for damaged in (b"", "".join(lines[:-1]).encode(), "".join([*lines[:-1], lines[0]]).encode(), whole[:-6],
+                    whole.replace(b"utt1", b"\xff1"), whole.replace(b'"', b"'", 1)):
+        (tmp_path / "continuation").write_bytes(damaged)
+        assert not is_merged(tmp_path, TRANSCRIPTS, settings()) and not is_merged(tmp_path, TRANSCRIPTS)
+    (tmp_path / "continuation").write_bytes(whole)
+    assert is_merged(tmp_path, TRANSCRIPTS)
+
+
+def test_the_info_of_an_older_version_has_no_digest_and_a_damaged_one_is_no_info(tmp_path):
+    write(plan_parts(tmp_path, TRANSCRIPTS, settings()), settings())
+    info = merge(tmp_path, TRANSCRIPTS)
+    path = tmp_path / "continuation.info.json"
+    path.write_text(json.dumps({key: value for key, value in info.items() if key != "sha256"}))
+    assert is_merged(tmp_path, TRANSCRIPTS)
+    (tmp_path / "continuation").write_bytes((tmp_path / "continuation").read_bytes().replace(b"utt1", b"\xff1"))
+    assert not is_merged(tmp_path, TRANSCRIPTS)
+    for damaged in ("", "[]", '{"fingerprint": "x"}'):
+        path.write_text(damaged)
+        assert not is_merged(tmp_path, TRANSCRIPTS)
 
 
 def test_a_merge_killed_while_it_removed_the_parts_can_be_repeated(tmp_path):

@@ -1,6 +1,9 @@
 """Durations come from the headers, every bad recording is named, and commands run only with consent."""
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -184,6 +187,23 @@ def test_commands_run_with_consent_and_only_once(make_dir, tmp_path):
     materialize(folder, tmp_path / "dump", allow_pipes=True)
     assert len(log.read_text().split()) == 6
     assert len(soundfile.read(read_table(folder / "wav.scp")["cem-1"])[0]) == 1600
+
+
+def test_commands_of_two_processes_leave_each_other_s_files_alone(make_dir, tmp_path):
+    audio, go = tmp_path / "audio", tmp_path / "go"
+    folder = make_dir(wav__scp=[f"ann-1 {audio}/ann-1.wav"] + [
+        f"{utt_id} until [ -e {go} ]; do sleep 0.02; done; cat '{audio}/{utt_id}.wav' |" for utt_id in IDS[1:]])
+    first = subprocess.Popen([sys.executable, "-c", f"from blspkd.kaldi.recordings import materialize; "
+                              f"materialize({str(folder)!r}, {str(tmp_path / 'dump')!r}, allow_pipes=True)"])
+    wavs = tmp_path / "dump" / "wav"
+    while not list(wavs.glob("*.tmp-*/output")) and first.poll() is None:
+        time.sleep(0.05)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "wav.scp").write_text("".join(f"{utt_id} cat '{audio}/{utt_id}.wav' |\n" for utt_id in IDS))
+    assert materialize(other, tmp_path / "dump", allow_pipes=True) == len(IDS)
+    go.touch()
+    assert first.wait() == 0 and not list(wavs.glob("*tmp-*"))
 
 
 def test_failed_commands_are_named_and_the_rest_is_kept(make_dir, tmp_path):

@@ -159,3 +159,10 @@ def test_a_tensor_without_elements_is_never_written(saved, part):
     with pytest.raises(ModelError, match=rf"{part}\.{name}.*ZeRO stage 3"):
         model.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_weights_of_loss_terms_without_elements_are_never_written(saved):
+    folder, model = saved
+    with pytest.raises(ModelError, match=r"scale has no elements.*ZeRO stage 3"):
+        model.save_pretrained(folder, {"terms.safetensors": {"scale": torch.empty(0)}})
+    assert not (folder / "terms.safetensors").exists()

@@ -1,7 +1,7 @@
 """CFormer, the adapter of BLSP-KD (arXiv 2405.19041, section 3.2): as many speech tokens as the text has tokens.
 
 frames -> pre-CIF Transformer layers -> alpha and frames -> CIF -> post-CIF Transformer layers -> LLM width.
-With `stack_frames` (not in the paper) several frames become one before all that, which divides the cost by their number.
+With `stack_frames` (not in the paper) several frames become one before all that, at a cost divided by their number.
 """
 
 from dataclasses import dataclass
