@@ -59,6 +59,9 @@ class ModelConfig:
     train_encoder_layers: int = -1  # with train_encoder: only the last n layers; -1: all of it
     adapter: str = "cformer"  # a name in blspkd/models/adapters/__init__.py
     adapter_options: dict = field(default_factory=dict)  # `Options` in the adapter's file
+    # speech tokens as the LLM reads them, in training and after: as they are, each replaced by the nearest text
+    # embedding, or drawn to it by its confidence (models/nearest.py)
+    snap: Literal["none", "hard", "soft"] = "none"
     embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0

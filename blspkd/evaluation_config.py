@@ -47,9 +47,7 @@ class DecodeConfig:
     max_utterances: int = 0  # 0: all
     num_bootstrap: int = 1000
     num_examples: int = 3  # shown in RESULTS.md
-    # speech tokens before the LLM reads them: as they are, each replaced by the nearest text embedding, or drawn to it
-    # by its confidence (models/nearest.py)
-    snap: Literal["none", "hard", "soft"] = "none"
+    snap: Literal["model", "none", "hard", "soft"] = "model"  # as model.snap (config.py) has it, or otherwise
 
     def tasks_of(self, set_name: str) -> dict[str, TaskConfig]:
         """The tasks of this test set."""

@@ -132,7 +132,7 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
         what = "reads; name one that listens" if chain[-1] in config.systems else (
             f"is not one of the systems of this budget: {', '.join(config.systems)}")
         raise ConfigError(f"{path}: of: '{chain[-1]}' {what}")
-    if inference.get("snap", "none") != "none":
+    if inference.get("snap") in ("hard", "soft"):
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
         if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config, list(overrides)).model):

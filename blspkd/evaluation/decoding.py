@@ -92,10 +92,7 @@ class _Decoder:
         work = {folder: partial(self.answer, folder.task) for folder in folders}
         if self.system in TYPED:
             return Job(self.plan, work)
-        listen = self.listener.listen
-        if self.config.snap != "none":
-            listen = partial(listen, snap=self.config.snap)
-        return Job(self.plan, work, self.load, listen)
+        return Job(self.plan, work, self.load, partial(self.listener.listen, snap=self.config.snap))
 
     def load(self, batch: list[str]) -> list[np.ndarray]:
         rate = self.listener.extractor.sampling_rate
@@ -136,7 +133,7 @@ class _Decoder:
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    snapped = {"snap": config.snap} if config.snap != "none" else {}
+    snapped = {"snap": config.snap} if config.snap != "model" else {}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:

@@ -130,15 +130,17 @@ class Listener:
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
-               snap: Literal["none", "hard", "soft"] = "none") -> list[Tensor]:
+               snap: Literal["model", "none", "hard", "soft"] = "model") -> list[Tensor]:
         """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
 
         waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
         sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
-        snap:          whether tokens are drawn to text embeddings (nearest.py).
+        snap:          whether tokens are drawn to text embeddings (nearest.py); model: as in its training.
         Raises AudioError, with the waveform's number, for what cannot be used, and ConfigError for an adapter whose
         tokens stand for no text tokens.
         """
+        if snap == "model":
+            snap = self.model.config.snap
         if snap != "none" and not self.model.adapter.aligned:
             raise ConfigError(f"snap: {snap}: the tokens of adapter '{self.model.config.adapter}' stand for no text "
                               "tokens; leave it at none")

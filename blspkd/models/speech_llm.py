@@ -25,6 +25,7 @@ from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.errors import ConfigError, ModelError
 from blspkd.files import atomic_path
+from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.base_models import load_llm
 from blspkd.models.embedding_table import EmbeddingTable
@@ -231,8 +232,20 @@ class SpeechLlm(nn.Module):
         embeddings = self.causal_lm.get_input_embeddings()(sequences.ids)
         rows = sequences.input_mask.reshape(-1).nonzero().squeeze(1)
         flat = embeddings.detach().flatten(0, 1)
-        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), speech.rows().to(flat.dtype))
+        tokens = self._snapped(speech.rows()).to(flat.dtype)
+        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), tokens)
         return flat.view_as(embeddings)
+
+    def _snapped(self, tokens: Tensor) -> Tensor:
+        """Speech tokens [n, D] as `model.snap` has the LLM read them; gradients pass as if nothing had been drawn.
+
+        Of all embeddings: only a listener knows which are of control tokens, and leaves them out.
+        """
+        if self.config.snap == "none":
+            return tokens
+        as_they_are = tokens.detach()
+        drawn = nearest.snap(as_they_are, self.embedding_table, self.embedding_rms**2, self.config.snap)
+        return drawn + (tokens - as_they_are)
 
     def train(self, mode: bool = True) -> "SpeechLlm":
         """Frozen parts stay in evaluation mode (their dropout is zero in any case, see `load_llm`)."""

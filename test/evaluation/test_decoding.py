@@ -37,7 +37,7 @@ class FakeListener:
         self.die_after = die_after
         self.listened = self.answered = 0
 
-    def listen(self, waveforms, snap="none"):
+    def listen(self, waveforms, snap):
         self.listened += len(waveforms)
         self.snap = snap
         return [torch.zeros(len(waveform), 1) for waveform in waveforms]
@@ -177,7 +177,7 @@ def test_a_run_that_was_killed_and_restarted_gives_the_same_files(data_dir, tmp_
 
 
 def test_snapped_tokens_are_other_answers_of_what_listens_only(data_dir, tmp_path, config):
-    decode(data_dir, tmp_path / "exp", config)
+    assert decode(data_dir, tmp_path / "exp", config).snap == "model"
     snapped = decode(data_dir, tmp_path / "exp", replace(config, snap="hard"))
     assert snapped.snap == "hard" and snapped.listened == len(WORDS) and snapped.answered == 2 * len(WORDS)
     assert decode(data_dir, tmp_path / "exp", replace(config, snap="hard")) is None

@@ -66,6 +66,14 @@ def test_tokens_may_be_snapped_to_text_embeddings(listener):
     assert bool(((soft - hard).norm(dim=1) <= (plain - hard).norm(dim=1) + 1e-6).all())
 
 
+def test_a_model_that_was_trained_with_snapped_tokens_listens_so(listener, monkeypatch):
+    [plain], [hard] = (listener.listen([SPEECH], snap=how) for how in ("none", "hard"))
+    assert torch.equal(listener.listen([SPEECH])[0], plain)
+    monkeypatch.setattr(listener.model.config, "snap", "hard")
+    assert torch.equal(listener.listen([SPEECH])[0], hard) and not torch.equal(plain, hard)
+    assert torch.equal(listener.listen([SPEECH], snap="none")[0], plain)
+
+
 def test_tokens_are_snapped_to_no_control_token(tiny_llm, tiny_encoder):
     """Also to none that the tokenizer only knows as added and special."""
     tokenizer = load_tokenizer(tiny_llm)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.errors import ConfigError, ModelError
 from blspkd.models.listener import GenerationOptions, Listener
+from blspkd.models.nearest import snap
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.models.speech_tokens import SpeechTokens
 
 ADAPTER_OPTIONS = {"cformer": {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 2},
                    "conv": {"bottleneck": 16}}
@@ -166,3 +169,22 @@ def test_weights_of_loss_terms_without_elements_are_never_written(saved):
     with pytest.raises(ModelError, match=r"scale has no elements.*ZeRO stage 3"):
         model.save_pretrained(folder, {"terms.safetensors": {"scale": torch.empty(0)}})
     assert not (folder / "terms.safetensors").exists()
+
+
+@pytest.mark.parametrize("how", ["none", "hard", "soft"])
+def test_in_training_the_llm_reads_snapped_tokens_and_gradients_pass_straight_through(saved, how):
+    _, model = saved
+    model.config.snap = how
+    tokens = (torch.randn(2, 3, model.embedding_table.shape[1]) * model.embedding_rms).requires_grad_()
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 0]], dtype=torch.bool)
+    sequences = SimpleNamespace(ids=torch.full((2, 4), 5), input_mask=mask)
+    embedded = model.embed(sequences, SpeechTokens(tokens, torch.tensor([2, 3])))
+    rows = torch.cat([tokens[0, :2], tokens[1]])
+    expected = snap(rows.detach(), model.embedding_table, model.embedding_rms**2, how)
+    assert torch.equal(embedded[mask], expected)
+    assert (how == "none") == torch.equal(expected, rows)
+    assert torch.equal(embedded[~mask], model.embedding_table[[5, 5, 5]])
+    weights = torch.randn_like(embedded)
+    (embedded * weights).sum().backward()
+    assert torch.equal(torch.cat([tokens.grad[0, :2], tokens.grad[1]]), weights[mask])
+    assert not tokens.grad[0, 2].any()

@@ -39,6 +39,9 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
     if loss.w_input and "aligned" not in gives:
         raise ConfigError(f"loss: w_input: needs as many speech tokens as text tokens, which adapter '{model.adapter}' "
                           "does not give; set w_input to 0, or adapter to one that does")
+    if model.snap != "none" and "aligned" not in gives:
+        raise ConfigError(f"model: snap: {model.snap}: the tokens of adapter '{model.adapter}' stand for no text "
+                          "tokens; leave it at none")
     for name in options:
         for missing in TERMS[name].needs - gives:
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
