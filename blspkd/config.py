@@ -62,6 +62,9 @@ class ModelConfig:
     # speech tokens as the LLM reads them, in training and after: as they are, each replaced by the nearest text
     # embedding, or drawn to it by its confidence (models/nearest.py)
     snap: Literal["none", "hard", "soft"] = "none"
+    # at inference: so many tokens more and fewer are tried, and the number is taken whose tokens are nearest to text
+    # embeddings (models/recount.py); 0: the adapter's own
+    recount: int = 0
     embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0
@@ -69,6 +72,10 @@ class ModelConfig:
     plora_targets: str = "all-linear"  # or module names, comma-separated: q_proj,v_proj
     # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
     plora_positions: Literal["speech", "all"] = "speech"
+
+    def __post_init__(self):
+        if self.recount < 0:
+            raise ConfigError(f"model: recount: {self.recount} is below 0")
 
     moved = {**{name: f"adapter_options.{name}" for name in (
         "num_pre_cif_layers", "num_post_cif_layers", "alpha_bias", "match_embedding_norm", "count", "ctc_classes")},

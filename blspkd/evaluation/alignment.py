@@ -193,11 +193,10 @@ def _reading(transcript: str, text: str) -> dict:
 def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     """Compare speech with text for every utterance of a batch that lies on the model's device."""
     frames, lengths = model.encoder(batch.features, batch.feature_lengths, batch.windows)
-    frames = frames.to(model.adapter_dtype)
     teacher = model.teacher_states(batch.sequences)
     asked = batch.sequences.response_positions(shifted=True)
 
-    own = model.adapter(frames, lengths)
+    own = model.adapt(frames, lengths)
     sequences = lay_out(batch.examples, own.n_tokens.tolist())
     sequences.ids = sequences.ids.to(batch.sequences.ids.device)
     student = model.student_states(sequences, own)
@@ -206,7 +205,7 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     if not model.adapter.aligned:
         return measured
 
-    true = model.adapter(frames, lengths, batch.n_tokens)
+    true = model.adapt(frames, lengths, batch.n_tokens)
     student = model.student_states(batch.sequences, true)
     inputs = compare(model, student, batch.sequences.input_mask, teacher, batch.sequences.input_mask)
     responses = compare(model, student, asked, teacher, asked)

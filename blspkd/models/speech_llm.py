@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,6 +32,7 @@ from blspkd.models.base_models import load_llm
 from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
+from blspkd.models.recount import recount
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder
 from blspkd.models.speech_tokens import SpeechTokens
@@ -159,7 +161,8 @@ class SpeechLlm(nn.Module):
     def embedding_table(self) -> Tensor:
         """What the LLM reads text tokens as [V, D]."""
         embeddings = self.causal_lm.get_input_embeddings()
-        return embeddings.weight * getattr(embeddings, "embed_scale", 1.0)
+        scale = float(getattr(embeddings, "embed_scale", 1.0))
+        return embeddings.weight if scale == 1.0 else embeddings.weight * scale
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
@@ -188,7 +191,12 @@ class SpeechLlm(nn.Module):
 
     def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         """Frames [B, T, C] -> speech tokens [B, N, D]."""
-        return self.adapter(frames.to(self.adapter_dtype), lengths, n_tokens)
+        adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths)
+        speech = adapter(n_tokens)
+        if n_tokens is None and self.config.recount:
+            chosen = recount(adapter, speech.n_tokens, self.config.recount, self.embedding_table, self.embedding_rms**2)
+            speech = replace(adapter(chosen), n_predicted=chosen.to(speech.n_predicted.device))
+        return speech
 
     @property
     def adapter_dtype(self) -> torch.dtype:
@@ -232,8 +240,7 @@ class SpeechLlm(nn.Module):
         embeddings = self.causal_lm.get_input_embeddings()(sequences.ids)
         rows = sequences.input_mask.reshape(-1).nonzero().squeeze(1)
         flat = embeddings.detach().flatten(0, 1)
-        tokens = self._snapped(speech.rows()).to(flat.dtype)
-        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), tokens)
+        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), self._snapped(speech.rows()).to(flat.dtype))
         return flat.view_as(embeddings)
 
     def _snapped(self, tokens: Tensor) -> Tensor:

@@ -42,6 +42,9 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
     if model.snap != "none" and "aligned" not in gives:
         raise ConfigError(f"model: snap: {model.snap}: the tokens of adapter '{model.adapter}' stand for no text "
                           "tokens; leave it at none")
+    if model.recount and "aligned" not in gives:
+        raise ConfigError(f"model: recount: {model.recount}: adapter '{model.adapter}' does not count text tokens; "
+                          "leave it at 0")
     for name in options:
         for missing in TERMS[name].needs - gives:
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "

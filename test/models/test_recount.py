@@ -1,0 +1,79 @@
+"""The number of tokens by how sure the tokens are."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blspkd.config import ModelConfig, PromptConfig
+from blspkd.errors import ConfigError
+from blspkd.models.recount import COST, recount
+from blspkd.models.speech_llm import SpeechLlm
+from blspkd.models.speech_tokens import SpeechTokens
+
+TABLE = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+MEAN_SQUARE = float(TABLE.pow(2).mean())
+
+
+def certainty(tokens: torch.Tensor) -> float:
+    """From the formula: mean log of the nearest embedding's share."""
+    shares = []
+    for token in tokens.double():
+        weights = (-(TABLE.double() - token).pow(2).sum(1) / (0.1 * 6 * MEAN_SQUARE)).exp()
+        shares.append(float((weights.max() / weights.sum()).log()))
+    return sum(shares) / len(shares)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 2), st.integers(0, 1000))
+def test_it_is_the_surest_number_within_reach(counted, reach, seed):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {(row, n): torch.randn(n, 6, generator=generator) for row in range(len(counted)) for n in range(1, 9)}
+
+    def tokens_of(numbers):
+        rows = [drawn[row, n] for row, n in enumerate(numbers.tolist())]
+        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers)
+
+    found = recount(tokens_of, torch.tensor(counted), reach, TABLE, MEAN_SQUARE)
+    for row, (n, own) in enumerate(zip(found.tolist(), counted, strict=True)):
+        scores = {change: certainty(drawn[row, max(1, own + change)]) - COST * abs(change)
+                  for change in range(-reach, reach + 1)}
+        best = max(scores.values())
+        assert n >= 1 and abs(n - own) <= reach
+        of_found = max(score for change, score in scores.items() if max(1, own + change) == n)
+        assert of_found == pytest.approx(best, abs=1e-3)
+
+
+def test_one_too_many_and_one_too_few_are_mended():
+    """Tokens of the right number are text embeddings; of another one, blends of neighbours."""
+    words = TABLE[:8]
+
+    def tokens_of(numbers):
+        rows = []
+        for right, n in zip((5, 7), numbers.tolist(), strict=True):
+            places = torch.linspace(0, right - 1, n)
+            low = places.floor().long()
+            rows.append(torch.lerp(words[low], words[(low + 1).clamp(max=right - 1)], (places - low)[:, None]))
+        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers)
+
+    assert recount(tokens_of, torch.tensor([6, 6]), 1, TABLE, MEAN_SQUARE).tolist() == [5, 7]
+    assert recount(tokens_of, torch.tensor([5, 7]), 1, TABLE, MEAN_SQUARE).tolist() == [5, 7]
+
+
+def test_a_model_recounts_where_nobody_tells_the_number(tiny_llm, tiny_encoder, monkeypatch):
+    monkeypatch.setattr("blspkd.models.recount.COST", 0.0)
+    torch.manual_seed(0)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, recount=2, adapter_options={
+        "num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32})
+    model = SpeechLlm.from_config(config, PromptConfig("Continue:"))
+    frames, lengths = torch.randn(3, 30, model.adapter.to_alpha.in_features), torch.tensor([30, 24, 30])
+    frames[1, 24:] = 0
+    own = model.adapter(frames, lengths)
+    expected = recount(lambda n: model.adapter(frames, lengths, n), own.n_tokens, 2, model.embedding_table,
+                       model.embedding_rms**2)
+    speech = model.adapt(frames, lengths)
+    assert speech.n_tokens.tolist() == speech.n_predicted.tolist() == expected.tolist() != own.n_tokens.tolist()
+    torch.testing.assert_close(speech.tokens, model.adapter(frames, lengths, expected).tokens)
+    assert model.adapt(frames, lengths, own.n_tokens).n_tokens.tolist() == own.n_tokens.tolist()  # told in training
+    with pytest.raises(ConfigError, match="recount: -1 is below 0"):
+        ModelConfig(recount=-1)
