@@ -186,7 +186,7 @@ def _read(file: Path, faults: list[str], ids: dict[str, str]) -> dict[str, str]:
     previous = ""
 
     def note(kind: str, number: int, what: str) -> None:
-        found.setdefault(kind, []).append(f"line {number}")
+        found.setdefault(kind, []).append(f"line {number}: {what}" if kind == "bad id" else f"line {number}")
 
     for number, key, value in scan_lines(file, note):
         if not value:

@@ -42,7 +42,7 @@ def test_what_looks_like_an_unusual_separator_is_left_alone(make_dir):
     ({"text": TEXT[1:]}, IDS[1:], "1 utterances that are not in text removed: ann-1"),
     ({"text": ["ann-1", *TEXT[1:]]}, IDS[1:], "text: no value removed: line 1"),
     ({"text": b"ann-1 caf\xe9\n" + "\n".join(TEXT[1:]).encode()}, IDS[1:], "text: invalid UTF-8 removed: line 1"),
-    ({"text": ["../x y", *TEXT]}, IDS, "text: bad id removed: line 1"),
+    ({"text": ["../x y", *TEXT]}, IDS, "text: bad id removed: line 1: id '../x' must not contain '/'"),
     ({"text": ["aaa-1 y", *TEXT]}, IDS, "1 utterances that are not in utt2spk removed: aaa-1"),
     ({"utt2spk": ["ann-1 x"]}, IDS[:1], "5 utterances that are not in utt2spk removed: ann-2"),
     ({"utt2spk": None}, IDS, "utt2spk: made from spk2utt"),
