@@ -48,6 +48,7 @@ class DecodeConfig:
     num_bootstrap: int = 1000
     num_examples: int = 3  # shown in RESULTS.md
     snap: Literal["model", "none", "hard", "soft"] = "model"  # as model.snap (config.py) has it, or otherwise
+    recount: int = -1  # as model.recount has it, or so many tokens more and fewer
 
     def tasks_of(self, set_name: str) -> dict[str, TaskConfig]:
         """The tasks of this test set."""

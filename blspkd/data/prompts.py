@@ -84,6 +84,12 @@ class Prompt:
         """Tokens that only the template and the LLM write."""
         return self._reader().ids
 
+    def text_ids(self, vocabulary: int) -> list[int]:
+        """Tokens below `vocabulary` that text is made of: no control tokens, no rows of an LLM that have no token."""
+        control = self.control_ids
+        return sorted(number for number in self.tokenizer.get_vocab().values()
+                      if number < vocabulary and number not in control)
+
     def instruction_of(self, utt_id: str) -> str:
         """The instruction of an utterance in stages 2 and 3: the one, or one of several, drawn by their weights."""
         several = self.config.instructions

@@ -34,7 +34,6 @@ from blspkd.kaldi.parts import Fingerprint, Job, PartsDir, Plan, plan_batches, p
 from blspkd.kaldi.word_times import Word, read_word_times
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
-from blspkd.models.nearest import nearest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
 
@@ -209,11 +208,9 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     student = model.student_states(batch.sequences, true)
     inputs = compare(model, student, batch.sequences.input_mask, teacher, batch.sequences.input_mask)
     responses = compare(model, student, asked, teacher, asked)
-    table = model.embedding_table
-    mean_square = model.embedding_rms**2
-    read = nearest(own.rows(), table, mean_square)[0].split(own.n_tokens.tolist())
-    said = batch.sequences.ids[batch.sequences.input_mask.to(table.device)]
-    is_right = (nearest(true.rows(), table, mean_square)[0] == said).split(batch.n_tokens.tolist())
+    read = model.nearest(own.rows())[0].split(own.n_tokens.tolist())
+    said = batch.sequences.ids[batch.sequences.input_mask.to(batch.sequences.ids.device)]
+    is_right = (model.nearest(true.rows())[0] == said).split(batch.n_tokens.tolist())
     for row, item in enumerate(measured):
         item.input, item.response_true = inputs[row], responses[row]
         item.nearest, item.nearest_true = read[row].tolist(), is_right[row].tolist()

@@ -24,7 +24,8 @@ from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap")
+            "snap", "recount")
+OF_SPEECH_TOKENS = ("snap", "recount")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            allowed = [key for key in DECODING if key != "snap"]  # speech tokens
+            allowed = [key for key in DECODING if key not in OF_SPEECH_TOKENS]
             _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
@@ -132,11 +133,12 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
         what = "reads; name one that listens" if chain[-1] in config.systems else (
             f"is not one of the systems of this budget: {', '.join(config.systems)}")
         raise ConfigError(f"{path}: of: '{chain[-1]}' {what}")
-    if inference.get("snap") in ("hard", "soft"):
+    if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0:
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
         if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config, list(overrides)).model):
-            raise ConfigError(f"{path}: inference: snap: the tokens of '{chain[-1]}' stand for no text tokens")
+            raise ConfigError(f"{path}: inference: snap and recount: the tokens of '{chain[-1]}' stand for no text "
+                              "tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "

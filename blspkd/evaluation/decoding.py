@@ -92,7 +92,8 @@ class _Decoder:
         work = {folder: partial(self.answer, folder.task) for folder in folders}
         if self.system in TYPED:
             return Job(self.plan, work)
-        return Job(self.plan, work, self.load, partial(self.listener.listen, snap=self.config.snap))
+        listen = partial(self.listener.listen, snap=self.config.snap, recount=self.config.recount)
+        return Job(self.plan, work, self.load, listen)
 
     def load(self, batch: list[str]) -> list[np.ndarray]:
         rate = self.listener.extractor.sampling_rate
@@ -133,7 +134,8 @@ class _Decoder:
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    snapped = {"snap": config.snap} if config.snap != "model" else {}
+    listening = {key: value for key, value, usual in (("snap", config.snap, "model"), ("recount", config.recount, -1))
+                 if value != usual}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:
@@ -146,7 +148,7 @@ def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, con
                     references["style"] = [transcript_style.RULES,
                                            contents_digests([Path(config.transcript_style) / "text"])]
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
-                           "options": options | (snapped if system not in TYPED else {}), "batching": batches}
+                           "options": options | (listening if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))
     return directories
 

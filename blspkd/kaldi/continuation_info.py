@@ -52,7 +52,7 @@ def write_info(file: Path, info: Mapping) -> None:
 
 
 def _without_fingerprint(info: Mapping) -> dict:
-    return {key: value for key, value in info.items() if key != "fingerprint"}
+    return {key: value for key, value in info.items() if key not in ("fingerprint", "sha256")}
 
 
 def _add_counts(total: dict, more: Mapping) -> None:

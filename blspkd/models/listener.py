@@ -6,7 +6,6 @@
 
 import os
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,6 @@ from blspkd.config import PromptConfig
 from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
 from blspkd.errors import ConfigError
-from blspkd.models import nearest
 from blspkd.models.base_models import load_llm
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import speech_positions
@@ -80,6 +78,8 @@ class Listener:
         self.extractor = extractor
         self.prompt = Prompt(tokenizer, model.prompt_config)
         self.prefix = SharedPrefix()
+        if isinstance(model, SpeechLlm):
+            model.know_text(self.prompt.text_ids(len(model.embedding_table)))
         shipped = model.causal_lm.generation_config.eos_token_id
         ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
         self.ends = sorted(ends - {None})
@@ -130,20 +130,21 @@ class Listener:
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
-               snap: Literal["model", "none", "hard", "soft"] = "model") -> list[Tensor]:
+               snap: Literal["model", "none", "hard", "soft"] = "model", recount: int = -1) -> list[Tensor]:
         """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
 
         waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
         sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
         snap:          whether tokens are drawn to text embeddings (nearest.py); model: as in its training.
+        recount:       so many tokens more and fewer are tried (recount.py); -1: `model.recount`.
         Raises AudioError, with the waveform's number, for what cannot be used, and ConfigError for an adapter whose
         tokens stand for no text tokens.
         """
         if snap == "model":
             snap = self.model.config.snap
-        if snap != "none" and not self.model.adapter.aligned:
-            raise ConfigError(f"snap: {snap}: the tokens of adapter '{self.model.config.adapter}' stand for no text "
-                              "tokens; leave it at none")
+        if (snap != "none" or recount > 0) and not self.model.adapter.aligned:
+            raise ConfigError(f"snap: {snap}, recount: {recount}: the tokens of adapter '{self.model.config.adapter}' "
+                              "stand for no text tokens; leave them at none and 0")
         target = self.extractor.sampling_rate
         rate = target if sampling_rate is None else sampling_rate
         features = [self.extractor(as_waveform(waveform, rate, target, f"waveform {number} (counted from 0)"))
@@ -151,21 +152,9 @@ class Listener:
         speech = self.model.speech_tokens(
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),
-            [len(item.windows) for item in features])
+            [len(item.windows) for item in features], reach=None if recount < 0 else recount)
         tokens = [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
-        if snap == "none":
-            return tokens
-        mean_square = self.model.embedding_rms**2
-        return [nearest.snap(of_one, self._text_embeddings, mean_square, snap) for of_one in tokens]
-
-    @cached_property
-    def _text_embeddings(self) -> Tensor:
-        """Embeddings [V', D] of the tokens that text is made of: no control tokens, no rows without a token."""
-        table = self.model.embedding_table
-        is_text = torch.zeros(len(table), dtype=torch.bool)
-        is_text[[number for number in self.tokenizer.get_vocab().values() if number < len(table)]] = True
-        is_text[[number for number in self.prompt.control_ids if number < len(table)]] = False
-        return table[is_text.to(table.device)]
+        return [self.model.snap(of_one, snap) for of_one in tokens]
 
     @torch.inference_mode()
     def reply(self, speech: list[Tensor], instructions: list[str],

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-CHUNK = 4 << 20  # numbers in a piece of the logits [n, V]
+CHUNK = 4 << 20  # numbers in a piece of the logits [n, V]; a piece has the embeddings of all tokens, or some
 TEMPERATURE = 0.1
 
 
@@ -25,23 +25,33 @@ def choice_logits(tokens: Tensor, embeddings: Tensor, mean_square: float, temper
         return (2 * tokens @ embeddings.T - embeddings.pow(2).sum(1)) / scale
 
 
-def nearest(tokens: Tensor, embeddings: Tensor, mean_square: float) -> tuple[Tensor, Tensor]:
+def nearest(tokens: Tensor, embeddings: Tensor, mean_square: float, allowed: Tensor | None = None
+            ) -> tuple[Tensor, Tensor]:
     """The nearest embedding (Euclidean) of every token, and how sure that is: its share in `choice_logits`.
 
-    tokens: [n, D]; embeddings: [V, D]. Returns ids [n] and shares [n].
+    tokens: [n, D]; embeddings: [V, D]; allowed: [V] bool, the embeddings to choose from; None: all. Returns ids [n] and
+    shares [n].
     """
-    ids, sure = [torch.zeros(0, dtype=torch.int64, device=tokens.device)], [tokens.new_zeros(0, dtype=torch.float32)]
-    for piece in tokens.split(max(1, CHUNK // len(embeddings))):
-        share, index = choice_logits(piece, embeddings, mean_square).softmax(1).max(1)
-        sure.append(share)
-        ids.append(index)
-    return torch.cat(ids), torch.cat(sure)
+    ids = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+    best = torch.full(ids.shape, -torch.inf, device=tokens.device)
+    total = best.clone()  # log of the sum over all choices
+    size = max(1, CHUNK // max(1, len(tokens)))
+    for start in range(0, len(embeddings), size):  # each embedding is made float32 once
+        logits = choice_logits(tokens, embeddings[start:start + size], mean_square)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed[start:start + size].to(logits.device), -torch.inf)
+        highest, index = logits.max(1)
+        ids = torch.where(highest > best, index + start, ids)
+        best = torch.maximum(best, highest)
+        total = torch.logaddexp(total, logits.logsumexp(1))
+    return ids, (best - total).exp()
 
 
-def snap(tokens: Tensor, embeddings: Tensor, mean_square: float, how: Literal["none", "hard", "soft"]) -> Tensor:
+def snap(tokens: Tensor, embeddings: Tensor, mean_square: float, how: Literal["none", "hard", "soft"],
+         allowed: Tensor | None = None) -> Tensor:
     """tokens [n, D]: as they are, replaced by the nearest embeddings (hard), or drawn to them by confidence (soft)."""
     if how == "none":
         return tokens
-    ids, sure = nearest(tokens, embeddings, mean_square)
+    ids, sure = nearest(tokens, embeddings, mean_square, allowed)
     nearby = embeddings[ids].to(tokens.dtype)
     return nearby if how == "hard" else torch.lerp(tokens, nearby, sure[:, None].to(tokens.dtype))

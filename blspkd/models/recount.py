@@ -5,28 +5,33 @@ text embeddings. With the right number they lie near them, where an adapter has 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from blspkd.models.nearest import nearest
 from blspkd.models.speech_tokens import SpeechTokens
 
 COST = 0.1  # nats of mean certainty that another number has to win; chosen on the validation set of egs/smollm2
 
 
 @torch.no_grad()
-def recount(tokens_of: Callable[[Tensor], SpeechTokens], n_tokens: Tensor, reach: int, embeddings: Tensor,
-            mean_square: float) -> Tensor:
-    """The number of tokens [B] whose tokens are surest of their nearest embeddings, of n_tokens [B] +- reach.
+def recount(tokens_of: Callable[[Tensor], SpeechTokens], own: SpeechTokens, reach: int,
+            nearest: Callable[[Tensor], tuple[Tensor, Tensor]]) -> SpeechTokens:
+    """The speech tokens that are surest of their nearest embeddings, of own.n_tokens [B] +- reach for each utterance.
 
-    tokens_of: numbers [B] -> the speech tokens. Certainty: mean log share of the nearest embedding (models/nearest.py).
+    tokens_of: numbers [B], on the CPU -> speech tokens; nearest: tokens [n, D] -> ids and shares [n] (see nearest.py).
+    Certainty is the mean log share. It costs 2 * reach passes of the adapter, and one more where a number changes.
     """
-    best, surest = n_tokens, torch.full(n_tokens.shape, -torch.inf)
+    if not reach:
+        return own
+    chosen, surest = own.n_tokens, torch.full(own.n_tokens.shape, -torch.inf)
     for change in sorted(range(-reach, reach + 1), key=abs):
-        number = (n_tokens + change).clamp(min=1)
-        shares = nearest(tokens_of(number).rows(), embeddings, mean_square)[1].log().cpu()
-        certainty = torch.stack([share.mean() for share in shares.split(number.tolist())]) - COST * abs(change)
+        speech = tokens_of((own.n_tokens + change).clamp(min=1)) if change else own
+        shares = nearest(speech.rows())[1].log().cpu()
+        certainty = torch.stack([share.mean() for share in shares.split(speech.n_tokens.tolist())]) - COST * abs(change)
         better = certainty > surest
-        best, surest = torch.where(better, number, best), torch.where(better, certainty, surest)
-    return best
+        chosen, surest = torch.where(better, speech.n_tokens, chosen), torch.where(better, certainty, surest)
+    if torch.equal(chosen, own.n_tokens):
+        return own
+    return replace(tokens_of(chosen), n_predicted=chosen.to(own.n_predicted.device))

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
-from blspkd.errors import ModelError
+from blspkd.errors import ConfigError, ModelError
 
 
 class SpeechEncoder(nn.Module):
@@ -125,3 +125,17 @@ def _join_windows(frames: Tensor, lengths: Tensor, windows: list[int]) -> tuple[
     rows = iter(frame[:length] for frame, length in zip(frames, lengths.tolist(), strict=True))
     joined = [torch.cat([next(rows) for _ in range(n)]) for n in windows]
     return nn.utils.rnn.pad_sequence(joined, batch_first=True), torch.tensor([len(row) for row in joined])
+
+
+def unfreeze(encoder: nn.Module, num_layers: int) -> None:
+    """All of the encoder (-1) or its last `num_layers` layers; position tables stay as they are."""
+    if num_layers < 0:
+        encoder.requires_grad_(True)
+        if hasattr(encoder, "embed_positions"):
+            encoder.embed_positions.requires_grad_(False)
+        return
+    layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layers
+    if num_layers > len(layers):
+        raise ConfigError(f"train_encoder_layers: {num_layers}, but the encoder has {len(layers)} layers")
+    for layer in layers[len(layers) - num_layers:]:
+        layer.requires_grad_(True)

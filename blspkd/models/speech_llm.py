@@ -8,12 +8,13 @@ reads speech tokens in the place of the transcript's tokens, with PLoRA on at th
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +25,7 @@ from transformers import Cache
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.config_file import load_config, save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
-from blspkd.errors import ConfigError, ModelError
+from blspkd.errors import ModelError
 from blspkd.files import atomic_path
 from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
@@ -34,7 +35,7 @@ from blspkd.models.kv_cache import cache_argument
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.recount import recount
 from blspkd.models.shared_prefix import SharedPrefix
-from blspkd.models.speech_encoder import SpeechEncoder
+from blspkd.models.speech_encoder import SpeechEncoder, unfreeze
 from blspkd.models.speech_tokens import SpeechTokens
 
 
@@ -62,11 +63,12 @@ class SpeechLlm(nn.Module):
                               embedding_rms=self.embedding_rms if said is not None else config.embedding_rms)
         self.prompt_config = prompt
         self.prefix = SharedPrefix()
+        self.is_text: Tensor | None = None  # [V] bool: where text has its embeddings; None: all
         self.adapter = make_adapter(config, Sides(encoder.width, embeddings.embedding_dim, self.embedding_rms,
                                                   config.attn_implementation))
         encoder.requires_grad_(False)
         if config.train_encoder:
-            _unfreeze(encoder.encoder, config.train_encoder_layers)
+            unfreeze(encoder.encoder, config.train_encoder_layers)
 
     @classmethod
     def from_config(cls, config: ModelConfig, prompt: PromptConfig, said: Tensor | None = None,
@@ -177,26 +179,24 @@ class SpeechLlm(nn.Module):
             self.encoder.encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
     def speech_tokens(self, features: Tensor, lengths: Tensor, windows: list[int],
-                      n_tokens: Tensor | None = None) -> SpeechTokens:
+                      n_tokens: Tensor | None = None, reach: int | None = None) -> SpeechTokens:
         """Listen: features [W, F, M] (lengths [W] and windows on the CPU) -> speech tokens [B, N, D].
 
-        n_tokens [B] fixes their number (training); None lets the adapter decide.
+        n_tokens [B] fixes their number (training); None lets the model decide. reach: see `adapt`.
         """
-        return self.adapt(*self.encode(features, lengths, windows), n_tokens)
+        return self.adapt(*self.encode(features, lengths, windows), n_tokens, reach)
 
     def encode(self, features: Tensor, lengths: Tensor, windows: list[int]) -> tuple[Tensor, Tensor]:
         """Features [W, F, M] -> frames [B, T, C] and their lengths [B], on the CPU."""
         with nullcontext() if self.config.train_encoder else torch.no_grad():
             return self.encoder(features, lengths, windows)
 
-    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
-        """Frames [B, T, C] -> speech tokens [B, N, D]."""
+    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None
+              ) -> SpeechTokens:
+        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`."""
         adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths)
-        speech = adapter(n_tokens)
-        if n_tokens is None and self.config.recount:
-            chosen = recount(adapter, speech.n_tokens, self.config.recount, self.embedding_table, self.embedding_rms**2)
-            speech = replace(adapter(chosen), n_predicted=chosen.to(speech.n_predicted.device))
-        return speech
+        speech, reach = adapter(n_tokens), self.config.recount if reach is None else reach
+        return speech if n_tokens is not None else recount(adapter, speech, reach, self.nearest)
 
     @property
     def adapter_dtype(self) -> torch.dtype:
@@ -240,19 +240,28 @@ class SpeechLlm(nn.Module):
         embeddings = self.causal_lm.get_input_embeddings()(sequences.ids)
         rows = sequences.input_mask.reshape(-1).nonzero().squeeze(1)
         flat = embeddings.detach().flatten(0, 1)
-        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), self._snapped(speech.rows()).to(flat.dtype))
+        flat = flat.index_copy(0, rows.to(flat.device, non_blocking=True), self._snapped(speech.rows().to(flat.dtype)))
         return flat.view_as(embeddings)
 
     def _snapped(self, tokens: Tensor) -> Tensor:
-        """Speech tokens [n, D] as `model.snap` has the LLM read them; gradients pass as if nothing had been drawn.
-
-        Of all embeddings: only a listener knows which are of control tokens, and leaves them out.
-        """
+        """Speech tokens [n, D] as `model.snap` has the LLM read them; gradients pass as if nothing had been drawn."""
         if self.config.snap == "none":
             return tokens
         as_they_are = tokens.detach()
-        drawn = nearest.snap(as_they_are, self.embedding_table, self.embedding_rms**2, self.config.snap)
-        return drawn + (tokens - as_they_are)
+        return self.snap(as_they_are, self.config.snap) + (tokens - as_they_are)
+
+    def snap(self, tokens: Tensor, how: Literal["none", "hard", "soft"]) -> Tensor:
+        """Speech tokens [n, D] as they are, replaced by the nearest text embeddings, or drawn to them (nearest.py)."""
+        return nearest.snap(tokens, self.embedding_table, self.embedding_rms**2, how, self.is_text)
+
+    def nearest(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The text tokens [n] whose embeddings are nearest to speech tokens [n, D], and how sure that is [n]."""
+        return nearest.nearest(tokens, self.embedding_table, self.embedding_rms**2, self.is_text)
+
+    def know_text(self, ids: Sequence[int]) -> None:
+        """Choose among the embeddings of these tokens only, where one is to be the nearest."""
+        self.is_text = torch.zeros(len(self.embedding_table), dtype=torch.bool)
+        self.is_text[torch.tensor(ids)] = True
 
     def train(self, mode: bool = True) -> "SpeechLlm":
         """Frozen parts stay in evaluation mode (their dropout is zero in any case, see `load_llm`)."""
@@ -280,20 +289,6 @@ def _check_head(llm: nn.Module, name: str) -> None:
     if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
         raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or "
                          "scaled logits are not supported)")
-
-
-def _unfreeze(encoder: nn.Module, num_layers: int) -> None:
-    """All of the encoder (-1) or its last `num_layers` layers; position tables stay as they are."""
-    if num_layers < 0:
-        encoder.requires_grad_(True)
-        if hasattr(encoder, "embed_positions"):
-            encoder.embed_positions.requires_grad_(False)
-        return
-    layers = encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layers
-    if num_layers > len(layers):
-        raise ConfigError(f"train_encoder_layers: {num_layers}, but the encoder has {len(layers)} layers")
-    for layer in layers[len(layers) - num_layers:]:
-        layer.requires_grad_(True)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

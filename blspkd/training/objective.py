@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from blspkd.config import LossConfig
 from blspkd.data.batching import Batch
 from blspkd.errors import ConfigError, ModelError
-from blspkd.models.nearest import nearest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.terms import make_terms
 from blspkd.training.terms.kd import KnowledgeDistillation
@@ -104,8 +103,7 @@ class KdObjective(nn.Module):
         if self.training:
             return torch.zeros(())
         with torch.no_grad():
-            model = self.speech_llm
-            ids, _ = nearest(step.speech.rows(), model.embedding_table, model.embedding_rms**2)
+            ids, _ = self.speech_llm.nearest(step.speech.rows())
             return (ids == step.input_ids).sum()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -52,7 +52,9 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
                 for name, folder in (("train", train_dir), ("valid", valid_dir))}
 
     objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss)
-    logger.info(describe(objective.speech_llm))
+    speech_llm = objective.speech_llm
+    speech_llm.know_text(prompt.text_ids(len(speech_llm.embedding_table)))
+    logger.info(describe(speech_llm))
     if config.training.gradient_checkpointing:
         objective.speech_llm.enable_gradient_checkpointing()
     arguments = training_arguments(config, output_dir)

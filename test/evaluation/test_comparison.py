@@ -129,7 +129,7 @@ def test_a_model_is_decoded_otherwise_after_all_trainings_and_not_trained_again(
     (BEAMS.replace("system: beams", "system: other"), 1, "system: 'other' is not the file's name"),
     (BEAMS + "training: {max_steps: 3}\n", 1, "unknown key 'training'"),
     (BEAMS.replace("of: blspkd", "of: blsp").replace("num_beams: 4", "snap: hard"), 1,
-     r"beams\.yaml: inference: snap: the tokens of 'blsp' stand for no text tokens"),
+     r"beams\.yaml: inference: snap and recount: the tokens of 'blsp' stand for no text tokens"),
     (BEAMS, 4, "systems: beams: 4 seeds, but 'blspkd', whose models it decodes, has 3"),
 ])
 def test_what_cannot_be_decoded_otherwise_is_told_beforehand(conf_dir, text, seeds, message):

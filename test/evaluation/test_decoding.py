@@ -37,9 +37,9 @@ class FakeListener:
         self.die_after = die_after
         self.listened = self.answered = 0
 
-    def listen(self, waveforms, snap):
+    def listen(self, waveforms, snap, recount):
         self.listened += len(waveforms)
-        self.snap = snap
+        self.snap, self.recount = snap, recount
         return [torch.zeros(len(waveform), 1) for waveform in waveforms]
 
     def reply(self, speech, instructions, options):
@@ -181,6 +181,8 @@ def test_snapped_tokens_are_other_answers_of_what_listens_only(data_dir, tmp_pat
     snapped = decode(data_dir, tmp_path / "exp", replace(config, snap="hard"))
     assert snapped.snap == "hard" and snapped.listened == len(WORDS) and snapped.answered == 2 * len(WORDS)
     assert decode(data_dir, tmp_path / "exp", replace(config, snap="hard")) is None
+    recounted = decode(data_dir, tmp_path / "exp", replace(config, snap="hard", recount=1))
+    assert recounted.recount == 1 and recounted.answered == 2 * len(WORDS)
 
 
 def test_a_task_may_belong_to_some_sets_only(data_dir, tmp_path, config):

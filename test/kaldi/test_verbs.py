@@ -130,7 +130,7 @@ def test_a_copy_renames_recordings_that_are_utterances(make_dir, tmp_path):
 
 def info(**changes) -> str:
     return json.dumps({
-        "model": "llm", "prompt": {"instruction": "Go on:"}, "generation": {"seed": 0}, "fingerprint": "abc",
+        "model": "llm", "prompt": {"instruction": "Go on:"}, "generation": {"seed": 0}, "fingerprint": "abc", "sha256": "d",
         "counts": {"utterances": 6, "written": 5, "filtered": {"empty": 1}, "tokens": 99},
         "filtered": {"empty": ["ann-1"]}, "versions": {"torch": "2"}} | changes)
 
@@ -142,7 +142,7 @@ def test_the_record_of_continuations_is_cut_and_joined_too(make_rich_dir, tmp_pa
     assert first["counts"] == {"utterances": 2, "written": 1, "filtered": {"empty": 1}}
     assert first["filtered"] == {"empty": ["ann-1"]} and second["filtered"] == {}
     assert first["prompt"] == second["prompt"] == {"instruction": "Go on:"}
-    assert "fingerprint" not in first  # it is that of the whole
+    assert not {"fingerprint", "sha256"} & first.keys()  # they are those of the whole
     combine(tmp_path / "whole", parts)
     whole = json.loads((tmp_path / "whole" / "continuation.info.json").read_text())
     assert whole["counts"] == {"utterances": 6, "written": 5, "filtered": {"empty": 1}}

@@ -36,6 +36,23 @@ def test_nearest_is_the_smallest_distance(n, vocabulary, width, seed, chunk):
     np.testing.assert_allclose(sure.numpy(), expected_sure, rtol=1e-3)
 
 
+@pytest.mark.parametrize("chunk", [8, 1 << 20])
+def test_only_what_is_allowed_is_chosen_and_counted(chunk, monkeypatch):
+    """A row of zeros would be nearest to whatever is near nothing."""
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    table, tokens = torch.randn(30, 16, generator=generator), 0.3 * torch.randn(5, 16, generator=generator)
+    table[[3, 17]] = 0.0
+    allowed = torch.ones(30, dtype=torch.bool)
+    allowed[[3, 17]] = False
+    assert set(nearest(tokens, table, 1.0)[0].tolist()) <= {3, 17}
+    ids, sure = nearest(tokens, table, 1.0, allowed)
+    expected_ids, expected_sure = nearest(tokens, table[allowed], 1.0)
+    assert torch.equal(ids, allowed.nonzero().squeeze(1)[expected_ids])
+    torch.testing.assert_close(sure, expected_sure)
+    assert torch.equal(snap(tokens, table, 1.0, "hard", allowed), table[ids])
+
+
 def test_snapping_is_none_all_or_by_confidence():
     table = torch.eye(4)
     tokens = torch.tensor([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0.0]])

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.errors import ConfigError
+from blspkd.models.nearest import nearest
 from blspkd.models.recount import COST, recount
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
 
 TABLE = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 MEAN_SQUARE = float(TABLE.pow(2).mean())
+
+
+def nearest_of_table(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return nearest(tokens, TABLE, MEAN_SQUARE)
 
 
 def certainty(tokens: torch.Tensor) -> float:
@@ -32,10 +37,10 @@ def test_it_is_the_surest_number_within_reach(counted, reach, seed):
 
     def tokens_of(numbers):
         rows = [drawn[row, n] for row, n in enumerate(numbers.tolist())]
-        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers)
+        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers, numbers)
 
-    found = recount(tokens_of, torch.tensor(counted), reach, TABLE, MEAN_SQUARE)
-    for row, (n, own) in enumerate(zip(found.tolist(), counted, strict=True)):
+    found = recount(tokens_of, tokens_of(torch.tensor(counted)), reach, nearest_of_table)
+    for row, (n, own) in enumerate(zip(found.n_tokens.tolist(), counted, strict=True)):
         scores = {change: certainty(drawn[row, max(1, own + change)]) - COST * abs(change)
                   for change in range(-reach, reach + 1)}
         best = max(scores.values())
@@ -54,10 +59,12 @@ def test_one_too_many_and_one_too_few_are_mended():
             places = torch.linspace(0, right - 1, n)
             low = places.floor().long()
             rows.append(torch.lerp(words[low], words[(low + 1).clamp(max=right - 1)], (places - low)[:, None]))
-        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers)
+        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), numbers, numbers)
 
-    assert recount(tokens_of, torch.tensor([6, 6]), 1, TABLE, MEAN_SQUARE).tolist() == [5, 7]
-    assert recount(tokens_of, torch.tensor([5, 7]), 1, TABLE, MEAN_SQUARE).tolist() == [5, 7]
+    for counted in ([6, 6], [5, 7]):
+        found = recount(tokens_of, tokens_of(torch.tensor(counted)), 1, nearest_of_table)
+        assert found.n_tokens.tolist() == found.n_predicted.tolist() == [5, 7] and found.tokens.shape == (2, 7, 6)
+    assert recount(tokens_of, tokens_of(torch.tensor([6, 6])), 0, nearest_of_table).n_tokens.tolist() == [6, 6]
 
 
 def test_a_model_recounts_where_nobody_tells_the_number(tiny_llm, tiny_encoder, monkeypatch):
@@ -69,11 +76,11 @@ def test_a_model_recounts_where_nobody_tells_the_number(tiny_llm, tiny_encoder, 
     frames, lengths = torch.randn(3, 30, model.adapter.to_alpha.in_features), torch.tensor([30, 24, 30])
     frames[1, 24:] = 0
     own = model.adapter(frames, lengths)
-    expected = recount(lambda n: model.adapter(frames, lengths, n), own.n_tokens, 2, model.embedding_table,
-                       model.embedding_rms**2)
+    expected = recount(lambda n: model.adapter(frames, lengths, n), own, 2, model.nearest).n_tokens
     speech = model.adapt(frames, lengths)
     assert speech.n_tokens.tolist() == speech.n_predicted.tolist() == expected.tolist() != own.n_tokens.tolist()
     torch.testing.assert_close(speech.tokens, model.adapter(frames, lengths, expected).tokens)
+    assert model.adapt(frames, lengths, reach=0).n_tokens.tolist() == own.n_tokens.tolist()
     assert model.adapt(frames, lengths, own.n_tokens).n_tokens.tolist() == own.n_tokens.tolist()  # told in training
     with pytest.raises(ConfigError, match="recount: -1 is below 0"):
         ModelConfig(recount=-1)

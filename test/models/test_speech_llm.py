@@ -188,3 +188,12 @@ def test_in_training_the_llm_reads_snapped_tokens_and_gradients_pass_straight_th
     (embedded * weights).sum().backward()
     assert torch.equal(torch.cat([tokens.grad[0, :2], tokens.grad[1]]), weights[mask])
     assert not tokens.grad[0, 2].any()
+
+
+def test_under_autocast_snapped_tokens_are_the_embeddings_themselves(saved):
+    _, model = saved
+    model.config.snap = "hard"
+    tokens = (torch.randn(1, 3, model.embedding_table.shape[1]) * model.embedding_rms).bfloat16()
+    sequences = SimpleNamespace(ids=torch.full((1, 3), 5), input_mask=torch.ones(1, 3, dtype=torch.bool))
+    embedded = model.embed(sequences, SpeechTokens(tokens, torch.tensor([3])))
+    assert torch.equal(embedded[0], model.embedding_table[model.nearest(tokens[0].float())[0]])

@@ -37,7 +37,7 @@ class CFormer(Adapter):
         ffn_dim: int = 2048
         dropout: float = 0.0
         stack_frames: int = 1  # encoder frames that become one at the start; 2 halves the cost
-        alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per frame
+        alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per (stacked) frame
         match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
         # how many tokens at inference: the rounded sum of alpha, the labels of the token counter, or the mean of both
         count: Literal["alpha", "ctc", "both"] = "alpha"

@@ -1,6 +1,6 @@
 """Write the sentences of the SmolLM2 recipe that the synthesiser is to speak.
 
-    python local/corpus.py --output_dir data/local/spoken [--num_train 10000] [--num_test 150] [--seed 0]
+    python local/corpus.py --output_dir data/local/spoken [--num_train 40000] [--num_test 150] [--seed 0]
 
 writes <set>.jsonl with rows {"text", "spoken"}; test.jsonl has sentences, facts.jsonl factual questions with
 "answer". No sentence of valid, test or facts occurs in train.
@@ -43,7 +43,7 @@ def row(text: str, **references: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--num_train", type=int, default=10000)
+    parser.add_argument("--num_train", type=int, default=40000)
     parser.add_argument("--num_valid", type=int, default=300)
     parser.add_argument("--num_test", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
