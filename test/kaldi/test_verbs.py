@@ -130,7 +130,8 @@ def test_a_copy_renames_recordings_that_are_utterances(make_dir, tmp_path):
 
 def info(**changes) -> str:
     return json.dumps({
-        "model": "llm", "prompt": {"instruction": "Go on:"}, "generation": {"seed": 0}, "fingerprint": "abc", "sha256": "d",
+        "model": "llm", "prompt": {"instruction": "Go on:"}, "generation": {"seed": 0}, "fingerprint": "abc",
+        "sha256": "d",
         "counts": {"utterances": 6, "written": 5, "filtered": {"empty": 1}, "tokens": 99},
         "filtered": {"empty": ["ann-1"]}, "versions": {"torch": "2"}} | changes)
 
