@@ -34,7 +34,8 @@ class DecodeConfig:
     transcript_style: str = ""
     typed: str = ""  # folder whose decode_<task>_<set>.text agreement is measured with; empty: the experiment's own
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
-    dtype: Dtype = "float32"  # of an LLM by itself (--reads of stage 4); a trained model has its own
+    # of frozen weights; empty: the trained model's own, and float32 for an LLM by itself (--reads of stage 4)
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
     batch_size: int = 32  # at most this many utterances in a batch
     batch_seconds: float = 480.0  # at most this much audio in a batch, padding included
     part_size: int = 256  # utterances per part file: what a kill can cost

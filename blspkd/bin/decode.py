@@ -48,8 +48,8 @@ def main(words: list[str] | None = None) -> None:
     device = choose_device(config.device)
     data_dirs = args.data_dir[args.job - 1::args.num_jobs]
     if args.model_dir:
-        listener = cache(lambda: Listener.from_pretrained(args.model_dir, device))  # loaded at most once
-        fingerprint = fingerprint_model(args.model_dir, model_identity)
+        listener = cache(lambda: Listener.from_pretrained(args.model_dir, device, config.dtype))  # at most once
+        fingerprint = fingerprint_model(args.model_dir, model_identity, config.dtype)
         for data_dir in data_dirs:
             decode_set(listener, fingerprint, data_dir, args.exp_dir, config)
         return
@@ -58,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
     if set(config.systems) - set(TYPED):
         raise ConfigError(f"systems: an LLM by itself cannot listen; of {config.systems} only {', '.join(TYPED)} are "
                           "possible, or give --model_dir")
-    llm, prompt = ModelConfig(llm=args.llm, dtype=config.dtype), prompt_of(Path(args.prompt_of), args.llm)
+    llm, prompt = ModelConfig(llm=args.llm, dtype=config.dtype or "float32"), prompt_of(Path(args.prompt_of), args.llm)
     fingerprint = fingerprint_text_llm(llm, prompt, model_identity)
     describe_experiment(args.exp_dir, args.system, llm)
     listener = cache(lambda: Listener.from_llm(llm.llm, prompt, llm.dtype, device))

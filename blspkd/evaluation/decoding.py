@@ -58,8 +58,10 @@ def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerp
     run_parts(f"decode {eval_set.name}", jobs)
 
 
-def fingerprint_model(model_dir: str | Path, identify: Callable[[str], object]) -> Fingerprint:
+def fingerprint_model(model_dir: str | Path, identify: Callable[[str], object], dtype: str = "") -> Fingerprint:
     """What tells the trained model from others: its own files, and what `identify` says of the two base models.
+
+    dtype: of the frozen weights, where it is not the model's own.
 
     Raises ModelError where there is no trained model.
     """
@@ -68,7 +70,8 @@ def fingerprint_model(model_dir: str | Path, identify: Callable[[str], object]) 
         raise ModelError(f"{model_dir}: there is no trained model here (no config.yaml); run stage 3 first")
     base = load_config(SpeechLlmConfig, path).model
     return {"model": contents_digests([Path(model_dir)]), "llm": identify(base.llm),
-            "speech encoder": identify(base.speech_encoder)}
+            "speech encoder": identify(base.speech_encoder),
+            **({"dtype": dtype} if dtype not in ("", base.dtype) else {})}
 
 
 def fingerprint_text_llm(model: ModelConfig, prompt: PromptConfig, identify: Callable[[str], object]) -> Fingerprint:

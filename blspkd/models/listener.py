@@ -89,9 +89,12 @@ class Listener:
                                                              pad_token_id=self.prompt.end_of_turn)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Listener":
-        """Load what stage 3 left in `exp/<tag>/model`. Raises ModelError."""
-        model = SpeechLlm.from_pretrained(folder).to(device)
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu", dtype: str = "") -> "Listener":
+        """Load what stage 3 left in `exp/<tag>/model`; dtype: of the frozen weights, else as in the training.
+
+        Raises ModelError.
+        """
+        model = SpeechLlm.from_pretrained(folder, dtype).to(device)
         extractor = FeatureExtractor(model.config.speech_encoder, model.config.pad_to_30s)
         return cls(model, load_tokenizer(model.config.llm), extractor)
 

@@ -90,13 +90,16 @@ class SpeechLlm(nn.Module):
         return cls(config, prompt, encoder, llm, said)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SpeechLlm":
-        """Put the whole model together again from what was trained and the base models that `config.yaml` names."""
+    def from_pretrained(cls, folder: str | Path, dtype: str = "") -> "SpeechLlm":
+        """Put the whole model together again from what was trained and the base models that `config.yaml` names.
+
+        dtype: of what is frozen, else as in the training.
+        """
         folder = Path(folder)
         if not (folder / "config.yaml").is_file():
             raise ModelError(f"{folder}: there is no trained model here (no config.yaml); run stage 3 first")
         saved = load_config(SpeechLlmConfig, folder / "config.yaml")
-        model = cls.from_config(saved.model, saved.prompt)
+        model = cls.from_config(replace(saved.model, dtype=dtype or saved.model.dtype), saved.prompt)
         model.load_trained(folder)
         return model
 

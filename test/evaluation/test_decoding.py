@@ -319,6 +319,7 @@ def test_a_model_is_told_from_another_by_its_files(tmp_path):
     (folder / "config.yaml").write_text("model: {llm: some/llm, speech_encoder: some/encoder}\nprompt: {}\n")
     (folder / "adapter.safetensors").write_bytes(b"1")
     first = fingerprint_model(folder, str.upper)
+    assert fingerprint_model(folder, str.upper, "float32") == first != fingerprint_model(folder, str.upper, "bfloat16")
     assert (first["llm"], first["speech encoder"]) == ("SOME/LLM", "SOME/ENCODER")
     assert json.loads(json.dumps(first)) == first
     shutil.copytree(folder, tmp_path / "elsewhere" / "model")

@@ -57,6 +57,14 @@ def test_from_pretrained_puts_the_whole_model_together_again(saved, tiny_llm):
     assert replies[0] == replies[1]
 
 
+def test_frozen_weights_may_have_another_precision_than_in_training(saved):
+    folder, model = saved
+    other = SpeechLlm.from_pretrained(folder, "bfloat16")
+    assert other.embedding_table.dtype == torch.bfloat16 and model.embedding_table.dtype == torch.float32
+    for name, value in other.adapter.state_dict().items():
+        assert torch.equal(value, model.adapter.state_dict()[name]), name
+
+
 def test_a_checkpoint_holds_only_what_was_trained(saved, tiny_llm):
     folder, model = saved
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
