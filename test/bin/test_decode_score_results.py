@@ -24,7 +24,7 @@ class EchoListener:
     extractor = SimpleNamespace(sampling_rate=16000)
     prompt = SimpleNamespace(split=lambda transcript, instruction: SimpleNamespace(input=transcript.split()))
 
-    def listen(self, waveforms):
+    def listen(self, waveforms, snap, recount):
         return [TEXTS[len(waveform) // 1000 - 1] for waveform in waveforms]
 
     def reply(self, speech, instructions, options):
@@ -59,7 +59,7 @@ def recipe(tmp_path, monkeypatch):
         "repeat": {"instruction": "Repeat.", "metrics": ["wer"]},
         "translate": {"instruction": "Translate.", "metrics": ["bleu"]}}, "num_bootstrap": 20}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Listener, "from_pretrained", lambda folder, device: EchoListener())
+    monkeypatch.setattr(Listener, "from_pretrained", lambda folder, device, dtype: EchoListener())
     return tmp_path
 
 

@@ -40,7 +40,7 @@ def spoken(tmp_path_factory):
 def test_no_test_sentence_or_question_is_trained_on(spoken):
     said = {name: {row["text"].lower() for row in rows} for name, rows in spoken.items()}
     sizes = {name: len(rows) for name, rows in spoken.items()}
-    assert sizes == {"train": 10000, "valid": 300, "test": 100, "facts": 100}
+    assert sizes == {"train": 40000, "valid": 300, "test": 100, "facts": 100}
     for name in ("valid", "test", "facts"):
         assert len(said[name]) == len(spoken[name]) and not said[name] & said["train"]
     assert not said["test"] & said["valid"]
