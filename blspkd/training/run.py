@@ -88,9 +88,10 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
     if not path.is_file():
         return
     before, now = (_in_force(resolved(c, path)) for c in (load_config(TrainConfig, path), config))
+    free = _FREE_KEYS if config.loss.distils else _FREE_KEYS | {"model.snap"}  # it is the LLM that reads snapped tokens
     changed = [f"{key} was {before.get(key, 'not there')} and is now {now.get(key, 'not there')}"
                for key in {**now, **before}
-               if key not in _FREE_KEYS and (key in before, before.get(key)) != (key in now, now.get(key))]
+               if key not in free and (key in before, before.get(key)) != (key in now, now.get(key))]
     if changed:
         raise ConfigError(f"{path}: this run began with other options ({'; '.join(changed)}); choose another --tag, or "
                           f"remove {folder} to start anew")

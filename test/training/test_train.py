@@ -265,11 +265,17 @@ def test_continuations_that_were_cut_after_stage_2_are_noticed(data_dir, tiny_ll
     assert f"lacks 1 utterances that were not filtered out: {cut};" in capsys.readouterr().err
 
 
+ALIGNMENT = ["--w_input", "0", "--w_response", "0", "--terms.embedding.weight", "1"]
+
+
 @pytest.mark.parametrize(("before", "now", "message"), [
     ([], ["--terms.embedding.weight", "3"], "loss.terms.embedding.weight was not there and is now 3"),
     (["--terms.embedding.weight", "3"], [], "loss.terms.embedding.weight was 3.0 and is now not there"),
     ([], ["--adapter", "conv", "--w_input", "0"], "model.adapter was cformer and is now conv"),
     ([], ["--terms.embedding.weight", "0"], ""),
+    ([], ["--recount", "1"], ""),
+    ([], ["--snap", "hard"], "model.snap was none and is now hard"),
+    (ALIGNMENT, [*ALIGNMENT, "--snap", "hard"], ""),  # nobody reads its tokens yet
 ])
 def test_a_run_does_not_go_on_with_other_terms_or_another_adapter(tmp_path, before, now, message):
     save_config(resolved(load_config(TrainConfig, None, before)), tmp_path / "config.yaml")
