@@ -73,15 +73,15 @@ class ModelConfig:
     # "all": plain LoRA, to compare with; it changes what the LLM does on text as well
     plora_positions: Literal["speech", "all"] = "speech"
 
-    def __post_init__(self):
-        if self.recount < 0:
-            raise ConfigError(f"model: recount: {self.recount} is below 0")
-
     moved = {**{name: f"adapter_options.{name}" for name in (
         "num_pre_cif_layers", "num_post_cif_layers", "alpha_bias", "match_embedding_norm", "count", "ctc_classes")},
         "adapter_heads": "adapter_options.heads", "adapter_ffn_dim": "adapter_options.ffn_dim",
         "adapter_dropout": "adapter_options.dropout", "conv_layers": "adapter_options.layers (adapter conv only)",
         "conv_bottleneck": "adapter_options.bottleneck (adapter conv only)"}
+
+    def __post_init__(self):
+        if self.recount < 0:
+            raise ConfigError(f"model: recount: {self.recount} is below 0")
 
 
 @dataclass
