@@ -17,12 +17,19 @@ _CUT_SHORT = (
     re.compile(r"frame count (?P<found>\d+) does not match value from 'ds64' chunk of (?P<told>\d+)"))
 
 
-def compression(place: str) -> str:
+def compression(raw: io.IOBase) -> str:
     """What a NIST SPHERE file that cannot be decoded is compressed with: sph2pipe uncompresses these."""
-    with open(place, "rb") as raw:
-        head = raw.read(4096)
+    raw.seek(0)
+    head = raw.read(4096)
     coding = re.search(rb"sample_coding -s\d+ (\S*embedded-\S+)", head) if head.startswith(b"NIST_1A") else None
     return f"NIST SPHERE, {coding[1].decode('ascii', 'replace')}: uncompress it with sph2pipe" if coding else ""
+
+
+def check_length(samples: int, rate: float, max_seconds: float | None, name: str) -> None:
+    """Raise AudioError where so many samples are longer than `max_seconds`; None: any length will do."""
+    if max_seconds is not None and max_seconds * rate < samples < UNKNOWN_LENGTH:
+        raise AudioError(f"{name}: is {samples / rate:.1f} s long and at most {max_seconds:g} s are accepted; cut it "
+                         "into shorter pieces")
 
 
 def check_complete(file: soundfile.SoundFile, raw: io.RawIOBase, path: str) -> None:

@@ -28,6 +28,7 @@ from blspkd.audio.byte_ranges import ByteRanges
 LEAD = 2.0  # seconds decoded before a piece: its first frames need bits from the frames before them
 HEAD = 8  # frames at the beginning that the decoder looks at when it opens a file
 STEP = 256  # frames between two places in an index
+MAX_TRIES = 1 << 16  # places outside of frames that are looked at: megabytes of junk are not to take minutes
 MAX_INDICES = 4096  # kept in memory, of 5 KB for an hour
 
 _KBITS = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
@@ -59,17 +60,24 @@ class _Frame(NamedTuple):
 
 
 class Mp3File(soundfile.SoundFile):
-    """An open mp3 file, and where its frames are; `key` tells it from others (path, size and date)."""
+    """An open mp3 file; `key` tells it from others (path, size and date), None: no other will ask for its frames."""
 
-    def __init__(self, raw: io.BufferedIOBase, key: tuple):
+    def __init__(self, raw: io.IOBase, key: tuple | None):
         with caught_messages():  # strange tags are no mistake
             super().__init__(raw)
-        self.raw = raw
-        if key not in _indices:
-            if len(_indices) == MAX_INDICES:
-                _indices.clear()
-            _indices[key] = index_frames(raw)
-        self.index = _indices[key]
+        self.raw, self.key, self.damage_told = raw, key, False
+        self._index = None if key is None else _indices.get(key)
+
+    @property
+    def index(self) -> FrameIndex:
+        """Where its frames are: they are walked through when this is first asked for."""
+        if self._index is None:
+            self._index = index_frames(self.raw)
+            if self.key is not None:
+                if len(_indices) == MAX_INDICES:
+                    _indices.clear()
+                _indices[self.key] = self._index
+        return self._index
 
     def read_piece(self, first: int, count: int, lead: float = LEAD) -> tuple[np.ndarray, list[str]]:
         """At most `count` samples from `first` on, float32 [n, channels], and what the decoder says of damage.
@@ -149,6 +157,7 @@ def index_frames(raw: io.RawIOBase) -> FrameIndex:
 def _walk(data: bytes | mmap.mmap) -> FrameIndex:
     place = end = total = number = 0
     places, alike, kind = array("Q"), True, None
+    tries = iter(range(MAX_TRIES))
     while 0 <= place < len(data):
         frame = _frame(data, place)
         if frame:
@@ -161,7 +170,7 @@ def _walk(data: bytes | mmap.mmap) -> FrameIndex:
             number += 1
             place = end = place + frame.size
         else:
-            place = place + size if (size := _tag_size(data[place:place + 10])) else _next_frame(data, place)
+            place = place + size if (size := _tag_size(data[place:place + 10])) else _next_frame(data, place, tries)
     return FrameIndex(total, total // max(1, number), places if alike else array("Q"))
 
 
@@ -186,9 +195,12 @@ def _frame(data: bytes | mmap.mmap, place: int) -> _Frame | None:
                   (version, rate, data[place + 3] >> 6 == 3))
 
 
-def _next_frame(data: bytes | mmap.mmap, place: int) -> int:
-    """Where the next frame begins that has another behind it, or ends the file; -1 if there is none."""
-    while (place := data.find(b"\xff", place + 1)) >= 0:
+def _next_frame(data: bytes | mmap.mmap, place: int, tries: Iterator[int]) -> int:
+    """Where the next frame begins that has another behind it, or ends the file; -1 if there is none in `tries`."""
+    for _ in tries:
+        place = data.find(b"\xff", place + 1)
+        if place < 0:
+            break
         frame = _frame(data, place)
         if frame and (place + frame.size == len(data) or _frame(data, place + frame.size)):
             return place

@@ -1,4 +1,4 @@
-"""One utterance's samples. This is the only module that opens audio.
+"""One utterance's samples. This is the only module that opens audio, files and encoded data in memory.
 
 Formats are those of libsndfile: wav (every PCM width, float, extensible), flac, ogg (Vorbis, Opus), mp3, NIST SPHERE
 and more; besides, entries `file.ark:offset` of a Kaldi archive that holds wav data (as `wav-copy` writes it) or
@@ -11,6 +11,7 @@ truncated, without samples, NaN or Inf, several channels of which nobody chose o
 Any sampling rate is accepted: `load` resamples (soxr, high quality).
 """
 
+import io
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ import soundfile
 import soxr
 
 from blspkd.audio.archive import open_entry
-from blspkd.audio.header import check_complete, compression
+from blspkd.audio.header import check_complete, check_length, compression
 from blspkd.audio.mp3 import LEAD, Mp3File, is_mp3
 from blspkd.errors import AudioError
 
@@ -35,8 +36,9 @@ MP3_SLACK = 3 * 1152  # samples that an mp3 file may lack against what its heade
 
 logger = logging.getLogger(__name__)
 _damaged: set[str] = set()  # paths of which this was told
-_BLOCK = 1 << 20  # samples
+_BLOCK = 1 << 20  # samples of one or two channels that are decoded at once; of more channels fewer
 _WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+_MISSING = "mend wav.scp (relative paths count from the working directory) or run `utils/fix_data_dir.sh DIR`"
 _ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
 
 
@@ -56,18 +58,23 @@ class AudioSource:
 def load(source: AudioSource | str, sampling_rate: int = USUAL_RATE) -> np.ndarray:
     """Samples of `source`: float32 [samples] in [-1, 1] at `sampling_rate` Hz; raises AudioError."""
     source = _as_source(source)
-    with _open(source.path) as file:
+    with open_file(source.path) as file:
         try:
-            samples = _read(file, source)
-            if file.samplerate != sampling_rate:
-                samples = soxr.resample(samples, file.samplerate, sampling_rate)
-            if not len(samples):
-                raise AudioError(f"{_name(source)}: too short to be resampled to {sampling_rate} Hz; leave it out")
+            samples = resampled(read(file, source), file.samplerate, sampling_rate, _name(source))
             return np.clip(samples, -1.0, 1.0, out=samples)
         except MemoryError:
             hours = _frames(file, source)[1] / file.samplerate / 3600
             raise AudioError(f"{_name(source)}: {hours:.1f} hours do not fit into memory; cut the recording by "
                              "`segments`, leave it out, or allow more memory (ulimit -v)") from None
+
+
+def resampled(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
+    """`samples`, [samples] at `rate` Hz, at `sampling_rate` Hz; raises AudioError where none is left."""
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    if not len(samples):
+        raise AudioError(f"{name}: too short to be resampled to {sampling_rate} Hz; leave it out")
+    return samples
 
 
 def duration(source: AudioSource | str) -> float:
@@ -86,7 +93,7 @@ def durations(sources: list[AudioSource]) -> list[float | AudioError]:
     assert len({source.path for source in sources}) <= 1, "the sources are to be of one file"
     results: list[float | AudioError] = []
     try:
-        with _open(sources[0].path) as file:
+        with open_file(sources[0].path) as file:
             for source in sources:
                 try:
                     results.append(_duration(file, source))
@@ -99,7 +106,7 @@ def durations(sources: list[AudioSource]) -> list[float | AudioError]:
 
 def copy_to_wav(path: str, destination: str | os.PathLike) -> None:
     """Write the audio file `path`, whatever its format, as wav with the same samples, rate and channels."""
-    with _open(path) as file:
+    with open_file(path) as file:
         subtype = file.subtype if file.subtype in _WAV_SUBTYPES else "PCM_16"
         large = file.frames * file.channels * 8 >= 1 << 32
         with soundfile.SoundFile(destination, "w", file.samplerate, file.channels, subtype,
@@ -110,7 +117,7 @@ def copy_to_wav(path: str, destination: str | os.PathLike) -> None:
 
 def sampling_rate(source: AudioSource | str) -> int:
     """Hz of the file that `source` is in; raises AudioError."""
-    with _open(_as_source(source).path) as file:
+    with open_file(_as_source(source).path) as file:
         return file.samplerate
 
 
@@ -153,7 +160,7 @@ def _duration(file: soundfile.SoundFile, source: AudioSource) -> float:
     return count / file.samplerate
 
 
-def _read(file: soundfile.SoundFile, source: AudioSource) -> np.ndarray:
+def read(file: soundfile.SoundFile, source: AudioSource) -> np.ndarray:
     """Samples of the chosen channel and segment: float32 [samples] at the file's own rate, finite."""
     samples = np.empty(_frames(file, source)[1], np.float32)
     done = 0
@@ -204,7 +211,7 @@ def _blocks(file: soundfile.SoundFile, source: AudioSource, first: int, count: i
     """`count` samples from `first` on: float32 [n, channels]; lead: see `Mp3File.read_piece`."""
     done = 0
     while done < count:
-        asked = min(_BLOCK, count - done)
+        asked = min(_BLOCK, 2 * _BLOCK // file.channels, count - done)
         block = _decode(file, source, first + done, asked, lead)
         done += len(block)
         missing = count - done if len(block) < asked else 0
@@ -225,18 +232,19 @@ def _decode(file: soundfile.SoundFile, source: AudioSource, first: int, count: i
             file.seek(first)
             samples, said = file.read(count, dtype="float32", always_2d=True), []
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{_name(source)}: cannot be decoded near sample {first} ({_reason(error)}); "
+        raise AudioError(f"{_name(source)}: cannot be decoded near sample {first} ({reason(error)}); "
                          "truncated or corrupt? Get the file again or leave it out") from None
-    if said and source.path not in _damaged:
-        _damaged.add(source.path)
+    if said and not file.damage_told and source.path not in _damaged:
+        file.damage_told = True
+        _damaged.update([source.path] if file.key else [])
         logger.warning("%s: damaged? Between %.1f and %.1f s the mp3 decoder said: %s. Get it again or leave it out",
                        source.path, first / file.samplerate, (first + count) / file.samplerate, said[0])
     return samples
 
 
 @contextmanager
-def _open(path: str) -> Iterator[soundfile.SoundFile]:
-    """Open a file or an archive entry, and refuse at once what holds no samples or fewer than its header says."""
+def open_file(path: str, max_seconds: float | None = None, missing: str = _MISSING) -> Iterator[soundfile.SoundFile]:
+    """Open a file or an archive entry with the checks of `open_encoded`; missing: what to do where it is not there."""
     if is_command(path):
         raise AudioError(f"{path!r}: is a command, and commands run only with consent: `utils/data_dir.sh "
                          "materialize DIR DUMP_DIR --allow_pipes true`")
@@ -250,16 +258,28 @@ def _open(path: str) -> Iterator[soundfile.SoundFile]:
         key = path, status.st_size, status.st_mtime_ns
         with open(place, "rb") as raw:
             window = raw if place == path else open_entry(raw, int(path.rpartition(":")[2]), path)
-            with Mp3File(window, key) if is_mp3(window) else soundfile.SoundFile(window) as file:
-                check_complete(file, window, path)
+            with open_encoded(window, path, max_seconds, key) as file:
                 yield file
     except FileNotFoundError:
-        raise AudioError(f"{path}: there is no such file; mend wav.scp (relative paths count from the working "
-                         "directory) or run `utils/fix_data_dir.sh DIR`") from None
+        raise AudioError(f"{path}: there is no such file; {missing}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise AudioError(f"{path}: cannot be read: {_reason(error)}") from None
+        raise AudioError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+@contextmanager
+def open_encoded(raw: io.IOBase, name: str, max_seconds: float | None = None, key: tuple | None = None
+                 ) -> Iterator[soundfile.SoundFile]:
+    """Open the encoded audio in `raw`, which is at its beginning and can seek; key: see `Mp3File`.
+
+    Refuse at once what its header calls longer than `max_seconds`, and what holds no samples or fewer than it says.
+    """
+    try:
+        with Mp3File(raw, key) if is_mp3(raw) else soundfile.SoundFile(raw) as file:
+            check_length(file.frames, file.samplerate, max_seconds, name)
+            check_complete(file, raw, name)
+            yield file
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless raw
-        raise AudioError(f"{path}: is not audio that libsndfile can decode ({compression(place) or _reason(error)}); "
+        raise AudioError(f"{name}: is not audio that libsndfile can decode ({compression(raw) or reason(error)}); "
                          "convert it, get it again or leave it out") from None
 
 
@@ -273,7 +293,7 @@ def _name(source: AudioSource) -> str:
     return f"{source.path} [{source.start:g} s to {'the end' if source.end is None else f'{source.end:g} s'}]"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The system's or the decoder's own words, without the path in front."""
     text = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
     return text.strip().rstrip(".") or type(error).__name__

@@ -1,12 +1,12 @@
 """Samples that somebody hands over as an array -> the waveform that `audio.load` reads from a file with them."""
 
+import sys
+from numbers import Real
 from typing import Any
 
 import numpy as np
-import soxr
-import torch
 
-from blspkd.audio.samples import MAX_PEAK
+from blspkd.audio.samples import MAX_PEAK, resampled
 from blspkd.errors import AudioError
 
 # What integers stand for: (silence, full scale), as in audio files.
@@ -20,10 +20,37 @@ def as_waveform(samples: Any, sampling_rate: float, target_rate: int, name: str)
              1; a little above is clipped), int16, int32 or uint8.
     Raises AudioError, which begins with `name`, for anything else, and for NaN and Inf.
     """
-    number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
-    if not number or not 0 < sampling_rate < float("inf"):
+    if not is_rate(sampling_rate):
         raise AudioError(f"{name}: sampling_rate is {sampling_rate!r}; give the waveform's samples per second")
-    values = _scaled(_one_channel(_array(samples, name), name), name)
+    array = as_array(samples)
+    if array is None:
+        raise AudioError(f"{name}: is not samples but {type(samples).__name__}; give an array of them, read files with "
+                         "blspkd.audio.samples.load, and give their rate as sampling_rate")
+    values = as_float(_one_channel(array, name), name)
+    return np.clip(resampled(values, sampling_rate, target_rate, name), -1.0, 1.0, dtype=np.float32)
+
+
+def is_rate(value: Any) -> bool:
+    """Whether `value` can be a number of samples per second."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def as_array(samples: Any) -> np.ndarray | None:
+    """`samples` as an array of numbers, of whatever type and shape; None where they are something else."""
+    torch = sys.modules.get("torch")  # who hands over a tensor has imported it
+    try:
+        if torch is not None and isinstance(samples, torch.Tensor):
+            tensor = samples.detach().cpu()
+            return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        array = np.asarray(samples)
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths, a tensor that holds no values
+        return None
+    return array if array.dtype.kind in "fiubc" else None
+
+
+def as_float(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 [samples]: `values` [samples] with integers scaled, after checking that they are samples."""
+    values = _scaled(values, name)
     if not len(values):
         raise AudioError(f"{name}: holds no samples; leave it out")
     finite = np.isfinite(values)
@@ -33,25 +60,7 @@ def as_waveform(samples: Any, sampling_rate: float, target_rate: int, name: str)
     if peak > MAX_PEAK:
         raise AudioError(f"{name}: samples reach {peak:.4g}, float audio has to be within -1 and 1; scale it (16 bit "
                          "integers turned into float: divide by 32768)")
-    if sampling_rate != target_rate:
-        values = soxr.resample(values, sampling_rate, target_rate)
-        if not len(values):
-            raise AudioError(f"{name}: too short to be resampled to {target_rate} Hz; leave it out")
-    return np.clip(values, -1.0, 1.0, dtype=np.float32)
-
-
-def _array(samples: Any, name: str) -> np.ndarray:
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu()
-        return (samples.float() if samples.is_floating_point() else samples).numpy()
-    try:
-        array = np.asarray(samples)
-    except ValueError:  # rows of several lengths
-        array = None
-    if array is None or array.dtype.kind not in "fiubc":
-        raise AudioError(f"{name}: is not samples but {type(samples).__name__}; give an array of them, read files with "
-                         "blspkd.audio.samples.load, and give their rate as sampling_rate")
-    return array
+    return values
 
 
 def _one_channel(array: np.ndarray, name: str) -> np.ndarray:

@@ -196,9 +196,10 @@ def test_a_segment_may_overshoot_the_end_a_little(tmp_path):
     assert len(load(AudioSource(path, 0.5, 1.4))) == RATE // 2
 
 
+@pytest.mark.parametrize("library", ["omniio.kaldi", "kaldiio"])
 @pytest.mark.parametrize(("settings", "form"), [(None, "wav"), ({}, "wav"), ({}, "flac")])
-def test_kaldi_archives(tmp_path, settings, form):
-    kaldiio = pytest.importorskip("kaldiio")
+def test_kaldi_archives(tmp_path, library, settings, form):
+    kaldiio = pytest.importorskip(library)
     samples = {"a": (tone()[:, 0] * 32767).astype(np.int16), "b": (tone(0.5)[:, 0] * 20000).astype(np.int16)}
     options = {} if settings is None else {"write_function": "soundfile", "write_kwargs": {"format": form}}
     kaldiio.save_ark(str(tmp_path / "x.ark"), {key: (RATE, value) for key, value in samples.items()},
