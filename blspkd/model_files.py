@@ -8,8 +8,10 @@ or more; a few single numbers inside a large tensor may not.
 Standard library only: the recipes' stage markers use it as well.
 """
 
+import functools
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +20,9 @@ WHOLE_FILE, WHOLE_TENSOR = 64 << 20, 1 << 20  # bytes; larger ones are sampled
 STRIDE = 61  # words; a prime number, so that samples do not stay in the same columns of a matrix
 LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 BLOCK = STRIDE * 8 << 12  # bytes read at a time
-RECORDS = {"training.json", "training_args.bin", "trainer_state.json"}  # how a model was made: no part of it
+# How a model was made, and where its base models are: no part of it.
+RECORDS = {"training.json", "training_args.bin", "trainer_state.json", "base_models.json"}
+SETTLED = 2  # seconds without a change, after which the next one is sure to show in a file's dates
 _WEIGHTS = {".safetensors", ".bin", ".pt"}
 _TEXTS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
@@ -26,12 +30,13 @@ _TEXTS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 def model_digests(folder: Path) -> dict[str, str]:
     """The files of a Hugging Face model folder that decide what it computes, by name: their digests.
 
-    The folder's own name does not count, nor do dates, so that a moved or copied model stays the same one.
+    The folder's own name does not count, nor do dates, so that a moved or copied model stays the same one. A file is
+    read once per process, as long as it stays as it is.
     """
     files = {path.name: path for path in folder.iterdir()
              if path.suffix in _WEIGHTS | _TEXTS and path.name not in RECORDS}
     files |= {name: folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
-    return {name: file_digest(path) for name, path in sorted(files.items()) if path.is_file()}
+    return {name: _digest_once(path) for name, path in sorted(files.items()) if path.is_file()}
 
 
 def file_digest(path: Path, whole: int = WHOLE_FILE) -> str:
@@ -44,6 +49,19 @@ def file_digest(path: Path, whole: int = WHOLE_FILE) -> str:
             for block in _blocks(file, start, end):
                 digest.update(block if step == 1 else _words(block)[::step].tobytes())
     return digest.hexdigest()
+
+
+def _digest_once(path: Path) -> str:
+    stat = path.stat()
+    if time.time() - stat.st_mtime < SETTLED:
+        return file_digest(path)
+    return _digest_of(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_of(path: Path, *state: int) -> str:
+    """The digest of a file in this state: inode, size and dates."""
+    return file_digest(path)
 
 
 def _shards(index: Path) -> set[str]:

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.config_file import load_config
-from blspkd.errors import ModelError
 from blspkd.evaluation import transcript_style
 from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir
@@ -25,8 +23,9 @@ from blspkd.evaluation.eval_set import TYPED, EvalSet
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests, text_digest
 from blspkd.kaldi.parts import Fingerprint, Job, run_parts
+from blspkd.models.base_records import FILE as BASE_MODELS
 from blspkd.models.listener import GenerationOptions, Listener
-from blspkd.models.speech_llm import SpeechLlmConfig
+from blspkd.models.model_folder import locate_base_models, read_config
 
 log = logging.getLogger(__name__)
 SYSTEM_ORDER = ("text", "cascade", "speech", "chance")  # chance last: it can often be read off speech's answers
@@ -63,14 +62,12 @@ def fingerprint_model(model_dir: str | Path, identify: Callable[[str], object], 
 
     dtype: of the frozen weights, where it is not the model's own.
 
-    Raises ModelError where there is no trained model.
+    Raises ModelError where there is no trained model, or its base models are not found.
     """
-    path = Path(model_dir) / "config.yaml"
-    if not path.is_file():
-        raise ModelError(f"{model_dir}: there is no trained model here (no config.yaml); run stage 3 first")
-    base = load_config(SpeechLlmConfig, path).model
-    return {"model": contents_digests([Path(model_dir)]), "llm": identify(base.llm),
-            "speech encoder": identify(base.speech_encoder),
+    folder = Path(model_dir)
+    base = locate_base_models(folder, read_config(folder).model)
+    files = {name: digest for name, digest in contents_digests([folder]).items() if Path(name).name != BASE_MODELS}
+    return {"model": files, "llm": identify(base.llm), "speech encoder": identify(base.speech_encoder),
             **({"dtype": dtype} if dtype not in ("", base.dtype) else {})}
 
 

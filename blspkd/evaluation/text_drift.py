@@ -21,7 +21,7 @@ from blspkd.evaluation_config import DecodeConfig
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.losses.distillation import Divergence, distillation_loss
 from blspkd.models.listener import Listener
-from blspkd.models.speech_llm import SpeechLlmConfig
+from blspkd.models.model_folder import SpeechLlmConfig
 from blspkd.progress import progress_bar
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file
 
-from blspkd.data.pretrained import without_weights
+from blspkd.data.pretrained import split_revision, without_weights
 from blspkd.models.base_models import load_llm
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,12 @@ def _read(name: str) -> Tensor | None:
 
 def _file_of(name: str, tensor: str) -> Path | None:
     """The file of the model that holds `tensor`."""
-    index = cached_file(name, _INDEX, _raise_exceptions_for_missing_entries=False)
+    name, revision = split_revision(name)
+    index = cached_file(name, _INDEX, revision=revision, _raise_exceptions_for_missing_entries=False)
     if index is not None:
         shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].get(tensor)
-        return shard and Path(cached_file(name, shard))
-    file = cached_file(name, _WEIGHTS, _raise_exceptions_for_missing_entries=False)
+        return shard and Path(cached_file(name, shard, revision=revision))
+    file = cached_file(name, _WEIGHTS, revision=revision, _raise_exceptions_for_missing_entries=False)
     if file is None:
         return None
     with safe_open(file, framework="pt") as tensors:

@@ -10,11 +10,11 @@ reads speech tokens in the place of the transcript's tokens, with PLoRA on at th
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -23,28 +23,23 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.config_file import load_config, save_config
+from blspkd.config_file import save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.errors import ModelError
 from blspkd.files import atomic_path
 from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
-from blspkd.models.base_models import load_llm
+from blspkd.models.base_models import load_llm, pin
+from blspkd.models.base_records import write_base_models
 from blspkd.models.embedding_table import EmbeddingTable
+from blspkd.models.huggingface.config import write_config
 from blspkd.models.kv_cache import cache_argument
+from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.recount import recount
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder, unfreeze
 from blspkd.models.speech_tokens import SpeechTokens
-
-
-@dataclass
-class SpeechLlmConfig:
-    """What `save_pretrained` writes beside the weights."""
-
-    model: ModelConfig
-    prompt: PromptConfig
 
 
 class SpeechLlm(nn.Module):
@@ -72,17 +67,20 @@ class SpeechLlm(nn.Module):
 
     @classmethod
     def from_config(cls, config: ModelConfig, prompt: PromptConfig, said: Tensor | None = None,
-                    with_llm: bool = True) -> "SpeechLlm":
+                    with_llm: bool = True, device_map: Any = None) -> "SpeechLlm":
         """Load the base models and put a new adapter between them. Raises ModelError.
 
-        said: see `__init__`; with_llm: False loads of the LLM its embedding table only, for terms that never run it.
+        said: see `__init__`; with_llm: False loads of the LLM its embedding table only, for terms that never run it;
+        device_map: see `load_llm`.
         """
+        config = replace(config, llm=pin(config.llm, "LLM"),
+                         speech_encoder=pin(config.speech_encoder, "speech encoder"))
         dtype = torch.float32 if config.train_encoder else getattr(torch, config.dtype)
         encoder = SpeechEncoder.from_pretrained(config.speech_encoder, config.pad_to_30s, config.attn_implementation,
                                                 dtype)
         if not with_llm:
             return cls(config, prompt, encoder, EmbeddingTable.from_pretrained(config.llm, config.dtype), said)
-        llm = load_llm(config.llm, config.dtype, config.attn_implementation)
+        llm = load_llm(config.llm, config.dtype, config.attn_implementation, device_map)
         _check_head(llm, config.llm)
         if config.plora_rank:
             llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
@@ -90,16 +88,18 @@ class SpeechLlm(nn.Module):
         return cls(config, prompt, encoder, llm, said)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: str = "") -> "SpeechLlm":
-        """Put the whole model together again from what was trained and the base models that `config.yaml` names.
+    def from_pretrained(cls, folder: str | Path, dtype: str = "", base_models: Mapping[str, str | Path] | None = None,
+                        revision: str | None = None, device_map: Any = None) -> "SpeechLlm":
+        """Put a trained model, a folder or an id on the hub, together again with its base models.
 
-        dtype: of what is frozen, else as in the training.
+        dtype:       of what is frozen, else as in the training.
+        base_models: {"llm": ..., "speech_encoder": ...}, folders or ids, where they are not at their recorded places.
+        revision:    of an id: branch, tag or commit.
         """
-        folder = Path(folder)
-        if not (folder / "config.yaml").is_file():
-            raise ModelError(f"{folder}: there is no trained model here (no config.yaml); run stage 3 first")
-        saved = load_config(SpeechLlmConfig, folder / "config.yaml")
-        model = cls.from_config(replace(saved.model, dtype=dtype or saved.model.dtype), saved.prompt)
+        folder = find_folder(folder, revision)
+        saved = read_config(folder)
+        config = locate_base_models(folder, saved.model, base_models)
+        model = cls.from_config(replace(config, dtype=dtype or config.dtype), saved.prompt, device_map=device_map)
         model.load_trained(folder)
         return model
 
@@ -130,6 +130,8 @@ class SpeechLlm(nn.Module):
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
+            write_base_models(temporary, Path(folder), self.config)
+            write_config(temporary)
             save_file(_contiguous(self.adapter.state_dict()), temporary / "adapter.safetensors")
             trained = {name: value for name, value in self.encoder.named_parameters() if value.requires_grad}
             if trained:

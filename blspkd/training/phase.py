@@ -18,7 +18,8 @@ from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import writing
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.base_models import model_identity
-from blspkd.models.speech_llm import SpeechLlm, SpeechLlmConfig
+from blspkd.models.model_folder import SpeechLlmConfig
+from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.cache import open_caches
 from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
 from blspkd.training.objective import KdObjective

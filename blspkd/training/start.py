@@ -16,8 +16,9 @@ from blspkd.config import ModelConfig
 from blspkd.config_file import load_config
 from blspkd.errors import ModelError
 from blspkd.models.adapters import ADAPTERS, adapter_options
+from blspkd.models.model_folder import SpeechLlmConfig
 from blspkd.models.plora import load_plora
-from blspkd.models.speech_llm import SpeechLlm, SpeechLlmConfig
+from blspkd.models.speech_llm import SpeechLlm
 
 logger = logging.getLogger(__name__)
 SAME = {"adapter": ("adapter",), "PLoRA": ("plora_alpha", "plora_positions")}  # no tensor shows them

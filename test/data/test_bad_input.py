@@ -271,6 +271,7 @@ def adapter_for_another_encoder(scene: Scene) -> Callable:
     WhisperModel(wide).save_pretrained(scene.place / "wide")
     file = scene.place / "model" / "config.yaml"
     file.write_text(file.read_text().replace(scene.tiny_encoder, str(scene.place / "wide")))
+    (scene.place / "model" / "base_models.json").unlink()  # an older version's model, so that nothing tells
     return lambda: command(Listener.from_pretrained)(scene.place / "model")
 
 

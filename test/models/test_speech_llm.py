@@ -155,7 +155,7 @@ def test_equal_models_are_equal_files(tiny_llm, tiny_encoder, tmp_path):
                        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])})
     one, two = ({path.relative_to(tmp_path / seed): path.read_bytes() for path in (tmp_path / seed).rglob("*.*")}
                 for seed in ("1", "2"))
-    assert one.keys() == two.keys() and len(one) == 6
+    assert one.keys() == two.keys() and len(one) == 8
     assert [name for name in one if one[name] != two[name]] == []
 
 

@@ -13,7 +13,8 @@ from blspkd.config_file import from_dict, load_config
 from blspkd.errors import ConfigError
 from blspkd.models.base_models import load_llm
 from blspkd.models.embedding_table import EmbeddingTable
-from blspkd.models.speech_llm import SpeechLlm, SpeechLlmConfig
+from blspkd.models.model_folder import SpeechLlmConfig
+from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training import phase
 from blspkd.training.phases import alignment_of, phases
 from blspkd.training.run import resolved
