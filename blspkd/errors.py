@@ -47,6 +47,14 @@ class AudioError(DataError):
     """A recording that is missing, unreadable, empty, not finite, or has channels that nobody chose among."""
 
 
+class MessageError(DataError):
+    """A conversation whose messages cannot be read."""
+
+
+class ContextError(DataError):
+    """A conversation that is longer than what the LLM can read at once."""
+
+
 class ModelError(BlspkdError):
     """A model path that is not there, or models that do not fit together."""
 

@@ -10,7 +10,9 @@ What a text spells never steers the LLM: see control_tokens.py.
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -41,6 +43,8 @@ def check_model_path(name: str, what: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: this folder holds no {what}: it has no config.json")
+        if (path / "adapter.safetensors").is_file():
+            raise ModelError(f"{name}: this is a trained model of blspkd and no {what}; name one of its base models")
     elif path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.parent.is_dir() and "/" in name:
         raise ModelError(f"{name}: there is no such folder; name the {what}'s folder or its Hugging Face id")
 
@@ -74,7 +78,7 @@ class Prompt:
         self.tokenizer = tokenizer
         self.config = config
         self._readers: list[ControlTokens] = []
-        self._parts: dict[tuple[Marks, str], tuple[str, str]] = {}
+        self._parts: dict[tuple[Marks, str], tuple[str, ...]] = {}  # before and after the input
         self._around: dict[str, tuple[list[int], list[int]]] = {}
         self.end_of_turn = self._find_end_of_turn()
         self._check_reader()
@@ -82,7 +86,7 @@ class Prompt:
     @property
     def control_ids(self) -> frozenset[int]:
         """Tokens that only the template and the LLM write."""
-        return self._reader().ids
+        return self.reader().ids
 
     def text_ids(self, vocabulary: int) -> list[int]:
         """Tokens below `vocabulary` that text is made of: no control tokens, no rows of an LLM that have no token."""
@@ -127,7 +131,7 @@ class Prompt:
 
     def response(self, text: str) -> list[int]:
         """Token ids of the assistant's reply `text`, closed by the end-of-turn token."""
-        reader = self._reader(text)
+        reader = self.reader(text)
         before, after = self._render(reader, self.config.instruction)
         # Tokenised behind the generation prompt, as the LLM itself would have written it.
         turn = before + "a" + after
@@ -142,12 +146,12 @@ class Prompt:
         if not transcript.strip():
             raise ConfigError("an empty transcript has no tokens to listen for")
         instruction = self.config.instruction if instruction is None else instruction
-        reader = self._reader(transcript, instruction)
+        reader = self.reader(transcript, instruction)
         before, after = self._render(reader, instruction)
         ids, spans = reader.read(before + transcript + after)
         return ids, [(left - len(before), right - len(before)) for left, right in spans]
 
-    def _reader(self, *texts: str) -> ControlTokens:
+    def reader(self, *texts: str) -> ControlTokens:
         """A reader whose marks occur neither in `texts` nor in what is configured; nearly always the same one."""
         for reader in self._readers:
             if not any(mark in text for mark in reader.marks for text in texts):
@@ -159,32 +163,39 @@ class Prompt:
         self._readers.append(ControlTokens(self.tokenizer, marks))
         return self._readers[-1]
 
-    def _render(self, reader: ControlTokens, instruction: str) -> tuple[str, str]:
+    def _render(self, reader: ControlTokens, instruction: str) -> tuple[str, ...]:
         """The rendered turn before and after the input, for `reader`."""
         key = (reader.marks, instruction)
         if key not in self._parts:
-            # An edge keeps a text and the template beside it from spelling a control token together; without edges
-            # where the template looks at how a text begins or ends.
-            edged, bare = (self._apply_template(reader, self._turns(reader, instruction, edge))
-                           for edge in (reader.marks.edge, ""))
-            rendered = reader.show(edged if edged.replace(reader.marks.edge, "") == bare else bare)
-            if rendered.count(reader.marks.input) != 1:
-                raise ModelError(f"{self.tokenizer.name_or_path}: its chat template does not show the user's content "
-                                 "exactly once; this toolkit cannot find where the speech goes")
-            before, _, after = rendered.partition(reader.marks.input)
-            self._parts[key] = (before, after)
+            self._parts[key] = self.around_inputs(reader, partial(self._turns, reader, instruction), 1)
         return self._parts[key]
+
+    def around_inputs(self, reader: ControlTokens, turns_of: Callable[[str], list[dict]], count: int
+                      ) -> tuple[str, ...]:
+        """The rendering of turns with `count` inputs: what stands before, between and behind them, for `reader`.
+
+        turns_of: edge -> turns whose texts are hidden by `reader`, with the edge around them (`put_around`).
+        Raises ModelError where the template refuses the turns, or does not show each input once and in order.
+        """
+        # An edge keeps a text and the template beside it from spelling a control token together; without edges where
+        # the template looks at how a text begins or ends.
+        edged, bare = (self._apply_template(reader, turns_of(edge)) for edge in (reader.marks.edge, ""))
+        rendered = reader.show(edged if edged.replace(reader.marks.edge, "") == bare else bare)
+        if rendered.count(reader.marks.input) != count:
+            raise ModelError(f"{self.tokenizer.name_or_path}: its chat template does not show the user's content "
+                             "exactly once; this toolkit cannot find where the speech goes")
+        return tuple(rendered.split(reader.marks.input))
 
     def _turns(self, reader: ControlTokens, instruction: str, edge: str) -> list[dict]:
         """System message and user's turn with the mark of the input, control tokens hidden, an `edge` at each end."""
         parts = [instruction, self.config.separator] if instruction else []
         if self.config.speech_position == "after":
-            content = _put_around(edge, reader.hide("".join(parts))) + reader.marks.input
+            content = put_around(edge, reader.hide("".join(parts))) + reader.marks.input
         else:
-            content = reader.marks.input + _put_around(edge, reader.hide("".join(parts[::-1])))
+            content = reader.marks.input + put_around(edge, reader.hide("".join(parts[::-1])))
         turns = [{"role": "user", "content": content}]
         if self.config.system not in ("", NONE):
-            turns.insert(0, {"role": "system", "content": _put_around(edge, reader.hide(self.config.system))})
+            turns.insert(0, {"role": "system", "content": put_around(edge, reader.hide(self.config.system))})
         return turns
 
     def _apply_template(self, reader: ControlTokens, turns: list[dict], add_generation_prompt: bool = True) -> str:
@@ -192,7 +203,7 @@ class Prompt:
             return self._render_turns(reader, turns, add_generation_prompt)
 
         rendered = render(turns)
-        if self.config.system != NONE:
+        if self.config.system != NONE or turns[0]["role"] == "system":
             return rendered
         return without_default(rendered, turns, render, (reader.marks.spelling, reader.marks.control),
                                self.tokenizer.bos_token or "")
@@ -207,7 +218,7 @@ class Prompt:
 
     def _find_end_of_turn(self) -> int:
         """The special token that the template puts behind the assistant's reply, else the tokenizer's EOS."""
-        reader = self._reader()
+        reader = self.reader()
         turns = [*self._turns(reader, "", ""), {"role": "assistant", "content": reader.marks.reply}]
         rendered = self._apply_template(reader, turns, add_generation_prompt=False)
         _, found, closing = reader.show(rendered).partition(reader.marks.reply)
@@ -223,7 +234,7 @@ class Prompt:
 
     def _check_reader(self) -> None:
         """Raise ModelError unless a turn in which no text spells anything is read as the tokenizer itself reads it."""
-        reader = self._reader()
+        reader = self.reader()
         roles = ["user"] if self.config.system in ("", NONE) else ["system", "user"]
         turns = [{"role": role, "content": "a"} for role in roles]
         rendered = self._apply_template(reader, turns)
@@ -232,7 +243,7 @@ class Prompt:
                              "from text; use another LLM")
 
 
-def _put_around(edge: str, text: str) -> str:
+def put_around(edge: str, text: str) -> str:
     """`text` with `edge` before its first and behind its last character that is not white space."""
     core = text.strip()
     return text.replace(core, f"{edge}{core}{edge}", 1) if core else text

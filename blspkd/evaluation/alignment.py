@@ -172,12 +172,9 @@ class _Aligner:
         return row
 
     def _seconds(self, place: float, duration: float) -> float:
-        """Seconds of a place in encoder frames (2.5: in the middle of the third), within the utterance.
-
-        The middle of a frame is where the middle of what it sees is.
-        """
+        """Seconds of a place in encoder frames, within the utterance."""
         encoder, rate = self.listener.model.encoder, self.listener.extractor.frames_per_second
-        return min(max((encoder.first_centre + (place - 0.5) * encoder.stride) / rate, 0.0), duration)
+        return min(max(encoder.seconds(place, rate), 0.0), duration)
 
 
 def _reading(transcript: str, text: str) -> dict:

@@ -13,9 +13,9 @@ from blspkd.config import ContinuationConfig
 from blspkd.data.prompts import PromptIds
 from blspkd.errors import ConfigError, DataError
 from blspkd.generation import filters
-from blspkd.generation.sampling import UtteranceSampler, uniform_stream
 from blspkd.kaldi.parts import plan_batches
 from blspkd.models.listener import GenerationOptions, Listener
+from blspkd.models.sampling import UtteranceSampler, uniform_stream
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,23 @@
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from blspkd.audio.waveform import as_waveform
 from blspkd.config import PromptConfig
@@ -20,7 +29,8 @@ from blspkd.data.features import FeatureExtractor, pad_windows
 from blspkd.data.prompts import Prompt, PromptIds, load_tokenizer
 from blspkd.errors import ConfigError
 from blspkd.models.base_models import load_llm
-from blspkd.models.kv_cache import cache_argument
+from blspkd.models.kv_cache import cache_argument, find_cache
+from blspkd.models.past import Past
 from blspkd.models.plora import speech_positions
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_llm import SpeechLlm
@@ -48,12 +58,22 @@ class Generated:
 
 
 @dataclass
-class _Turn:
-    """What the LLM goes on from."""
+class LlmInput:
+    """What the LLM reads before it replies, in order: token ids, and speech tokens [n, D], where PLoRA acts."""
 
-    prefix: list[int]  # token ids
-    speech: Tensor  # [n, D] speech tokens behind them, where PLoRA acts
-    suffix: list[int]  # token ids behind those
+    pieces: list[list[int] | Tensor]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    @property
+    def speech_tokens(self) -> int:
+        return sum(len(piece) for piece in self.pieces if isinstance(piece, Tensor))
+
+    @property
+    def beginning(self) -> list[int]:
+        """The token ids in front of all speech."""
+        return self.pieces[0] if self.pieces and not isinstance(self.pieces[0], Tensor) else []
 
 
 class TextLlm(torch.nn.Module):
@@ -89,12 +109,21 @@ class Listener:
                                                              pad_token_id=self.prompt.end_of_turn)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu", dtype: str = "") -> "Listener":
-        """Load what stage 3 left in `exp/<tag>/model`; dtype: of the frozen weights, else as in the training.
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu", dtype: str = "", *,
+                        revision: str | None = None, device_map: Any = None,
+                        base_models: Mapping[str, str | Path] | None = None) -> "Listener":
+        """Load what stage 3 left in `exp/<tag>/model`, or an id of the hub; see `SpeechLlm.from_pretrained`.
 
-        Raises ModelError.
+        dtype: of the frozen weights, else as in the training; device_map: of the LLM, whose first device then has the
+        speech encoder and the adapter, too. Raises ModelError.
         """
-        model = SpeechLlm.from_pretrained(folder, dtype).to(device)
+        model = SpeechLlm.from_pretrained(folder, dtype, base_models, revision, device_map)
+        if device_map is None:
+            model.to(device)
+        else:
+            first = model.causal_lm.get_input_embeddings().weight.device
+            model.encoder.to(first)
+            model.adapter.to(first)
         extractor = FeatureExtractor(model.config.speech_encoder, model.config.pad_to_30s)
         return cls(model, load_tokenizer(model.config.llm), extractor)
 
@@ -127,9 +156,8 @@ class Listener:
     def complete(self, prompts: list[PromptIds], options: GenerationOptions | None = None,
                  sampler: LogitsProcessor | None = None) -> list[Generated]:
         """Generate behind tokenised turns; `sampler` chooses the tokens in the place of the options."""
-        nothing = torch.zeros(0, self.model.causal_lm.get_input_embeddings().embedding_dim, device=self.model.device)
-        turns = [_Turn(ids.prefix, nothing, ids.input + ids.suffix) for ids in prompts]
-        return self._generate(turns, [len(ids.input) for ids in prompts], options or GenerationOptions(), sampler)
+        replies = self.generate([LlmInput([ids.prefix, ids.input + ids.suffix]) for ids in prompts], options, sampler)
+        return [self._generated(reply, len(ids.input)) for reply, ids in zip(replies, prompts, strict=True)]
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
@@ -163,52 +191,70 @@ class Listener:
     def reply(self, speech: list[Tensor], instructions: list[str],
               options: GenerationOptions | None = None) -> list[Generated]:
         """Generate behind prefix + speech tokens + suffix."""
-        turns = []
+        inputs = []
         for tokens, instruction in zip(speech, instructions, strict=True):
             prefix, suffix = self.prompt.around(instruction)
-            turns.append(_Turn(prefix, tokens, suffix))
-        return self._generate(turns, [len(tokens) for tokens in speech], options or GenerationOptions())
+            inputs.append(LlmInput([prefix, tokens, suffix]))
+        replies = self.generate(inputs, options)
+        return [self._generated(reply, len(tokens)) for reply, tokens in zip(replies, speech, strict=True)]
 
-    def _generate(self, turns: list["_Turn"], counts: list[int], options: GenerationOptions,
-                  sampler: LogitsProcessor | None = None) -> list[Generated]:
-        """What all turns begin with is read once; padding stands behind it, or before turns that share nothing.
+    @torch.inference_mode()
+    def generate(self, inputs: list[LlmInput], options: GenerationOptions | None = None,
+                 sampler: LogitsProcessor | None = None, watcher: StoppingCriteria | None = None,
+                 past: Past | None = None) -> list[list[int]]:
+        """Token ids of one reply to each input, as `generate` pads them behind their ends.
 
-        counts: of tokens in the place of the input, to be passed on.
+        watcher: is shown all tokens after every step and may end rows; past: of one input without beams: what the LLM
+        has read before is not read again. What all inputs begin with is read once; padding stands behind it, or before
+        inputs that share nothing.
         """
-        shared = os.path.commonprefix([turn.prefix for turn in turns])
-        if any(len(turn.prefix) + len(turn.speech) + len(turn.suffix) == len(shared) for turn in turns):
-            shared = shared[:-1]  # something has to be left that the first token follows
-        cache = None
-        if not getattr(self.model, "plain_lora", False):  # which reads the prefix in its own way
-            cache = self.prefix.expand(self.model.causal_lm, np.array(shared, dtype=np.int64),
-                                       len(turns) * options.num_beams, padded_behind=True)
+        options = options or GenerationOptions()
+        cache, read = past.resume(inputs[0].pieces) if past is not None else (None, 0)
         if cache is None:
-            shared = []
-        embed = self.model.causal_lm.get_input_embeddings()
-        rows = []
-        for turn in turns:
-            before, after = (embed(torch.tensor(ids, dtype=torch.int64, device=self.model.device))
-                             for ids in (turn.prefix[len(shared):], turn.suffix))
-            rows.append(torch.cat([before, turn.speech.to(before.dtype), after]))
-        size = len(shared) + max(map(len, rows))
+            cache, read = self._read_beginning(inputs, options.num_beams)
+        rows = [self.embed(item.pieces) for item in inputs]
+        size = max(map(len, inputs))
         embeddings = rows[0].new_zeros(len(rows), size, rows[0].shape[1])
         attention = torch.zeros(len(rows), size, dtype=torch.int64)
-        attention[:, :len(shared)] = 1
+        attention[:, :read] = 1
         is_speech = torch.zeros(len(rows), size, dtype=torch.bool)
-        for number, (turn, row) in enumerate(zip(turns, rows, strict=True)):
-            start = size - len(row)
-            embeddings[number, start:] = row
+        for number, (item, row) in enumerate(zip(inputs, rows, strict=True)):
+            start = size - len(row) + read  # of what is still to be read
+            embeddings[number, start:] = row[read:]
             attention[number, start:] = 1
-            end = size - len(turn.suffix)
-            is_speech[number, end - len(turn.speech):end] = True
+            speech = [isinstance(piece, Tensor) for piece in item.pieces for _ in range(len(piece))]
+            is_speech[number, start:] = torch.tensor(speech[read:], dtype=torch.bool)
         with speech_positions(is_speech):
             replies = self.model.causal_lm.generate(
                 inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),
                 logits_processor=LogitsProcessorList([sampler] if sampler else []),
+                stopping_criteria=StoppingCriteriaList([watcher] if watcher else []),
+                return_dict_in_generate=True, use_cache=True,
                 **(cache_argument(self.model.causal_lm, cache) if cache else {}),
                 **{name: value for name, value in asdict(options).items()
                    if options.do_sample or name not in ("temperature", "top_p")})
-        return [self._generated(ids, n) for ids, n in zip(replies.tolist(), counts, strict=True)]
+        ids = replies.sequences.tolist()
+        if past is not None:
+            past.keep(find_cache(replies.values()), inputs[0].pieces, ids[0])
+        return ids
+
+    def _read_beginning(self, inputs: list[LlmInput], beams: int) -> tuple[Cache | None, int]:
+        """What all inputs begin with, and how many positions that is."""
+        shared = os.path.commonprefix([item.beginning for item in inputs])
+        if any(len(item) == len(shared) for item in inputs):
+            shared = shared[:-1]  # something has to be left that the first token follows
+        if getattr(self.model, "plain_lora", False):  # which reads the prefix in its own way
+            return None, 0
+        cache = self.prefix.expand(self.model.causal_lm, np.array(shared, dtype=np.int64), len(inputs) * beams,
+                                   padded_behind=True)
+        return cache, 0 if cache is None else len(shared)
+
+    def embed(self, pieces: list[list[int] | Tensor]) -> Tensor:
+        """What the LLM reads [n, D], in its own type."""
+        embed = self.model.causal_lm.get_input_embeddings()
+        dtype = embed.weight.dtype
+        return torch.cat([piece.to(dtype) if isinstance(piece, Tensor) else
+                          embed(torch.tensor(piece, dtype=torch.int64, device=self.model.device)) for piece in pieces])
 
     def _generated(self, ids: list[int], n_tokens: int) -> Generated:
         end = next((i for i, token in enumerate(ids) if token in self.ends), None)

@@ -38,7 +38,7 @@ class _Rows:
     def take(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """x: [B, L, C] -> x again, for the layer below, and its speech rows [S, C]"""
         if self.last[0] is not x or self.last[1] != dtype:
-            same, speech = _TakeRows.apply(x, self.index)
+            same, speech = _TakeRows.apply(x, self.index.to(x.device))  # layers may be on several devices
             self.last = (x, dtype, same, speech.to(dtype))
         return self.last[2:]
 
@@ -115,7 +115,8 @@ class PLoraLinear(LoraLinear):
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
                 low = self.lora_A[adapter](self.lora_dropout[adapter](speech)) * self.scaling[adapter]
-                result = _AddAtRows.apply(result, self.lora_B[adapter](low).to(result.dtype), rows.index)
+                result = _AddAtRows.apply(result, self.lora_B[adapter](low).to(result.dtype),
+                                           rows.index.to(result.device))
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -165,8 +166,8 @@ These weights act at speech positions only; at text positions the LLM stays the 
 LoRA and **applies them at all positions**, for which they were not trained. Load the folder above this one instead:
 
 ```python
-from blspkd.models.listener import Listener
-listener = Listener.from_pretrained("exp/<tag>/model")
+from blspkd import SpeechLLM
+model = SpeechLLM.from_pretrained("exp/<tag>/model")
 ```
 
 Or put them on an LLM with `add_plora` and `load_plora` of `blspkd.models.plora`, and call it within

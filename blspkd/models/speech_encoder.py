@@ -56,6 +56,13 @@ class SpeechEncoder(nn.Module):
             return (lengths - 1) // 2 + 1
         return self.encoder._get_feat_extract_output_lengths(lengths)
 
+    def seconds(self, place: float, rate: float) -> float:
+        """Where the middle of what output frame `place` sees lies; 2.5: in the middle of the third frame.
+
+        rate: features (frames or samples) per second.
+        """
+        return (self.first_centre + (place - 0.5) * self.stride) / rate
+
     def forward(self, features: Tensor, lengths: Tensor, windows: list[int]) -> tuple[Tensor, Tensor]:
         """features: [W, F, M] or [W, S]; lengths: [W] real frames (samples), on the CPU; windows: number per utterance.
 

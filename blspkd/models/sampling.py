@@ -55,3 +55,23 @@ class UtteranceSampler(LogitsProcessor):
         uniform = self.uniforms[:, input_ids.shape[1]]
         chosen = pick(scores, uniform, self.temperature, self.top_p)
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
+
+
+class RowSampler(LogitsProcessor):
+    """The same with options of each row's own; rows without random numbers stay as they are (greedy)."""
+
+    def __init__(self, uniforms: list[np.ndarray | None], temperatures: list[float], top_ps: list[float]):
+        """uniforms: [max_new_tokens] of each row, or None."""
+        self.rows = [(row, *of_row) for row, of_row in enumerate(zip(uniforms, temperatures, top_ps, strict=True))
+                     if of_row[0] is not None]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        for row, uniforms, temperature, top_p in self.rows:
+            if input_ids.shape[1] >= len(uniforms):
+                continue  # its reply is complete, others are not
+            uniform = torch.tensor(uniforms[input_ids.shape[1]:input_ids.shape[1] + 1])
+            chosen = pick(scores[row:row + 1], uniform, temperature, top_p)
+            scores[row] = -torch.inf
+            scores[row, chosen] = 0.0
+        return scores

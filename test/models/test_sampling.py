@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blspkd.generation.sampling import UtteranceSampler, pick, uniform_stream
+from blspkd.models.sampling import UtteranceSampler, pick, uniform_stream
 
 FIRST_TWO = [0.9141238201356051, 0.7453533400501711]  # of seed 7, utterance utt-1
 

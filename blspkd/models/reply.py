@@ -1,0 +1,110 @@
+"""Replies in the making: one batch, each row with options of its own, its text told as it comes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
+
+from blspkd.errors import ConfigError
+from blspkd.models.sampling import RowSampler, uniform_stream
+from blspkd.models.text_pieces import TextPieces
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How a reply is written. Raises ConfigError for a value out of range."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0  # 0: always the most probable token
+    top_p: float = 1.0
+    seed: int | None = None  # with a temperature: the same seed, the same reply; None: another one every time
+    stop: tuple[str, ...] = ()  # texts that end the reply where they begin
+
+    def __post_init__(self):
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens: {self.max_new_tokens} is below 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature: {self.temperature} is not a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p: {self.top_p} is not above 0 and at most 1")
+
+
+@dataclass
+class Reply:
+    """What the LLM answered."""
+
+    text: str
+    token_ids: list[int]  # with the end-of-turn token, if it came
+    finish_reason: Literal["stop", "length", "cancelled"]
+    prompt_tokens: int  # speech tokens included
+    speech_tokens: int
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+class Writer:
+    """One reply in the making."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions, room: int):
+        """room: tokens that the LLM's context has for it."""
+        self.options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
+        self.pieces = TextPieces(tokenizer, options.stop)
+        self.ids: list[int] = []
+        self.finish_reason = ""  # once it is complete
+
+
+class Watcher(StoppingCriteria):
+    """After every step: hands each row's new token to its writer, and says which rows are complete."""
+
+    def __init__(self, writers: list[Writer], ends: list[int], on_text: Callable[[int, str], None],
+                 cancelled: Callable[[int], bool]):
+        self.writers, self.ends = writers, set(ends)
+        self.on_text, self.cancelled = on_text, cancelled
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_) -> Tensor:
+        """input_ids: [B, written so far]; returns [B] bool."""
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            self.add(row, token)
+        return torch.tensor([bool(writer.finish_reason) for writer in self.writers], device=input_ids.device)
+
+    def add(self, row: int, token: int) -> None:
+        """The next token of a row, which does nothing where that is complete."""
+        writer = self.writers[row]
+        if writer.finish_reason:
+            return
+        writer.ids.append(token)
+        text = "" if token in self.ends else writer.pieces.add(token)
+        if self.cancelled(row):
+            self.end(row, "cancelled", text)
+        elif token in self.ends or writer.pieces.stopped:
+            self.end(row, "stop", text)
+        elif len(writer.ids) >= writer.options.max_new_tokens:
+            self.end(row, "length", text)
+        elif text:
+            self.on_text(row, text)
+
+    def end(self, row: int, reason: str, text: str = "") -> None:
+        """A row is complete; text: of it, and not yet told."""
+        writer = self.writers[row]
+        text += writer.pieces.finish()
+        writer.finish_reason = "stop" if writer.pieces.stopped and reason == "length" else reason
+        if text:
+            self.on_text(row, text)
+
+
+def make_sampler(options: Sequence[ChatOptions]) -> RowSampler | None:
+    """What chooses the tokens of rows with a temperature; None where there is none."""
+    if not any(chosen.temperature for chosen in options):
+        return None
+    uniforms = [None if not chosen.temperature else
+                np.random.default_rng().random(chosen.max_new_tokens) if chosen.seed is None else
+                uniform_stream(chosen.seed, "", chosen.max_new_tokens) for chosen in options]
+    return RowSampler(uniforms, [chosen.temperature for chosen in options], [chosen.top_p for chosen in options])
