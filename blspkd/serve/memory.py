@@ -1,0 +1,24 @@
+"""Memory that is free, but that the C library keeps: it is given back, so that a server is not larger than its work.
+
+Batches differ in size, and glibc fits the next one's tensors between what is left of the last ones' as well as it can:
+without this a server grows by a fifth over some thousand requests, though it holds no more than before.
+"""
+
+import ctypes
+import time
+
+_MIN_SECONDS = 1.0  # between two times: it takes some milliseconds, and pages that come back do, too
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # None: another C library than glibc
+
+
+class FreeMemory:
+    """Gives it back from time to time."""
+
+    def __init__(self):
+        self._given_back = time.monotonic()
+
+    def give_back(self) -> None:
+        """Call it when there is nothing else to do."""
+        if _trim is not None and time.monotonic() - self._given_back >= _MIN_SECONDS:
+            _trim(0)
+            self._given_back = time.monotonic()
