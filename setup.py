@@ -17,11 +17,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["blspkd", "blspkd.*"]),
-    package_data={"blspkd.reporting": ["templates/*"]},
+    package_data={"blspkd.reporting": ["templates/*"], "blspkd.serve": ["*.html"]},
+    entry_points={"console_scripts": ["blspkd = blspkd.bin.blspkd:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
         "transformers>=5.4",  # before, Whisper's layers return tuples
+        "huggingface-hub>=1.3",  # as transformers needs it
         "peft>=0.18",
         "accelerate>=1.10",
         "safetensors>=0.4.3",
@@ -41,9 +43,10 @@ setup(
         "psutil>=5.9",
     ],
     extras_require={
-        "ark": ["kaldiio>=2.18"],  # its licence allows evaluation only: read it before you use it
+        "serve": ["fastapi>=0.115", "uvicorn>=0.34", "prometheus-client>=0.21"],  # `blspkd serve`
+        "ark": ["omniio>=0.1.2"],  # `blspkd features`; kaldiio will do, too, but its licence allows evaluation only
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "openai>=1.99"],
         "pretrained": ["gguf>=0.17"],  # to read LLMs of llama.cpp (tools/pretrained.sh)
         "quantised": ["bitsandbytes>=0.46"],  # PLoRA on an LLM in 4 or 8 bits; its tests are skipped without it
         "deepspeed": ["deepspeed"],

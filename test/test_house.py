@@ -15,10 +15,11 @@ PACKAGE = ROOT / "blspkd"
 MAX_LINES = 300
 # Folders of the package by layer: a file imports from its own folder and from lower layers, never from beside or above.
 LAYERS = [{"errors", "files", "progress", "config", "evaluation_config", "config_file", "model_files"}, {"audio"},
-          {"kaldi"}, {"data"}, {"models"}, {"losses"}, {"generation", "training", "evaluation"}, {"reporting"}, {"bin"}]
+          {"kaldi"}, {"data"}, {"models"}, {"losses"}, {"generation", "training", "evaluation"}, {"reporting"},
+          {"serve"}, {"bin"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NOT_OURS = {"venv", "venv-newest", "data", "dump", "exp", "downloads", "__pycache__", "build", "dist"}
-PACKAGES_BY_MODULE = {"yaml": "pyyaml"}
+PACKAGES_BY_MODULE = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "prometheus_client": "prometheus-client"}
 
 
 def files(*suffixes: str, top: Path = ROOT) -> list[Path]:

@@ -60,7 +60,7 @@ def test_a_second_run_installs_nothing_until_something_changes(checkout, environ
     words = ("make", "-C", checkout / "tools", "venv", f"VENV={environment}", "TORCH_VERSION=1.2.3")
     first = run(*words)
     assert first.returncode == 0, first.stderr
-    assert [call.split()[-1] for call in pip_calls(tmp_path)] == ["torch==1.2.3", ".[test,mini,ark,pretrained]"]
+    assert [call.split()[-1] for call in pip_calls(tmp_path)] == ["torch==1.2.3", ".[test,mini,ark,pretrained,serve]"]
     assert "to download" in first.stdout
 
     again = run(*words)
@@ -219,16 +219,37 @@ def test_the_check_prints_a_table_and_passes_here():
     status = {line[:18].strip(): line[18:27].strip() for line in done.stdout.splitlines()}
     required = ["python", "torch", "transformers", "peft", "audio: wav", "audio: flac", "audio: sph"]
     assert [status[what] for what in required] == ["ok"] * len(required)
-    assert {"GPU", "audio: mp3", "audio: ogg", "audio: Kaldi ark", "espeak-ng", "deepspeed"} <= status.keys()
+    assert {"GPU", "audio: mp3", "audio: ogg", "Kaldi ark", "espeak-ng", "fastapi", "uvicorn", "prometheus-client",
+            "deepspeed"} <= status.keys()
 
 
-@pytest.mark.parametrize(("module", "row", "returncode"), [("peft", "peft", 1), ("kaldiio", "audio: Kaldi ark", 0)])
-def test_the_check_fails_for_required_parts_only(tmp_path, module, row, returncode):
-    (tmp_path / f"{module}.py").write_text("raise ImportError('broken on purpose')\n")
+@pytest.mark.parametrize(("modules", "rows", "returncode"), [
+    (["peft"], ["peft"], 1), (["fastapi", "omniio", "kaldiio"], ["fastapi", "Kaldi ark"], 0)])
+def test_the_check_fails_for_required_parts_only(tmp_path, modules, rows, returncode):
+    for module in modules:
+        (tmp_path / f"{module}.py").write_text("raise ImportError('broken on purpose')\n")
     done = run(sys.executable, ROOT / "tools" / "check_install.py", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == returncode
-    line = next(line for line in done.stdout.splitlines() if line.startswith(row))
-    assert re.search(r"(MISSING|-) +broken on purpose; .*pip install", line)
+    for row in rows:
+        line = next(line for line in done.stdout.splitlines() if line.startswith(row))
+        assert re.search(r"(MISSING|-) +(broken on purpose|.*not installed).*; .*pip install", line)
+
+
+def test_talking_before_the_demo_says_what_to_do(checkout, environment):
+    done = run("make", "-C", checkout / "tools", "talk", f"VENV={environment}")
+    assert done.returncode != 0 and "there is no model yet; make -C tools demo trains it" in done.stderr
+
+
+def test_talking_serves_the_demos_model_and_opens_the_page(checkout, environment):
+    model = checkout / "egs" / "mini" / "blspkd1" / "exp" / "train" / "model"
+    model.mkdir(parents=True)
+    (model / "config.yaml").touch()
+    (environment / "bin" / "blspkd").write_text('#!/bin/sh\necho "$PWD: $@"\n')
+    (environment / "bin" / "blspkd").chmod(0o755)
+    done = run("make", "--no-print-directory", "-C", checkout / "tools", "talk", f"VENV={environment}",
+               "TALK_ARGS=--port 8001")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{model.parents[2]}: serve exp/train/model --open --port 8001"
 
 
 def test_git_ignores_an_environment_that_is_a_link(tmp_path):

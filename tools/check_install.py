@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pretrained,test]'"
+INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pretrained,serve,test]'"
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,18 @@ def audio_format(name: str, subtype: str) -> Callable[[], str]:
 
 
 def ark() -> str:
-    import kaldiio
     import numpy as np
 
-    tone = (np.sin(np.arange(8000) * 0.1) * 16000).astype(np.int16)
+    from blspkd.kaldi import matrices
+
+    matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
     with tempfile.TemporaryDirectory() as folder:
-        path, index = Path(folder) / "wav.ark", Path(folder) / "wav.scp"
-        kaldiio.save_ark(str(path), {"utt": (16000, tone)}, scp=str(index))
-        rate, samples = kaldiio.load_mat(index.read_text().split(maxsplit=1)[1].strip())
-    if rate != 16000 or not np.array_equal(samples.reshape(-1), tone):
-        raise RuntimeError("what is read is not what was written")
-    return f"kaldiio {importlib.metadata.version('kaldiio')} (its licence: evaluation only)"
+        entries = matrices.write_archive(Path(folder) / "feats.ark", {"utt": matrix})
+        if not np.array_equal(matrices.read_matrix(entries["utt"]), matrix):
+            raise RuntimeError("what is read is not what was written")
+    package = matrices.library().__name__.partition(".")[0]
+    licence = " (its licence: evaluation only)" if package == "kaldiio" else ""
+    return f"{package} {importlib.metadata.version(package)}{licence}"
 
 
 def espeak() -> str:
@@ -144,7 +145,10 @@ def rows() -> Iterator[Row]:
         yield check(what, audio_format(name, subtype), "pip install -U soundfile")
     for what, name, subtype in (("audio: ogg", "OGG", "VORBIS"), ("audio: mp3", "MP3", "MPEG_LAYER_III")):
         yield check(what, audio_format(name, subtype), "pip install -U soundfile (libsndfile 1.1 or newer)", False)
-    yield check("audio: Kaldi ark", ark, "pip install -e '.[ark]', only to read .ark audio", False)
+    for module, package in (("fastapi", "fastapi"), ("uvicorn", "uvicorn"),
+                            ("prometheus_client", "prometheus-client")):
+        yield check(package, imported(module, package), "pip install -e '.[serve]', only for blspkd serve", False)
+    yield check("Kaldi ark", ark, "pip install -e '.[ark]', only for blspkd features", False)
     yield check("espeak-ng", espeak, "pip install -e '.[mini]', only for egs/mini", False)
     yield check("pytest", found("pytest", "pytest"), "pip install -e '.[test]', only for the tests", False)
     for module, package, use in (("deepspeed", "deepspeed", "training of large encoders"),
