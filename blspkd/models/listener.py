@@ -70,6 +70,14 @@ class LlmInput:
     def speech_tokens(self) -> int:
         return sum(len(piece) for piece in self.pieces if isinstance(piece, Tensor))
 
+    def behind(self, positions: int) -> "LlmInput":
+        """Without the first `positions`, in as many pieces."""
+        pieces = []
+        for piece in self.pieces:
+            pieces.append(piece[positions:])
+            positions = max(0, positions - len(piece))
+        return LlmInput(pieces)
+
     @property
     def beginning(self) -> list[int]:
         """The token ids in front of all speech."""
@@ -212,18 +220,19 @@ class Listener:
         cache, read = past.resume(inputs[0].pieces) if past is not None else (None, 0)
         if cache is None:
             cache, read = self._read_beginning(inputs, options.num_beams)
-        rows = [self.embed(item.pieces) for item in inputs]
-        size = max(map(len, inputs))
+        unread = [item.behind(read) for item in inputs]
+        rows = [self.embed(item.pieces) for item in unread]
+        size = read + max(map(len, unread))
         embeddings = rows[0].new_zeros(len(rows), size, rows[0].shape[1])
         attention = torch.zeros(len(rows), size, dtype=torch.int64)
         attention[:, :read] = 1
         is_speech = torch.zeros(len(rows), size, dtype=torch.bool)
-        for number, (item, row) in enumerate(zip(inputs, rows, strict=True)):
-            start = size - len(row) + read  # of what is still to be read
-            embeddings[number, start:] = row[read:]
+        for number, (item, row) in enumerate(zip(unread, rows, strict=True)):
+            start = size - len(row)
+            embeddings[number, start:] = row
             attention[number, start:] = 1
             speech = [isinstance(piece, Tensor) for piece in item.pieces for _ in range(len(piece))]
-            is_speech[number, start:] = torch.tensor(speech[read:], dtype=torch.bool)
+            is_speech[number, start:] = torch.tensor(speech, dtype=torch.bool)
         with speech_positions(is_speech):
             replies = self.model.causal_lm.generate(
                 inputs_embeds=embeddings, attention_mask=attention.to(embeddings.device),

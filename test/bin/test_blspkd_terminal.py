@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ class Terminal:
         self.process, self.end = pty.fork()
         if not self.process:
             os.chdir(ROOT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore it
             os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TERM="dumb", COLUMNS=str(columns))
             os.execv(sys.executable, [sys.executable, "-m", "blspkd.bin.blspkd", *map(str, words)])
 

@@ -122,4 +122,7 @@ def test_nothing_is_left_behind(server, model, ask_raw, monkeypatch):
         assert json.loads(answer)["error"] == {"message": json.loads(answer)["error"]["message"],
                                                "type": "server_error", "param": None, "code": "internal_error"}
     assert ask_raw(server.address, "POST", "/v1/chat/completions", body)[0] == 200
+    until = time.perf_counter() + 5
+    while server.batcher._running and time.perf_counter() < until:  # the answer leaves before the batch is put away
+        time.sleep(0.005)
     assert server.batcher._places == 0 and not server.batcher._waiting and not server.batcher._running
