@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from blspkd.audio.handed import MISSING, chosen_channel, local_path, read_audio
+from blspkd.audio.handed import MISSING, check_rate, chosen_channel, local_path, read_audio
 from blspkd.audio.samples import AudioSource, load, open_file
 from blspkd.errors import AudioError
 
 EARLIEST = 0.6  # of a chunk: a cut lies behind this share of it
 QUIET = 0.05  # seconds over which loudness is taken
-SHORTEST = 1.0  # seconds of a chunk
+SHORTEST = 1.0  # seconds of a chunk, the last one too: a scrap of speech is answered by an invention
 
 
 def chunks(audio: Any, sampling_rate: int, seconds: float, *, rate: float | None = None, channel: int | None = None
@@ -21,20 +21,21 @@ def chunks(audio: Any, sampling_rate: int, seconds: float, *, rate: float | None
 
     audio, rate, channel: as `read_audio` takes them. Raises AudioError. A file may be silent in part or all of it.
     """
-    if seconds < SHORTEST:
-        raise AudioError(f"chunk: {seconds} s is below {SHORTEST:g} s")
+    if not isinstance(seconds, int | float) or not SHORTEST <= seconds < float("inf"):
+        raise AudioError(f"chunk: {seconds!r} is not a number of seconds from {SHORTEST:g} on")
     if not isinstance(audio, str | os.PathLike):
         yield from _cut(read_audio(audio, sampling_rate, rate=rate, channel=channel), sampling_rate, seconds)
         return
     path = local_path(audio, "audio")
     with open_file(path, missing=MISSING) as file:
+        check_rate(file.samplerate, rate, path)
         start, end = 0.0, file.frames / file.samplerate
         channel = chosen_channel(channel, file.channels, path)
     while start < end:
         stop = min(start + seconds, end)
         waveform = load(AudioSource(path, start, stop, channel), sampling_rate)
         if stop < end:
-            waveform = waveform[:_quietest(waveform, sampling_rate)]
+            waveform = waveform[:_quietest(waveform, sampling_rate, end - stop)]
         yield waveform
         start = end if stop == end else start + len(waveform) / sampling_rate
 
@@ -42,14 +43,18 @@ def chunks(audio: Any, sampling_rate: int, seconds: float, *, rate: float | None
 def _cut(waveform: np.ndarray, rate: int, seconds: float) -> Iterator[np.ndarray]:
     size = int(seconds * rate)
     while len(waveform) > size:
-        place = _quietest(waveform[:size], rate)
+        place = _quietest(waveform[:size], rate, (len(waveform) - size) / rate)
         yield waveform[:place]
         waveform = waveform[place:]
     yield waveform
 
 
-def _quietest(waveform: np.ndarray, rate: int) -> int:
-    """The sample in the middle of the most quiet stretch of the last part."""
+def _quietest(waveform: np.ndarray, rate: int, behind: float) -> int:
+    """The sample in the middle of the most quiet stretch of the last part.
+
+    behind: seconds of the recording that follow; if they are few, the cut leaves them company.
+    """
     first, size = int(EARLIEST * len(waveform)), int(QUIET * rate)
-    power = np.convolve(waveform[first:].astype(np.float64) ** 2, np.ones(size), mode="valid")
+    last = max(first + size, len(waveform) - max(0, round((SHORTEST - behind) * rate)))
+    power = np.convolve(waveform[first:last].astype(np.float64) ** 2, np.ones(size), mode="valid")
     return first + int(power.argmin()) + size // 2

@@ -76,7 +76,7 @@ def _from_bytes(audio: Any, sampling_rate: int, rate: float | None, channel: int
 
 def _from_file(file: soundfile.SoundFile, sampling_rate: int, rate: float | None, channel: int | None, name: str
                ) -> np.ndarray:
-    _check_rate(file.samplerate, rate, name)
+    check_rate(file.samplerate, rate, name)
     source = AudioSource(name, channel=chosen_channel(channel, file.channels, name))
     return _heard(read(file, source), file.samplerate, sampling_rate, name)
 
@@ -89,7 +89,7 @@ def _from_array(samples: Any, sampling_rate: int, rate: float | None, channel: i
     values = _one_channel(array, channel, name)
     if rate is None:
         raise AudioError(f"{name}: an array does not say its sampling rate; give rate (Hz)")
-    _check_rate(rate, None, name)
+    check_rate(rate, None, name)
     check_length(len(values), rate, max_seconds, name)
     return _heard(as_float(values, name), float(rate), sampling_rate, name)
 
@@ -115,11 +115,11 @@ def _parts(audio: Any, rate: float | None, name: str) -> tuple[Any, float | None
         own_rate, samples = audio
     else:
         return audio, rate
-    _check_rate(own_rate, rate, name)
+    check_rate(own_rate, rate, name)
     return samples, own_rate
 
 
-def _check_rate(rate: float, said: float | None, name: str) -> None:
+def check_rate(rate: float, said: float | None, name: str) -> None:
     """rate: of the audio; said: what the caller says besides."""
     for value in (rate,) if said is None else (rate, said):
         if not is_rate(value) or not MIN_RATE <= value <= MAX_RATE:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blspkd.config import PromptConfig
 from blspkd.data.control_tokens import ControlTokens
 from blspkd.data.prompts import Prompt, put_around
 from blspkd.data.system_turn import NONE
@@ -54,6 +55,13 @@ def read_messages(messages: Any) -> list[Message]:
     if conversation[-1].role != "user":
         raise MessageError(f"messages[{len(messages) - 1}]: the last message has to be the user's")
     return conversation
+
+
+def ask(config: PromptConfig, instruction: str, audios: Sequence[dict]) -> dict:
+    """A user's message: an instruction, which may be empty, and the parts that it is about, in the training's order."""
+    words = [{"type": "text", "text": instruction}] if instruction else []
+    parts = [*audios, *words] if config.speech_position == "before" else [*words, *audios]
+    return {"role": "user", "content": parts}
 
 
 def ids_around_audios(prompt: Prompt, messages: Sequence[Message]) -> list[list[int]]:
@@ -104,22 +112,25 @@ def _message(message: Any, name: str) -> Message:
         return Message(role, (_text(content, f"{name}.content", may_be_empty=role == "assistant"),))
     if not isinstance(content, list | tuple) or not content:
         raise MessageError(f"{name}.content: give a text or a list of parts")
-    parts = tuple(_part(part, f"{name}.content[{index}]") for index, part in enumerate(content))
+    parts = tuple(_part(part, f"{name}.content[{index}]", role) for index, part in enumerate(content))
     if role != "user" and any(isinstance(part, Audio) for part in parts):
         raise MessageError(f"{name}: only the user's messages can hold audio")
     return Message(role, parts)
 
 
-def _part(part: Any, name: str) -> str | Audio:
+def _part(part: Any, name: str, role: str) -> str | Audio:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
-        return _text(part.get("text"), f"{name}.text")
+        return _text(part.get("text"), f"{name}.text", may_be_empty=role == "assistant")
     if kind == "audio":
         value = next((part[key] for key in ("audio", "path") if part.get(key) is not None), None)
         if value is None:
             raise MessageError(f'{name}: give {{"type": "audio", "audio": ...}}: a path, bytes, a file, or (rate, '
                                "array); addresses (`url`) are not opened")
-        return Audio(value, part.get("rate", part.get("sampling_rate")), name)
+        rates = {part[key] for key in ("rate", "sampling_rate") if part.get(key) is not None}
+        if len(rates) > 1:
+            raise MessageError(f"{name}: rate and sampling_rate differ; give one of them")
+        return Audio(value, next(iter(rates), None), name)
     raise MessageError(f'{name}: give {{"type": "text", "text": ...}} or {{"type": "audio", "audio": ...}}, not '
                        f"{kind or type(part).__name__!r}")
 

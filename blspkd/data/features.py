@@ -42,6 +42,7 @@ class FeatureExtractor:
         self.sampling_rate: int = self.extractor.sampling_rate
         self.is_mel = hasattr(self.extractor, "hop_length")
         self.pad = pad_to_30s and self.is_mel
+        self.shortest: int = self.extractor.hop_length if self.is_mel else 400  # samples of one frame
         self.window_samples: int = self.extractor.n_samples if self.is_mel else 30 * self.sampling_rate
 
     @property
@@ -53,10 +54,9 @@ class FeatureExtractor:
         """waveform: float32 [samples] at `sampling_rate`. Raises AudioError where too little is left for one frame."""
         starts = range(0, max(1, len(waveform)), self.window_samples)
         pieces = [waveform[start:start + self.window_samples] for start in starts]
-        shortest = self.extractor.hop_length if self.is_mel else 400  # one frame
-        if len(pieces) > 1 and len(pieces[-1]) < shortest:
+        if len(pieces) > 1 and len(pieces[-1]) < self.shortest:
             pieces.pop()
-        if len(pieces[0]) < shortest:
+        if len(pieces[0]) < self.shortest:
             raise AudioError(f"only {len(pieces[0])} samples: too short for one feature frame")
         return Features(*map(list, zip(*map(self._window, pieces), strict=True)))
 

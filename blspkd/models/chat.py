@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from blspkd.audio.chunks import chunks
 from blspkd.audio.handed import read_audio
-from blspkd.data.conversation import Audio, audios_of, ids_around_audios, read_messages
-from blspkd.errors import ContextError, ModelError
+from blspkd.config import Dtype
+from blspkd.data.conversation import Audio, ask, audios_of, ids_around_audios, read_messages
+from blspkd.errors import AudioError, ConfigError, ContextError, DataError, ModelError
 from blspkd.models.base_models import choose_device
 from blspkd.models.heard import Heard, hear
 from blspkd.models.listener import GenerationOptions, Listener, LlmInput
@@ -34,6 +35,7 @@ from blspkd.models.stream import Stream
 
 REMEMBERED = 64  # recordings whose speech tokens are kept: the audios of a conversation come again with every turn
 WINDOWS = 32  # of the encoder (Whisper: 30 s each) that are encoded at a time
+LONGEST = 300.0  # seconds of one recording; listening attends over all of it, so that memory grows with the square
 REPEAT = "Repeat the following text."  # as the recipes' decode.yaml asks
 UNKNOWN_CONTEXT = 1 << 30  # positions of an LLM that does not say how many it has
 
@@ -69,8 +71,9 @@ class SpeechLLM:
         self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, device: str = "auto", dtype: str = "",
-                        device_map: Any = None, base_models: Mapping[str, str] | None = None) -> "SpeechLLM":
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, device: str = "auto",
+                        dtype: str | torch.dtype = "", device_map: Any = None,
+                        base_models: Mapping[str, str] | None = None) -> "SpeechLLM":
         """Load a folder that training left, or a repository of the hub.
 
         dtype: of the frozen weights, else as in the training; device_map: spreads the LLM over devices (accelerate);
@@ -78,6 +81,9 @@ class SpeechLLM:
         Raises ModelError, with the names of both, for a base model that is missing or another one than in training.
         """
         device = choose_device(device) if device_map is None else device
+        dtype = "" if dtype == "auto" else str(dtype).removeprefix("torch.")
+        if dtype not in ("", *get_args(Dtype)):
+            raise ConfigError(f"dtype: {dtype} is none of {', '.join(get_args(Dtype))}")
         return cls(Listener.from_pretrained(name, device, dtype, revision=revision, device_map=device_map,
                                             base_models=base_models))
 
@@ -102,6 +108,8 @@ class SpeechLLM:
         Raises MessageError, AudioError and ContextError, each with the place in the messages.
         """
         several = bool(messages) and all(isinstance(item, list | tuple) for item in messages)
+        if past is not None and (several or not isinstance(past, Past)):
+            raise ConfigError("past: give a `Past` of blspkd.models.past, and one conversation")
         chosen = ChatOptions(**options)
         turns = self.prepare(messages if several else [messages], channel)
         replies = self.generate(turns, [chosen] * len(turns), past=past)
@@ -118,19 +126,27 @@ class SpeechLLM:
              ) -> ReadConversation:
         """Tokens and waveforms of a conversation; needs no model, so that any thread may do it.
 
-        max_seconds: of all its recordings together. Raises MessageError and AudioError.
+        max_seconds: of all its recordings together; each may have LONGEST. Raises MessageError and AudioError.
         """
         conversation = read_messages(messages)
-        waveforms, left = [], max_seconds
+        waveforms, left = [], LONGEST if max_seconds is None else max_seconds
         for audio in audios_of(conversation):
-            waveforms.append(self._waveform(audio, channel, left))
-            left = None if left is None else left - len(waveforms[-1]) / self.sampling_rate
+            waveforms.append(self._waveform(audio, channel, min(left, LONGEST)))
+            if max_seconds is not None:
+                left -= len(waveforms[-1]) / self.sampling_rate
         return ReadConversation(ids_around_audios(self.listener.prompt, conversation), waveforms)
 
     def prepare(self, conversations: Sequence[Sequence], channel: int | None = None, max_seconds: float | None = None
                 ) -> list[Turn]:
         """Read conversations and listen to their recordings. Raises MessageError, AudioError and ContextError."""
-        return self.listen([self.read(messages, channel, max_seconds) for messages in conversations])
+        read = []
+        for number, messages in enumerate(conversations):
+            try:
+                read.append(self.read(messages, channel, max_seconds))
+            except DataError as error:
+                which = f"conversation {number} (counted from 0): " if len(conversations) > 1 else ""
+                raise type(error)(f"{which}{error}") from None
+        return self.listen(read)
 
     def listen(self, conversations: Sequence[ReadConversation]) -> list[Turn]:
         """Listen to the recordings of all conversations in one go. Raises AudioError and ContextError."""
@@ -167,6 +183,9 @@ class SpeechLLM:
                  past: Past | None = None) -> list[Reply]:
         """Reply to all turns in one batch, each with its own options.
 
+        Rows that are complete go on being filled until the last one is; where that would pass the LLM's last position,
+        those with the longest prompts make a batch of their own.
+
         on_text:   called with a row and a piece of its text as soon as it is certain.
         cancelled: asked once per row and step; a row that is cancelled ends there.
         past:      see `chat`; of one turn.
@@ -177,18 +196,21 @@ class SpeechLLM:
                    for turn, chosen in zip(turns, options, strict=True)]
         watcher = Watcher(writers, self.listener.ends, on_text or (lambda row, text: None),
                           cancelled or (lambda row: False))
-        longest = max(writer.options.max_new_tokens for writer in writers)
-        self.listener.generate([turn.input for turn in turns], GenerationOptions(max_new_tokens=longest),
-                               make_sampler([writer.options for writer in writers]), watcher,
-                               past if len(turns) == 1 else None)
+        rows = list(range(len(turns)))
+        while rows:
+            longest = max(writers[row].options.max_new_tokens for row in rows)
+            batch = [row for row in rows if turns[row].prompt_tokens + longest <= self.context]
+            self.listener.generate([turns[row].input for row in batch], GenerationOptions(max_new_tokens=longest),
+                                   make_sampler([writers[row].options for row in batch]), watcher.of(batch), past)
+            rows = [row for row in rows if row not in batch]
         return [Reply(writer.pieces.text, writer.ids, writer.finish_reason, turn.prompt_tokens, turn.speech_tokens)
                 for writer, turn in zip(writers, turns, strict=True)]
 
     def hear(self, audio: Any, *, rate: float | None = None, channel: int | None = None,
              max_seconds: float | None = None) -> Heard:
         """What the adapter makes of a recording: firing weights, and tokens with their times. Raises AudioError."""
-        return hear(self.listener, read_audio(audio, self.sampling_rate, rate=rate, channel=channel,
-                                              max_seconds=max_seconds))
+        waveform = self._waveform(Audio(audio, rate, "audio"), channel, min(max_seconds or LONGEST, LONGEST))
+        return hear(self.listener, waveform)
 
     def transcribe(self, audio: Any, *, rate: float | None = None, channel: int | None = None, chunk: float = 30.0,
                    instruction: str = REPEAT, **options) -> str:
@@ -203,9 +225,9 @@ class SpeechLLM:
         A file is read piece by piece, so that hours of it need no more memory than minutes.
         chunk: seconds of a piece, at most; it ends where the recording is most quiet.
         """
-        parts = [{"type": "text", "text": instruction}] if instruction else []
-        conversation = read_messages([{"role": "user", "content": [*parts, {"type": "audio", "audio": audio}]}])
-        pieces, chosen = ids_around_audios(self.listener.prompt, conversation), ChatOptions(**options)
+        prompt, chosen = self.listener.prompt, ChatOptions(**options)
+        pieces = ids_around_audios(prompt, read_messages([ask(prompt.config, instruction, [
+            {"type": "audio", "audio": audio}])]))
         for waveform in chunks(audio, self.sampling_rate, chunk, rate=rate, channel=channel):
             if waveform.min() == waveform.max():
                 yield ""  # silence has nothing to reply to
@@ -221,8 +243,11 @@ class SpeechLLM:
         self.listener.model.save_pretrained(folder)
 
     def _waveform(self, audio: Audio, channel: int | None, max_seconds: float | None) -> np.ndarray:
-        return read_audio(audio.value, self.sampling_rate, rate=audio.rate, channel=channel, name=audio.name,
-                          max_seconds=max_seconds)
+        waveform = read_audio(audio.value, self.sampling_rate, rate=audio.rate, channel=channel, name=audio.name,
+                              max_seconds=max_seconds)
+        if len(waveform) < self.listener.extractor.shortest:
+            raise AudioError(f"{audio.name}: only {len(waveform)} samples: too short for one feature frame")
+        return waveform
 
     def _groups(self, waveforms: Mapping[bytes, np.ndarray]) -> list[list[bytes]]:
         """Keys of waveforms that are listened to together: of at most WINDOWS windows, or one alone."""

@@ -217,7 +217,7 @@ class Listener:
         inputs that share nothing.
         """
         options = options or GenerationOptions()
-        cache, read = past.resume(inputs[0].pieces) if past is not None else (None, 0)
+        cache, read = past.resume(self, inputs[0].pieces) if past is not None else (None, 0)
         if cache is None:
             cache, read = self._read_beginning(inputs, options.num_beams)
         unread = [item.behind(read) for item in inputs]
@@ -244,7 +244,7 @@ class Listener:
                    if options.do_sample or name not in ("temperature", "top_p")})
         ids = replies.sequences.tolist()
         if past is not None:
-            past.keep(find_cache(replies.values()), inputs[0].pieces, ids[0])
+            past.keep(self, find_cache(replies.values()), inputs[0].pieces, ids[0])
         return ids
 
     def _read_beginning(self, inputs: list[LlmInput], beams: int) -> tuple[Cache | None, int]:

@@ -13,6 +13,8 @@ from blspkd.errors import ConfigError
 from blspkd.models.sampling import RowSampler, uniform_stream
 from blspkd.models.text_pieces import TextPieces
 
+SMALLEST = 1e-4  # temperature; the logits divided by less leave the range of float32
+
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -25,14 +27,23 @@ class ChatOptions:
     stop: tuple[str, ...] = ()  # texts that end the reply where they begin
 
     def __post_init__(self):
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens: {self.max_new_tokens} is below 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature: {self.temperature} is not a number of at least 0")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: {self.top_p} is not above 0 and at most 1")
+        stop = (self.stop,) if isinstance(self.stop, str) else () if self.stop is None else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in stop):
+            raise ConfigError(f"stop: {self.stop!r} is no text or list of texts")
+        object.__setattr__(self, "stop", tuple(stop))
+        if not _is_number(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens: {self.max_new_tokens!r} is not a whole number of at least 1")
+        if not _is_number(self.temperature, int | float) or not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature: {self.temperature!r} is not a number of at least 0")
+        if not _is_number(self.top_p, int | float) or not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p: {self.top_p!r} is not a number above 0 and at most 1")
+        if self.seed is not None and not _is_number(self.seed, int):
+            raise ConfigError(f"seed: {self.seed!r} is not a whole number")
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn; below SMALLEST the most probable one has all of the probability."""
+        return self.temperature >= SMALLEST
 
 
 @dataclass
@@ -69,11 +80,18 @@ class Watcher(StoppingCriteria):
         self.writers, self.ends = writers, set(ends)
         self.on_text, self.cancelled = on_text, cancelled
 
+        self.rows = list(range(len(writers)))  # of those, in the batch
+
+    def of(self, rows: list[int]) -> "Watcher":
+        """For a batch of these rows."""
+        self.rows = rows
+        return self
+
     def __call__(self, input_ids: Tensor, scores: Tensor, **_) -> Tensor:
         """input_ids: [B, written so far]; returns [B] bool."""
-        for row, token in enumerate(input_ids[:, -1].tolist()):
+        for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
             self.add(row, token)
-        return torch.tensor([bool(writer.finish_reason) for writer in self.writers], device=input_ids.device)
+        return torch.tensor([bool(self.writers[row].finish_reason) for row in self.rows], device=input_ids.device)
 
     def add(self, row: int, token: int) -> None:
         """The next token of a row, which does nothing where that is complete."""
@@ -102,9 +120,13 @@ class Watcher(StoppingCriteria):
 
 def make_sampler(options: Sequence[ChatOptions]) -> RowSampler | None:
     """What chooses the tokens of rows with a temperature; None where there is none."""
-    if not any(chosen.temperature for chosen in options):
+    if not any(chosen.draws for chosen in options):
         return None
-    uniforms = [None if not chosen.temperature else
+    uniforms = [None if not chosen.draws else
                 np.random.default_rng().random(chosen.max_new_tokens) if chosen.seed is None else
                 uniform_stream(chosen.seed, "", chosen.max_new_tokens) for chosen in options]
     return RowSampler(uniforms, [chosen.temperature for chosen in options], [chosen.top_p for chosen in options])
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

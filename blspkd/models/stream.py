@@ -20,7 +20,8 @@ class Stream(Generic[Reply]):
         self._closed = threading.Event()
         self._reply: Reply | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(generate,), daemon=True)
+        # no daemon: the program must not end while torch is in a step
+        self._thread = threading.Thread(target=self._run, args=(generate,))
         self._thread.start()
 
     def __iter__(self) -> Iterator[str]:
@@ -29,6 +30,7 @@ class Stream(Generic[Reply]):
                 yield piece
         finally:
             self.close()
+            self._pieces.put(None)  # for whoever iterates again
         if self._error is not None:
             raise self._error
 
@@ -53,8 +55,12 @@ class Stream(Generic[Reply]):
 
     def _run(self, generate: Callable[[Callable[[str], None], Callable[[], bool]], Reply]) -> None:
         try:
-            self._reply = generate(self._pieces.put, self._closed.is_set)
+            self._reply = generate(self._pieces.put, self._is_left)
         except BaseException as error:  # raised where the reply is read
             self._error = error
         finally:
             self._pieces.put(None)
+
+    def _is_left(self) -> bool:
+        """Nobody waits for more: it was closed, or the program is at its end."""
+        return self._closed.is_set() or not threading.main_thread().is_alive()

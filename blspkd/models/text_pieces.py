@@ -4,12 +4,14 @@ A character may take several tokens, a stop text too; white space at the end may
 of these are held back until it is certain that they are text of the reply.
 """
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 _HALF = "\ufffd"  # what decoders write for bytes that are no character yet
-_WINDOW = 16  # tokens in front of the new ones that are decoded with them: a decoder may look back, but not that far
+_WINDOW = 16  # tokens in front of the new ones that are decoded with them: a decoder may look back, but not that far,
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # except for these (byte fallback), of which it reads a run as a whole
 
 
 class TextPieces:
@@ -46,7 +48,12 @@ class TextPieces:
     def _further(self) -> str:
         """Text of the tokens that are not in `_read`."""
         start = max(0, self._pending - _WINDOW)
+        while start and self._is_byte(start) and self._is_byte(start - 1):
+            start -= 1
         return self._decode(self.ids[start:])[len(self._decode(self.ids[start:self._pending])):]
+
+    def _is_byte(self, place: int) -> bool:
+        return bool(_BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(self.ids[place]) or ""))
 
     def _tell(self, certain: str) -> str:
         """certain: the front of `_read`, which begins with what was told; both end before a stop text."""

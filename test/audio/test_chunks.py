@@ -53,3 +53,24 @@ def test_several_channels_need_a_choice(recording):
     with pytest.raises(AudioError, match="channel"):
         list(chunks(path, RATE, 3.0))
     np.testing.assert_array_equal(np.concatenate(list(chunks(path, RATE, 3.0, channel=1))), -waveform)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_the_last_piece_is_no_scrap(recording, as_file, tmp_path):
+    path, waveform = recording
+    waveform = np.concatenate([waveform[:3 * RATE], waveform[:RATE // 50]])
+    waveform[int(2.95 * RATE):] *= 0.01  # most quiet at the end
+    soundfile.write(path, waveform, RATE, subtype="FLOAT")
+    pieces = list(chunks(path if as_file else (RATE, waveform), RATE, 3.0))
+    assert len(pieces) == 2 and len(pieces[1]) >= RATE - 0.05 * RATE
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), "30", None])
+def test_a_length_is_a_number(recording, seconds):
+    with pytest.raises(AudioError, match="chunk"):
+        list(chunks(recording[0], RATE, seconds))
+
+
+def test_a_rate_that_is_not_the_files_is_refused(recording):
+    with pytest.raises(AudioError, match="rate says 8000"):
+        list(chunks(recording[0], RATE, 3.0, rate=8000))

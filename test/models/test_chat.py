@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
@@ -15,6 +16,7 @@ from blspkd.models.chat import SpeechLLM
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.past import Past
 from blspkd.models.plora import PLoraLinear
+from blspkd.models.reply import ChatOptions
 from blspkd.models.speech_llm import SpeechLlm
 
 RATE = 16000
@@ -85,7 +87,6 @@ def test_a_batch_of_unequal_turns_gives_the_replies_of_single_ones(model):
 
 
 def test_every_row_has_options_of_its_own(model):
-    from blspkd.models.reply import ChatOptions
     turns = model.prepare(CONVERSATIONS)
     options = [ChatOptions(3), ChatOptions(12, temperature=1.0, seed=5), ChatOptions(12),
                ChatOptions(12, temperature=2.0, top_p=0.8, seed=6)]
@@ -101,15 +102,10 @@ def test_plora_acts_at_speech_positions_and_nowhere_else(model):
     handles = [layer.lora_A["default"].register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
                for layer in layers[:1]]
     turns = model.prepare(CONVERSATIONS)
-    replies = model.generate(turns, [model_options(6)] * len(turns))
+    replies = model.generate(turns, [ChatOptions(6)] * len(turns))
     assert sum(rows) == bool(layers) * sum(reply.speech_tokens for reply in replies)
     for handle in handles:
         handle.remove()
-
-
-def model_options(max_new_tokens: int):
-    from blspkd.models.reply import ChatOptions
-    return ChatOptions(max_new_tokens)
 
 
 def test_typed_conversations_are_answered_by_the_llm_itself(model):
@@ -160,7 +156,7 @@ def test_a_stream_that_is_left_ends_within_one_step(model):
         asked.append(row)
         return len(asked) == 3
 
-    reply = model.generate([turn], [model_options(50)], cancelled=cancelled)[0]
+    reply = model.generate([turn], [ChatOptions(50)], cancelled=cancelled)[0]
     assert (reply.finish_reason, reply.completion_tokens) == ("cancelled", 3) and len(read) <= 3 + 1
     with model.stream([user("the farmer sold six bags")], max_new_tokens=400) as stream:
         next(iter(stream))
@@ -196,9 +192,18 @@ def test_bad_input_is_told_by_its_place(model):
     with pytest.raises(AudioError, match=r"messages\[0\]\.content\[1\]"):
         model.chat([{"role": "user", "content": [{"type": "text", "text": "x"},
                                                  {"type": "audio", "audio": "/no/such/file.wav"}]}])
-    for options in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
+    for options in ({"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"max_new_tokens": None}, {"temperature": -1.0},
+                    {"temperature": "1"}, {"top_p": 0.0}, {"stop": [5]}, {"seed": "x"}, {"past": "x"}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             model.chat([user("x")], **options)
+    with pytest.raises(ConfigError, match="past.*one conversation"):
+        model.chat(CONVERSATIONS, past=Past())
+    with pytest.raises(AudioError, match=r"conversation 1 .*messages\[0\]\.content\[0\]: only 80 samples"):
+        model.chat([[user("x")], [user(speech(0.005))]])
+    with pytest.raises(AudioError, match="at most 300 s"):
+        model.chat([user("x", speech(301))])
+    with pytest.raises(ConfigError, match="dtype: int8"):
+        SpeechLLM.from_pretrained("nowhere", dtype=torch.int8)
 
 
 def test_a_saved_model_replaces_nothing_but_a_model(model, tmp_path):
@@ -209,6 +214,55 @@ def test_a_saved_model_replaces_nothing_but_a_model(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="trained model of blspkd and no LLM"):
         load_tokenizer(str(tmp_path / "model"))
+
+
+def test_a_row_at_the_end_of_the_context_ends_no_batch(tiny_encoder, tiny_llm, tmp_path):
+    """An LLM with a table of positions cannot read padding behind it."""
+    llm = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=None,
+                                     eos_token_id=4))
+    llm.save_pretrained(tmp_path)
+    load_tokenizer(tiny_llm).save_pretrained(tmp_path)
+    config = ModelConfig(llm=str(tmp_path), speech_encoder=tiny_encoder, adapter_options=OPTIONS, pad_to_30s=False)
+    network = SpeechLlm.from_config(config, PromptConfig("Continue:"))
+    model = SpeechLLM(Listener(network, load_tokenizer(str(tmp_path)), FeatureExtractor(tiny_encoder, False)))
+    conversations = [[user("a")], [user("the farmer sold six bags " * 8)], [user("a nurse")]]
+    alone = [model.chat(conversation, max_new_tokens=40) for conversation in conversations]
+    assert alone[1].prompt_tokens + 40 > model.context
+    assert model.chat(conversations, max_new_tokens=40) == alone
+
+
+def test_a_temperature_too_small_to_divide_by_is_greedy(model):
+    assert (model.chat(CONVERSATIONS[0], max_new_tokens=5, temperature=1e-40).token_ids
+            == model.chat(CONVERSATIONS[0], max_new_tokens=5).token_ids)
+
+
+def test_top_p_is_each_rows_own(model):
+    turns = model.prepare([CONVERSATIONS[0]] * 2)
+    wide, narrow = (ChatOptions(12, temperature=5.0, top_p=top_p, seed=5) for top_p in (1.0, 1e-6))
+    together = model.generate(turns, [wide, narrow])
+    assert together[1].token_ids == model.chat(CONVERSATIONS[0], max_new_tokens=12).token_ids != together[0].token_ids
+
+
+def test_a_stream_ends_for_whoever_iterates_again(model):
+    stream = model.stream(CONVERSATIONS[2], max_new_tokens=5)
+    assert "".join(stream) == stream.reply.text and list(stream) == []
+
+
+def test_a_program_ends_with_a_stream_that_nobody_reads():
+    code = ("import time\nfrom blspkd.models.stream import Stream\n"
+            "def generate(on_text, cancelled):\n    while not cancelled():\n        time.sleep(0.01)\n"
+            "stream = Stream(generate)")
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_pieces_of_a_recording_are_laid_out_as_in_training(tiny_llm, tiny_encoder):
+    torch.manual_seed(0)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS, pad_to_30s=False)
+    network = SpeechLlm.from_config(config, PromptConfig("Continue:", speech_position="before"))
+    model = SpeechLLM(Listener(network, load_tokenizer(tiny_llm), FeatureExtractor(tiny_encoder, False)))
+    rate, waveform = speech(0.8)
+    expected = model.listener.generate_from_speech([waveform], ["Translate:"], GenerationOptions(max_new_tokens=8))
+    assert list(model.chat_in_chunks((rate, waveform), "Translate:", max_new_tokens=8)) == [expected[0].text]
 
 
 def test_recordings_of_any_length_are_heard_in_pieces(model):

@@ -21,34 +21,40 @@ def read(llm, ids):
 
 def test_what_two_prompts_have_in_common_is_kept(llm):
     past, speech = Past(), torch.randn(2, 16)
-    assert past.resume([[1, 2], speech, [3]]) == (None, 0)
-    past.keep(read(llm, [1, 2, 3, 4, 5, 6, 7]), [[1, 2], speech, [3]], [6, 7, 8])
-    cache, common = past.resume([[1, 2], speech.clone(), [3], [6, 9]])
+    assert past.resume(llm, [[1, 2], speech, [3]]) == (None, 0)
+    past.keep(llm, read(llm, [1, 2, 3, 4, 5, 6, 7]), [[1, 2], speech, [3]], [6, 7, 8])
+    cache, common = past.resume(llm, [[1, 2], speech.clone(), [3], [6, 9]])
     assert common == cache.get_seq_length() == 6
 
 
 def test_other_speech_of_the_same_length_is_not_common(llm):
     past, speech = Past(), torch.randn(2, 16)
-    past.keep(read(llm, [1, 2, 3, 4, 5]), [[1, 2], speech, [3]], [6])
-    _, common = past.resume([[1, 2], torch.stack([speech[0], -speech[1]]), [3]])
+    past.keep(llm, read(llm, [1, 2, 3, 4, 5]), [[1, 2], speech, [3]], [6])
+    _, common = past.resume(llm, [[1, 2], torch.stack([speech[0], -speech[1]]), [3]])
     assert common == 3
 
 
 def test_the_last_position_is_always_left_to_be_read(llm):
     past = Past()
-    past.keep(read(llm, [1, 2, 3]), [[1, 2, 3]], [4])
-    cache, common = past.resume([[1, 2, 3]])
+    past.keep(llm, read(llm, [1, 2, 3]), [[1, 2, 3]], [4])
+    cache, common = past.resume(llm, [[1, 2, 3]])
     assert common == cache.get_seq_length() == 2
 
 
 def test_a_generation_that_failed_leaves_nothing_behind(llm):
     past = Past()
-    past.keep(read(llm, [1, 2, 3]), [[1, 2, 3]], [4])
-    past.resume([[1, 2, 3, 4]])
-    assert past.resume([[1, 2, 3, 4]]) == (None, 0)
+    past.keep(llm, read(llm, [1, 2, 3]), [[1, 2, 3]], [4])
+    past.resume(llm, [[1, 2, 3, 4]])
+    assert past.resume(llm, [[1, 2, 3, 4]]) == (None, 0)
 
 
 def test_another_kind_of_state_is_not_kept():
     past = Past()
-    past.keep(None, [[1]], [2])
-    assert past.resume([[1, 2]]) == (None, 0)
+    past.keep(object, None, [[1]], [2])
+    assert past.resume(object, [[1, 2]]) == (None, 0)
+
+
+def test_what_another_model_has_read_is_of_no_use(llm):
+    past = Past()
+    past.keep(llm, read(llm, [1, 2, 3]), [[1, 2, 3]], [4])
+    assert past.resume(LlamaForCausalLM(llm.config), [[1, 2, 3, 4]]) == (None, 0)

@@ -1,6 +1,8 @@
 """Text that comes in pieces."""
 
+import importlib.util
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from blspkd.models.text_pieces import TextPieces
+
+_spec = importlib.util.spec_from_file_location("families", Path(__file__).parent.with_name("tokenizer_families.py"))
+families = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(families)
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +66,13 @@ def test_white_space_around_a_reply_is_not_part_of_it(tokenizer):
     ids = tokenizer(" \n the bags \n", add_special_tokens=False)["input_ids"]
     told, _ = tell(tokenizer, ids)
     assert "".join(told) == "the bags"
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_familys_characters_come_whole(family):
+    tokenizer = families.build(family)
+    for text in ["日本日本日本日本 the farmer", "the 👨‍👩‍👧‍👦 family", "grüße an 東京 und Zürich", "aé" * 12]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        told, pieces = tell(tokenizer, ids)
+        assert "".join(told) == pieces.text == tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
+        assert tell(tokenizer, ids, [text[-3:]])[1].stopped
