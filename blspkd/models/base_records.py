@@ -23,6 +23,13 @@ from blspkd.model_files import model_digests
 
 FILE = "base_models.json"
 BASES = {"llm": "LLM", "speech_encoder": "speech encoder"}
+# What transformers reads of a base model where it is there: added to a folder, it makes another model of it. Nothing
+# else may be compared so: a full download has files beside those that were read and recorded.
+READ_IF_THERE = {
+    "llm": {"adapter_config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json",
+            "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"},
+    "speech_encoder": {"adapter_config.json", "processor_config.json"},
+}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 

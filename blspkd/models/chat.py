@@ -25,10 +25,11 @@ from blspkd.audio.chunks import chunks
 from blspkd.audio.handed import read_audio
 from blspkd.config import Dtype
 from blspkd.data.conversation import Audio, ask, audios_of, ids_around_audios, read_messages
-from blspkd.errors import AudioError, ConfigError, ContextError, DataError, ModelError
+from blspkd.errors import AudioError, ConfigError, ContextError, DataError
 from blspkd.models.base_models import choose_device
 from blspkd.models.heard import Heard, hear
 from blspkd.models.listener import GenerationOptions, Listener, LlmInput
+from blspkd.models.model_folder import check_replaceable
 from blspkd.models.past import Past
 from blspkd.models.reply import ChatOptions, Reply, Watcher, Writer, make_sampler
 from blspkd.models.stream import Stream
@@ -180,7 +181,7 @@ class SpeechLLM:
 
     def generate(self, turns: Sequence[Turn], options: Sequence[ChatOptions],
                  on_text: Callable[[int, str], None] | None = None, cancelled: Callable[[int], bool] | None = None,
-                 past: Past | None = None) -> list[Reply]:
+                 past: Past | None = None, on_reply: Callable[[int, Reply], None] | None = None) -> list[Reply]:
         """Reply to all turns in one batch, each with its own options.
 
         Rows that are complete go on being filled until the last one is; where that would pass the LLM's last position,
@@ -189,13 +190,13 @@ class SpeechLLM:
         on_text:   called with a row and a piece of its text as soon as it is certain.
         cancelled: asked once per row and step; a row that is cancelled ends there.
         past:      see `chat`; of one turn.
+        on_reply:  called with a row and its reply as soon as that is complete, while others go on.
         """
         if not turns:
             return []
-        writers = [Writer(self.listener.tokenizer, chosen, self.context - turn.prompt_tokens)
+        writers = [Writer(self.listener.tokenizer, chosen, self.context, turn.prompt_tokens, turn.speech_tokens)
                    for turn, chosen in zip(turns, options, strict=True)]
-        watcher = Watcher(writers, self.listener.ends, on_text or (lambda row, text: None),
-                          cancelled or (lambda row: False))
+        watcher = Watcher(writers, self.listener.ends, on_text, cancelled, on_reply)
         rows = list(range(len(turns)))
         while rows:
             longest = max(writers[row].options.max_new_tokens for row in rows)
@@ -203,8 +204,7 @@ class SpeechLLM:
             self.listener.generate([turns[row].input for row in batch], GenerationOptions(max_new_tokens=longest),
                                    make_sampler([writers[row].options for row in batch]), watcher.of(batch), past)
             rows = [row for row in rows if row not in batch]
-        return [Reply(writer.pieces.text, writer.ids, writer.finish_reason, turn.prompt_tokens, turn.speech_tokens)
-                for writer, turn in zip(writers, turns, strict=True)]
+        return [writer.reply for writer in writers]
 
     def hear(self, audio: Any, *, rate: float | None = None, channel: int | None = None,
              max_seconds: float | None = None) -> Heard:
@@ -235,11 +235,12 @@ class SpeechLLM:
             yield self.generate(self.listen([ReadConversation(pieces, [waveform])]), [chosen])[0].text
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the trained weights, and which base models they belong to. Raises ModelError for a folder in use."""
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
-            raise ModelError(f"{folder}: holds files that are no trained model, and would be replaced; name another "
-                             "folder")
+        """Write the trained weights, and which base models they belong to, into a folder that is made or replaced.
+
+        The base models are referred to by their places or ids, not copied; `copy_with_base_models` (model_folder.py)
+        makes a copy with all that is needed. Raises ModelError for a folder that holds anything else than such a model.
+        """
+        check_replaceable(Path(folder))
         self.listener.model.save_pretrained(folder)
 
     def _waveform(self, audio: Audio, channel: int | None, max_seconds: float | None) -> np.ndarray:

@@ -17,13 +17,15 @@ from blspkd.data.pretrained import pinned, split_revision
 from blspkd.errors import ConfigError, ModelError
 from blspkd.files import atomic_path
 from blspkd.model_files import RECORDS
-from blspkd.models.base_records import BASES, BaseModel, BaseModels, cached_folder, digests_read
+from blspkd.models.base_records import BASES, READ_IF_THERE, BaseModel, BaseModels, cached_folder, digests_read
 
 # What is downloaded and copied: tensors and texts, nothing that could run.
 LICENCES = ("*.md", "LICENSE*", "NOTICE*")
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.tiktoken", "*.model", "*.yaml", *LICENCES)
 TRAINED = ("*.safetensors", *TEXTS)
 BASE = ("model.safetensors", "model-*-of-*.safetensors", *TEXTS)
+WRITTEN = {"config.yaml", "config.json", "base_models.json", "adapter.safetensors", "speech_encoder.safetensors",
+           "plora/adapter_config.json", "plora/adapter_model.safetensors", "plora/README.md"}  # by `save_pretrained`
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -66,6 +68,19 @@ def read_config(folder: Path) -> SpeechLlmConfig:
     return load_config(SpeechLlmConfig, folder / "config.yaml")
 
 
+def check_replaceable(folder: Path) -> None:
+    """A saved model takes the place of the whole folder: raises ModelError where that would lose anything else."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"{folder}: is a file; name another folder")
+        return
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in WRITTEN and (path.is_symlink() or not path.is_dir()):
+            raise ModelError(f"{folder}: holds {name}, which would be lost: a saved model takes the place of the whole "
+                             "folder; name another folder")
+
+
 def locate_base_models(folder: Path, config: ModelConfig, base_models: Mapping[str, str | Path] | None = None
                        ) -> ModelConfig:
     """`config` of the trained model in `folder`, with its base models where they are now: folders, or `id@commit`.
@@ -97,7 +112,7 @@ def locate_base_model(folder: Path, config: ModelConfig, key: str, given: str | 
     record = getattr(BaseModels.read(folder), key)
     wrong = {}
     for name in _places(folder, record, getattr(config, key)) if given is None else [_given(record, given)]:
-        wrong[name] = _problem(record, name)
+        wrong[name] = _problem(record, key, name)
         if not wrong[name]:
             return name
     raise ModelError(f"its {BASES[key]} is missing ({'; '.join(f'{name}: {why}' for name, why in wrong.items())})")
@@ -156,12 +171,11 @@ def _given(record: BaseModel, name: str | Path) -> str:
     return f"{name}@{record.revision}" if str(name) == record.id and record.revision else str(name)
 
 
-def _problem(record: BaseModel, name: str) -> str:
+def _problem(record: BaseModel, key: str, name: str) -> str:
     """Why `name` cannot be the recorded model; "": it is that one, or nothing was recorded."""
     if Path(name).is_dir():
-        found = digests_read(Path(name)) if record.files else {}
-        other = [file for file, digest in record.files.items() if found.get(file) != digest]
-        return f"another model, its {other[0]} {'differs' if other[0] in found else 'is missing'}" if other else ""
+        difference = record.files and _difference(record.files, digests_read(Path(name)), key)
+        return f"another model, its {difference}" if difference else ""
     if not _is_id(name):
         return "there is no such folder"
     if record == BaseModel():
@@ -169,10 +183,19 @@ def _problem(record: BaseModel, name: str) -> str:
     try:
         model, commit = split_revision(pinned(name))
         if not record.revision:
-            return _problem(record, str(_download(model, commit, BASE)))
+            return _problem(record, key, str(_download(model, commit, BASE)))
     except (OSError, ValueError) as error:
         return f"cannot be downloaded, {_first_line(error)}"
     return "" if commit == record.revision else f"another revision, {commit} where {record.revision} was used"
+
+
+def _difference(recorded: Mapping[str, str], found: Mapping[str, str], key: str) -> str:
+    """The first file in which two folders of base model `key` differ, and how; "": they are the same model."""
+    for file, digest in recorded.items():
+        if found.get(file) != digest:
+            return f"{file} {'differs' if file in found else 'is missing'}"
+    added = sorted(READ_IF_THERE[key] & found.keys() - recorded.keys())
+    return f"{added[0]} was added" if added else ""
 
 
 def _is_id(name: str) -> bool:

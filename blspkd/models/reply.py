@@ -64,21 +64,30 @@ class Reply:
 class Writer:
     """One reply in the making."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions, room: int):
-        """room: tokens that the LLM's context has for it."""
-        self.options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions, context: int, prompt_tokens: int,
+                 speech_tokens: int):
+        """context: positions that the LLM has for prompt and reply together."""
+        self.options = replace(options, max_new_tokens=min(options.max_new_tokens, context - prompt_tokens))
+        self.prompt_tokens, self.speech_tokens = prompt_tokens, speech_tokens
         self.pieces = TextPieces(tokenizer, options.stop)
         self.ids: list[int] = []
         self.finish_reason = ""  # once it is complete
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(self.pieces.text, self.ids, self.finish_reason, self.prompt_tokens, self.speech_tokens)
 
 
 class Watcher(StoppingCriteria):
     """After every step: hands each row's new token to its writer, and says which rows are complete."""
 
-    def __init__(self, writers: list[Writer], ends: list[int], on_text: Callable[[int, str], None],
-                 cancelled: Callable[[int], bool]):
+    def __init__(self, writers: list[Writer], ends: list[int], on_text: Callable[[int, str], None] | None = None,
+                 cancelled: Callable[[int], bool] | None = None, on_reply: Callable[[int, Reply], None] | None = None):
+        """See `SpeechLLM.generate`."""
         self.writers, self.ends = writers, set(ends)
-        self.on_text, self.cancelled = on_text, cancelled
+        self.on_text = on_text or (lambda row, text: None)
+        self.cancelled = cancelled or (lambda row: False)
+        self.on_reply = on_reply or (lambda row, reply: None)
 
         self.rows = list(range(len(writers)))  # of those, in the batch
 
@@ -116,6 +125,7 @@ class Watcher(StoppingCriteria):
         writer.finish_reason = "stop" if writer.pieces.stopped and reason == "length" else reason
         if text:
             self.on_text(row, text)
+        self.on_reply(row, writer.reply)
 
 
 def make_sampler(options: Sequence[ChatOptions]) -> RowSampler | None:

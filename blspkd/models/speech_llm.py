@@ -34,6 +34,7 @@ from blspkd.models.base_records import write_base_models
 from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.huggingface.config import write_config
 from blspkd.models.kv_cache import cache_argument
+from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.recount import recount
@@ -116,9 +117,8 @@ class SpeechLlm(nn.Module):
             if self.config.plora_rank:
                 load_plora(self.llm, folder / "plora")
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ModelError(f"{folder}: the weights do not fit {self.config.speech_encoder} and {self.config.llm}, or "
-                             f"are damaged: {reason}") from None
+            reason = misfit(error, self.config, self.encoder.width, self.llm.get_input_embeddings().embedding_dim)
+            raise ModelError(f"{folder}: {reason}") from None
 
     def save_pretrained(self, folder: str | Path, further: Mapping[str, dict[str, Tensor]] = MappingProxyType({})
                         ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from blspkd import __version__
+from blspkd.config import PromptConfig
 from blspkd.errors import ModelError
 from blspkd.evaluation.results import Row, read_results, whole_tasks
 from blspkd.evaluation.scorers import COUNTS, SCORERS
@@ -49,17 +50,18 @@ def write_card(folder: str | Path, repo: str = "") -> str:
     metadata = _metadata(name, bases.values(), [row for row in rows if _is_own(folder, row)])
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
     body = render("model_card.md", title=name, llm=bases["llm"], encoder=bases["speech_encoder"], model=saved.model,
-                  version=__version__, example=example(repo or str(folder), saved.prompt.instruction),
+                  version=__version__, example=example(repo or str(folder), saved.prompt),
                   results=markdown_tasks(rows), data_licences=_data_licences(folder))
     return f"---\n{front}---\n\n{body}\n"
 
 
-def example(name: str, instruction: str) -> str:
-    """Lines of Python that run as they are, where there is a recording speech.wav."""
-    return (f"from blspkd import SpeechLLM\n\nmodel = SpeechLLM.from_pretrained({name!r})\n"
-            f"reply = model.chat([{{\"role\": \"user\", \"content\": [\n"
-            f"    {{\"type\": \"text\", \"text\": {instruction!r}}},\n"
-            f"    {{\"type\": \"audio\", \"audio\": \"speech.wav\"}},\n]}}])\nprint(reply.text)")
+def example(name: str, prompt: PromptConfig) -> str:
+    """Lines of Python that run as they are, where there is a recording speech.wav; `prompt` is the training's."""
+    text = [f'    {{"type": "text", "text": {prompt.instruction!r}}},'] if prompt.instruction.strip() else []
+    audio = ['    {"type": "audio", "audio": "speech.wav"},']
+    parts = text + audio if prompt.speech_position == "after" else audio + text
+    return "\n".join(["from blspkd import SpeechLLM", "", f"model = SpeechLLM.from_pretrained({name!r})",
+                      'reply = model.chat([{"role": "user", "content": [', *parts, "]}])", "print(reply.text)"])
 
 
 def results_of(folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """Share a trained model on the Hugging Face hub, and get one from there.
 
-What is pushed is downloaded again and compared. A model that others could not load is refused, and so are files that
-run code when they are loaded (pickles).
+What is pushed is downloaded again, compared and loaded. A model that others could not load is refused, and so
+are files that run code when they are loaded (pickles).
 """
 
 import os
@@ -18,7 +18,7 @@ from blspkd import __version__
 from blspkd.errors import BlspkdError, ConfigError, ModelError
 from blspkd.files import atomic_path, contents_digest, read_json
 from blspkd.models.base_records import BASES, BaseModels
-from blspkd.models.model_folder import TRAINED, copy_with_base_models, find_folder, locate_base_models, read_config
+from blspkd.models.model_folder import TRAINED, copy_with_base_models, find_folder, read_config
 from blspkd.reporting.model_card import RESULTS, results_of, write_card
 
 CARD = "README.md"
@@ -69,7 +69,7 @@ def report(upload: Upload) -> str:
 
 
 def publish(upload: Upload, private: bool = False) -> str:
-    """Push, download again and compare; returns the address. Raises ModelError."""
+    """Push, download again, compare and load; returns the address. Raises ModelError."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="blspkd", library_version=__version__)
@@ -79,7 +79,7 @@ def publish(upload: Upload, private: bool = False) -> str:
         address = api.create_repo(upload.repo, private=private or None, exist_ok=True)
         commit = api.create_commit(upload.repo, additions, commit_message=f"Model of blspkd {__version__}")
     _compare(upload, str(commit.oid))
-    return f"{address} at {commit.oid}: {len(additions)} files, downloaded again and found equal"
+    return f"{address} at {commit.oid}: {len(additions)} files, downloaded again, found equal, and loaded"
 
 
 def fetch(repo: str, folder: Path, revision: str | None = None) -> str:
@@ -147,7 +147,37 @@ def _compare(upload: Upload, commit: str) -> None:
             wanted = sha256(content).hexdigest() if isinstance(content, bytes) else contents_digest(content)
             if not (snapshot / name).is_file() or contents_digest(snapshot / name) != wanted:
                 raise ModelError(f"{upload.repo}: {name} is not there as it was pushed; push again")
-        locate_base_models(snapshot, read_config(snapshot).model)
+        compare_loaded(upload, snapshot)
+
+
+def compare_loaded(upload: Upload, snapshot: Path) -> None:
+    """Load what was downloaded. Raises ModelError unless that works and gives the trained weights that were pushed."""
+    from blspkd.models.chat import SpeechLLM  # imported here: with torch, for which a dry run does not wait
+
+    with TemporaryDirectory(prefix="blspkd-push-") as scratch:
+        again = Path(scratch) / "model"
+        try:
+            SpeechLLM.from_pretrained(snapshot, device="cpu").save_pretrained(again)
+        except BlspkdError as error:
+            reason = str(error).removeprefix(f"{snapshot}: ")
+            raise ModelError(f"{upload.repo}: was pushed, but cannot be loaded from there ({reason}); push a model "
+                             "that can be loaded") from None
+        for path in sorted(again.rglob("*.safetensors")):
+            name = path.relative_to(again).as_posix()
+            if not _are_equal(path, upload.files.get(name)):
+                raise ModelError(f"{upload.repo}: {name}: other weights are loaded from there than were pushed; push "
+                                 "again")
+
+
+def _are_equal(loaded: Path, pushed: Path | bytes | None) -> bool:
+    """Whether two files of safetensors hold the same values."""
+    import torch  # imported here, as above
+    from safetensors.torch import load_file
+
+    if not isinstance(pushed, Path):
+        return False
+    first, second = load_file(loaded), load_file(pushed)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @contextmanager

@@ -13,6 +13,10 @@ GONE = 499  # nobody reads the answer any more; as nginx counts it
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
 CODES = {ContextError: "context_length_exceeded", AudioError: "invalid_audio", MessageError: "invalid_messages",
          ConfigError: "invalid_value"}
+_ADVICE = {"choose one by channel (counted from 0), e.g. channel=0": "send one channel",
+           "let the recording be heard in pieces (chat_in_chunks; --chunk)": "send shorter recordings "
+           "(/v1/audio/transcriptions takes long ones)",
+           "cut it into shorter pieces": "send a shorter one (/v1/audio/transcriptions takes long ones)"}
 _PLACE = re.compile(r"((?:messages|audio|file)[\w.\[\]]*)")
 
 
@@ -40,8 +44,15 @@ def api_error(error: BaseException) -> ApiError:
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), None)
     if isinstance(error, BlspkdError) and code:
         place = _PLACE.match(str(error))
-        return ApiError(400, str(error), place[1].rstrip(".") if place else None, code)
+        return ApiError(400, _for_clients(str(error)), place[1].rstrip(".") if place else None, code)
     return ApiError(500, "the server failed at this request; its log says more", code="internal_error")
+
+
+def _for_clients(message: str) -> str:
+    """A message with advice that somebody can follow who has this API and no other."""
+    for ours, theirs in _ADVICE.items():
+        message = message.replace(ours, theirs)
+    return message
 
 
 def to_json(value: Any) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from blspkd.errors import BlspkdError, ModelError
 from blspkd.models.chat import SpeechLLM, Turn
+from blspkd.models.reply import Reply
 from blspkd.serve.api_error import ApiError, api_error
 from blspkd.serve.jobs import CallJob, ChatJob, Job
 from blspkd.serve.memory import FreeMemory
@@ -20,6 +21,8 @@ from blspkd.serve.settings import Settings
 
 LOADING, READY, DRAINING, FAILED = "loading", "ok", "shutting down", "failed"
 RETRY = {"Retry-After": "1"}  # seconds
+AT_ONCE = 120.0  # seconds of audio that are listened to before it is seen whether anybody still waits
+IDLE = 1.5  # seconds without a job, after which the work of the last ones is tidied up
 logger = logging.getLogger(__name__)
 
 
@@ -58,9 +61,9 @@ class Batcher:
         """
         if self.state != READY:
             raise ApiError(503, f"the server is {self.state}; try again later", code="unavailable", headers=RETRY)
-        if self._places - len(self._running) >= self._settings.max_queue:
-            raise ApiError(429, f"{self._settings.max_queue} requests are waiting already; try again later",
-                           code="queue_full", headers=RETRY)
+        running = {job.request for job in self._running if not job.answered}
+        if self._places - len(running) >= self._settings.max_queue:
+            raise _full(f"{self._settings.max_queue} requests")
         self._places += 1
         try:
             yield self.model
@@ -68,10 +71,13 @@ class Batcher:
             self._places -= 1
 
     def submit(self, job: Job) -> None:
-        """Put `job` into the queue. Raises ApiError where the thread has failed."""
+        """Put `job` into the queue. Raises ApiError: 503 where the thread has failed, 429 if too much audio waits."""
         with self._changed:
             if self.failure is not None:
                 raise ApiError(503, "the server has failed", code="unavailable")
+            waiting = sum(other.seconds for other in self._waiting)
+            if waiting and waiting + job.seconds > self._settings.max_queue_seconds:
+                raise _full(f"{self._settings.max_queue_seconds:g} seconds of audio")
             self._waiting.append(job)
             self._metrics.queue_length.set(len(self._waiting))
             self._changed.notify()
@@ -106,6 +112,10 @@ class Batcher:
         if not self._waiting:
             self._free_memory.give_back()
         with self._changed:
+            idle = not self._changed.wait_for(lambda: self._drop_cancelled() or self._ended, IDLE)
+        if idle:
+            self._free_memory.give_back()
+        with self._changed:
             self._changed.wait_for(lambda: self._drop_cancelled() or self._ended)
             kind = type(self._waiting[0]) if self._waiting else Job
             alike = [job for job in self._waiting if isinstance(job, kind)]
@@ -132,7 +142,8 @@ class Batcher:
         except Exception as error:
             logger.exception("a batch of %d has failed", len(self._running))
             for job in self._running:
-                job.tell(api_error(error))
+                if not job.answered:
+                    job.tell(api_error(error))
         with self._changed:
             self._running = []
 
@@ -148,23 +159,42 @@ class Batcher:
             return
         self._metrics.batch_size.observe(len(heard))
         jobs, turns = [job for job, _ in heard], [turn for _, turn in heard]
-        replies = self.model.generate(turns, [job.options for job in jobs],
-                                      lambda row, piece: jobs[row].tell_piece(piece), lambda row: jobs[row].cancelled)
-        for job, reply in zip(jobs, replies, strict=True):
-            self._metrics.prompt_tokens.inc(reply.prompt_tokens)
-            self._metrics.speech_tokens.inc(reply.speech_tokens)
-            self._metrics.generated_tokens.inc(reply.completion_tokens)
-            if job.first_token is not None:
-                self._metrics.first_token.observe(job.first_token)
-            job.tell_reply(reply)
+        self.model.generate(turns, [job.options for job in jobs], lambda row, piece: jobs[row].tell_piece(piece),
+                            lambda row: jobs[row].cancelled, on_reply=lambda row, reply: self._tell(jobs[row], reply))
+        if len(jobs) > 1:
+            self._free_memory.scatter()
+
+    def _tell(self, job: ChatJob, reply: Reply) -> None:
+        self._metrics.prompt_tokens.inc(reply.prompt_tokens)
+        self._metrics.speech_tokens.inc(reply.speech_tokens)
+        self._metrics.generated_tokens.inc(reply.completion_tokens)
+        if job.first_token is not None:
+            self._metrics.first_token.observe(job.first_token)
+        job.tell_reply(reply)
 
     def _listen(self, jobs: list[ChatJob]) -> list[tuple[ChatJob, Turn]]:
-        """Listen to all at once or, where that fails, to each alone, so that only those fail that have to."""
+        """Listen to the recordings of all, but to little enough at once that a job may be cancelled in between."""
+        heard, group, seconds = [], [], 0.0
+        for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+            group.append(job)
+            seconds += job.seconds
+            if following is None or seconds + following.seconds > AT_ONCE:
+                heard += self._listen_to([job for job in group if not job.cancelled])
+                group, seconds = [], 0.0
+        return heard
+
+    def _listen_to(self, jobs: list[ChatJob]) -> list[tuple[ChatJob, Turn]]:
+        """Listen to all at once or, where that fails, to each alone, so that only those fail that have to.
+
+        What was heard before the failure is remembered, and not listened to again.
+        """
+        if not jobs:
+            return []
         try:
             return list(zip(jobs, self.model.listen([job.conversation for job in jobs]), strict=True))
         except Exception as error:
             if len(jobs) != 1:
-                return [pair for job in jobs for pair in self._listen([job])]
+                return [pair for job in jobs for pair in self._listen_to([job])]
             if not isinstance(error, BlspkdError):
                 logger.exception("a recording could not be listened to")
             jobs[0].tell(api_error(error))
@@ -173,8 +203,12 @@ class Batcher:
     def _fail(self, error: BaseException) -> None:
         with self._changed:
             self.failure = error
-            lost = [*self._running, *self._waiting]
+            lost = [job for job in [*self._running, *self._waiting] if not job.answered]
             self._waiting.clear()
         for job in lost:
             job.tell(ApiError(500, "the server has failed", code="internal_error"))
         self._on_failure()
+
+
+def _full(what: str) -> ApiError:
+    return ApiError(429, f"{what} are waiting already; try again later", code="queue_full", headers=RETRY)

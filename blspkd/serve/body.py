@@ -13,6 +13,7 @@ from blspkd.serve.api_error import GONE, ApiError, quoted
 from blspkd.serve.settings import Settings
 from blspkd.serve.waiting import first_of
 
+STALLED = 10.0  # seconds between two pieces of a body; until it is whole it holds a place in the queue
 MAX_FIELDS = 32  # of a form
 MAX_HEAD = 4096  # bytes of a field's headers
 IDENTITY = ("", "7bit", "8bit", "binary")  # transfer encodings that change nothing
@@ -102,7 +103,9 @@ async def _read(request: Request, limit: int) -> bytes:
     body, more = bytearray(), True
     announced = int(request.headers.get("content-length", "0"))  # h11 takes no request where this is not a number
     while more and max(announced, len(body)) <= limit:
-        message = await request.receive()
+        message = await first_of(request.receive(), seconds=STALLED, late=ApiError(
+            408, f"nothing of the request's body came for {STALLED:g} seconds", code="request_timeout",
+            headers={"Connection": "close"}))
         if message["type"] == "http.disconnect":
             raise ApiError(GONE, "the client broke off")
         body += message.get("body", b"")

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from blspkd.audio.chunks import chunks
 from blspkd.audio.handed import SILENCE, read_audio
+from blspkd.data.conversation import ask
 from blspkd.errors import BlspkdError
 from blspkd.models.chat import REPEAT, ReadConversation, SpeechLLM
 from blspkd.models.reply import ChatOptions
@@ -24,7 +25,8 @@ from blspkd.serve.body import read_form, read_json
 from blspkd.serve.completion import Completion, error_event
 from blspkd.serve.jobs import CallJob, ChatJob, Job
 from blspkd.serve.metrics import CONTENT_TYPE, Metrics
-from blspkd.serve.schema import check_model, read_chat, read_hear, read_transcription
+from blspkd.serve.recordings import check_decoded_size
+from blspkd.serve.schema import check_model, read_chat, read_hear, read_transcription, recordings_of
 from blspkd.serve.settings import Settings
 from blspkd.serve.waiting import first_of
 
@@ -87,7 +89,7 @@ class Endpoints:
         with ExitStack() as held:
             model = held.enter_context(self.batcher.place())
             waveform = await self._waveform(read_hear(await read_json(request, self.settings)), "audio", model)
-            job = CallJob(lambda: model.hear(waveform, rate=model.sampling_rate))
+            job = CallJob(lambda: model.hear(waveform, rate=model.sampling_rate), len(waveform) / model.sampling_rate)
             return json_response(asdict(await self._next(job, request, self._submit([job], held))))
 
     async def models(self, request: Request) -> Response:
@@ -111,9 +113,16 @@ class Endpoints:
     async def _chat_job(self, request: Request, model: SpeechLLM) -> tuple[ChatJob, Completion]:
         asked = read_chat(await read_json(request, self.settings), self.settings)
         began = time.perf_counter()
-        conversation = await self._read(lambda: model.read(asked.messages, None, self.settings.max_seconds))
-        self._count_audio(conversation, model)
-        return (ChatJob(conversation, asked.options, began, asked.stream),
+
+        def read() -> ReadConversation:
+            for name, recording in recordings_of(asked.messages):
+                check_decoded_size(recording, name, self.settings.max_seconds)
+            return model.read(asked.messages, None, self.settings.max_seconds)
+
+        conversation = await self._read(read)
+        seconds = _seconds(conversation, model)
+        self.metrics.audio_seconds.inc(seconds)
+        return (ChatJob(conversation, asked.options, began, asked.stream, seconds),
                 Completion(self.settings.model_name, asked.include_usage))
 
     async def _transcription_jobs(self, request: Request, model: SpeechLLM) -> tuple[list[ChatJob], float, str]:
@@ -123,30 +132,30 @@ class Endpoints:
         waveform = await self._waveform(asked.recording, "file", model)
 
         def read() -> list[ReadConversation]:
-            return [model.read([{"role": "user", "content": [
-                {"type": "text", "text": REPEAT}, {"type": "audio", "audio": piece, "rate": rate}]}])
-                for piece in chunks(waveform, rate, CHUNK, rate=rate) if np.ptp(piece) >= SILENCE]
+            config = model.listener.prompt.config
+            return [model.read([ask(config, REPEAT, [{"type": "audio", "audio": piece, "rate": rate}])])
+                    for piece in chunks(waveform, rate, CHUNK, rate=rate) if np.ptp(piece) >= SILENCE]
 
         conversations = await self._read(read)
         options = ChatOptions(max_new_tokens=self.settings.default_new_tokens)
-        return ([ChatJob(conversation, options, began) for conversation in conversations], len(waveform) / rate,
-                asked.response_format)
+        return ([ChatJob(conversation, options, began, seconds=_seconds(conversation, model))
+                 for conversation in conversations], len(waveform) / rate, asked.response_format)
 
     async def _waveform(self, recording: bytes, name: str, model: SpeechLLM) -> np.ndarray:
-        waveform = await self._read(lambda: read_audio(recording, model.sampling_rate, name=name,
-                                                       max_seconds=self.settings.max_seconds))
+        def read() -> np.ndarray:
+            check_decoded_size(recording, name, self.settings.max_seconds)
+            return read_audio(recording, model.sampling_rate, name=name, max_seconds=self.settings.max_seconds)
+
+        waveform = await self._read(read)
         self.metrics.audio_seconds.inc(len(waveform) / model.sampling_rate)
         return waveform
-
-    def _count_audio(self, conversation: ReadConversation, model: SpeechLLM) -> None:
-        self.metrics.audio_seconds.inc(sum(map(len, conversation.waveforms)) / model.sampling_rate)
 
     async def _read(self, read: Callable[[], T]) -> T:
         """Decode audio, beside the model's work and the event loop's."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except Exception as error:
-            if not isinstance(error, BlspkdError):
+            if not isinstance(error, BlspkdError | ApiError):
                 logger.exception("a request could not be read")
             raise api_error(error) from None
 
@@ -154,6 +163,7 @@ class Endpoints:
         """Submit jobs that are cancelled when `held` is let go; returns when their answers have to be there."""
         for job in jobs:
             held.callback(job.cancel)
+            job.request = held
             self.batcher.submit(job)
         return time.monotonic() + self.settings.timeout_seconds
 
@@ -183,3 +193,8 @@ async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     raise ApiError(GONE, "the client has gone")
+
+
+def _seconds(conversation: ReadConversation, model: SpeechLLM) -> float:
+    """Of its audio."""
+    return sum(map(len, conversation.waveforms)) / model.sampling_rate

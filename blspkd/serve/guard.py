@@ -8,6 +8,7 @@ Origin. So both have to be the server's.
 import hmac
 import ipaddress
 import logging
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from blspkd.serve.api_error import ApiError, quoted
 from blspkd.serve.metrics import Metrics
 from blspkd.serve.settings import Settings, is_loopback
 
+_HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:%\s]+))(:\d{1,5})?")
 OPEN = ("/", "/health")  # without a key: the page, which asks for it, and what load balancers look at
 MAX_PATH = 1024
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
@@ -65,6 +67,9 @@ class Guard:
     def check(self, scope: dict) -> None:
         """Raises ApiError for a request that does not come from where it may."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        for name in (b"host", b"origin", b"authorization"):
+            if sum(name == other for other, _ in scope["headers"]) > 1:
+                raise ApiError(400, f"{name.decode().title()}: stands twice in the request", code="invalid_headers")
         host = headers.get(b"host", "")
         if not self._is_ours(_name(host)):
             raise ApiError(403, f"Host: {quoted(host)} is no name of this server; ask for {self.settings.host}, or "
@@ -99,9 +104,9 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """A Host header without its port, lower case."""
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdecimal() else host).strip("[]").lower()
+    """A Host header without its port, lower case; "" for what is none."""
+    parts = _HOST.fullmatch(host.lower())
+    return (parts["address"] or parts["name"]) if parts else ""
 
 
 def _add_headers(message: dict[str, Any]) -> None:

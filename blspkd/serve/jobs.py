@@ -13,7 +13,11 @@ from blspkd.serve.api_error import ApiError
 class Job:
     """Work for the model's thread. Made in the event loop, which gets its events: pieces of text, then the result."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float):
+        """seconds: of audio that is held until it is done."""
+        self.seconds = seconds
+        self.request: object = self  # which it belongs to; a long recording makes several jobs of one
+        self.answered = False  # its last event is told
         self.cancelled = False  # set by the event loop, seen by the model's thread at its next step
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
@@ -40,17 +44,18 @@ class Job:
 class CallJob(Job):
     """Anything that needs the model and is no conversation; its one event is the result."""
 
-    def __init__(self, call: Callable[[], Any]):
-        super().__init__()
+    def __init__(self, call: Callable[[], Any], seconds: float = 0.0):
+        super().__init__(seconds)
         self.call = call
 
 
 class ChatJob(Job):
     """A conversation that wants a reply: its events are pieces of text, where these are wanted, and the `Reply`."""
 
-    def __init__(self, conversation: ReadConversation, options: ChatOptions, began: float, wants_pieces: bool = False):
+    def __init__(self, conversation: ReadConversation, options: ChatOptions, began: float, wants_pieces: bool = False,
+                 seconds: float = 0.0):
         """began: by `time.perf_counter`, when the request was there."""
-        super().__init__()
+        super().__init__(seconds)
         self.conversation, self.options, self.wants_pieces = conversation, options, wants_pieces
         self.first_token: float | None = None  # seconds until the first piece of text
         self._began = began
@@ -63,5 +68,6 @@ class ChatJob(Job):
 
     def tell_reply(self, reply: Reply) -> None:
         """A reply that was cancelled is told only that nobody waits for it."""
+        self.answered = True
         self.tell(ApiError(503, "the reply was cancelled", code="cancelled")
                   if reply.finish_reason == "cancelled" else reply)

@@ -16,9 +16,14 @@ class FreeMemory:
 
     def __init__(self):
         self._given_back = time.monotonic()
+        self._is_scattered = False
+
+    def scatter(self) -> None:
+        """A batch is done. One request alone leaves nothing that the next one could not take."""
+        self._is_scattered = True
 
     def give_back(self) -> None:
         """Call it when there is nothing else to do."""
-        if _trim is not None and time.monotonic() - self._given_back >= _MIN_SECONDS:
+        if _trim is not None and self._is_scattered and time.monotonic() - self._given_back >= _MIN_SECONDS:
             _trim(0)
-            self._given_back = time.monotonic()
+            self._given_back, self._is_scattered = time.monotonic(), False

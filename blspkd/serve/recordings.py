@@ -4,12 +4,15 @@ libsndfile knows many more formats; what a server of strangers need not read, it
 """
 
 import binascii
+import io
 from base64 import b64decode
 from typing import Any
 
+from blspkd.audio.samples import open_encoded
 from blspkd.serve.api_error import ApiError, quoted
 
 FORMATS = ("wav", "mp3", "flac", "ogg")
+MAX_RATE = 48000  # Hz, of the longest recordings
 _LEAST = 16  # bytes; less is no recording
 
 
@@ -41,6 +44,18 @@ def check_recording(data: bytes, name: str, told: str = "") -> bytes:
     if told and found != told:
         raise ApiError(400, f"{name}: is {found}, but format says {told}", name, "invalid_audio")
     return data
+
+
+def check_decoded_size(data: bytes, name: str, max_seconds: float) -> None:
+    """By the header alone: a few bytes of flac may hold minutes of silence at a high rate.
+
+    Raises AudioError for what is no audio or longer than `max_seconds`, and ApiError for more samples than those
+    seconds have at MAX_RATE.
+    """
+    with open_encoded(io.BytesIO(data), name, max_seconds) as file:
+        if file.frames > max_seconds * MAX_RATE:
+            raise ApiError(400, f"{name}: has {file.frames} samples, at {file.samplerate} Hz; send it at up to "
+                           f"{MAX_RATE} Hz", name, "invalid_audio")
 
 
 def _format(data: bytes) -> str:

@@ -5,26 +5,24 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from blspkd.config import PromptConfig
-from blspkd.errors import BlspkdError, DataError
+from blspkd.data.conversation import ask
+from blspkd.errors import BlspkdError, DataError, for_stream
 from blspkd.models.chat import SpeechLLM
 from blspkd.models.stream import Stream
 from blspkd.serve.inputs import Input
 
-# What a text could make a terminal do: move its cursor, change its title, answer as if somebody had typed.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_PLACE = re.compile(r"^messages\[\d+\]\.content\[\d+\]: ")
+_PLACE = re.compile(r"^messages\[\d+\](\.content(\[\d+\](\.text)?)?)?: ")
 
 
 def say(text: str) -> None:
     """Print a piece of a reply, at once."""
-    sys.stdout.write(_CONTROL.sub("", text) if sys.stdout.isatty() else text)
+    sys.stdout.write(for_stream(text, sys.stdout))
     sys.stdout.flush()
 
 
 def tell(text: str, end: str = "\n") -> None:
     """Print something that is no reply."""
-    print(text, end=end, file=sys.stderr, flush=True)
+    print(for_stream(text, sys.stderr), end=end, file=sys.stderr, flush=True)
 
 
 def told(error: BlspkdError, name: str = "") -> str:
@@ -53,12 +51,6 @@ def say_chunks(texts: Iterable[str]) -> None:
     say("\n")
 
 
-def content(config: PromptConfig, instruction: str, inputs: Sequence[dict]) -> list[dict]:
-    """Parts of a user's message: an instruction and what it is about, in the order of the training."""
-    words = [{"type": "text", "text": instruction}] if instruction else []
-    return [*inputs, *words] if config.speech_position == "before" else [*words, *inputs]
-
-
 def reply_to_each(model: SpeechLLM, inputs: Sequence[Input], instruction: str = "", system: str = "",
                   channel: int | None = None, chunk: float | None = None, **options: Any) -> None:
     """Print a reply to each input by itself.
@@ -76,7 +68,7 @@ def reply_to_each(model: SpeechLLM, inputs: Sequence[Input], instruction: str = 
                                                 **options))
                 continue
             system_turn = [{"role": "system", "content": system}] if system else []
-            asked = {"role": "user", "content": content(model.listener.prompt.config, instruction, [item.part])}
+            asked = ask(model.listener.prompt.config, instruction, [item.part])
             say_stream(model.stream([*system_turn, asked], channel=channel, **options))
         except BlspkdError as error:
             if len(inputs) == 1:

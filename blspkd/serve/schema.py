@@ -60,6 +60,13 @@ def read_chat(body: dict, settings: Settings) -> ChatRequest:
                        _include_usage(body.get("stream_options"), stream))
 
 
+def recordings_of(messages: list[dict]) -> list[tuple[str, bytes]]:
+    """The recordings of messages as `ChatRequest` has them, each with its place."""
+    return [(f"messages[{index}].content[{number}]", part["audio"]) for index, message in enumerate(messages)
+            if isinstance(message["content"], list)
+            for number, part in enumerate(message["content"]) if part["type"] == "audio"]
+
+
 def read_transcription(form: dict[str, Field], settings: Settings) -> TranscriptionRequest:
     """Raises ApiError. `language` is a hint and ignored: the model hears what it hears."""
     texts = {name: field.text(name) for name, field in form.items() if name != "file"}

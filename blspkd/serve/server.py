@@ -11,6 +11,7 @@ import uvicorn
 from blspkd.errors import ConfigError
 from blspkd.models.chat import SpeechLLM
 from blspkd.serve.app import make_app
+from blspkd.serve.connection import Connection
 from blspkd.serve.settings import Settings
 
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than clients keep theirs
@@ -25,7 +26,7 @@ class Server(uvicorn.Server):
         app = make_app(model, settings, self._end)
         self.batcher = app.state.batcher
         super().__init__(uvicorn.Config(
-            app, http="h11", ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
+            app, http=Connection, ws="none", lifespan="on", log_level="warning", access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=int(settings.timeout_seconds) + 1))
 
@@ -69,7 +70,9 @@ def serve(model: SpeechLLM | Callable[[], SpeechLLM], settings: Settings,
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host.strip("[]"), settings.port), family=family)
+        host = settings.host.strip("[]")
+        every = host == "::" and socket.has_dualstack_ipv6()  # of IPv4, too
+        return socket.create_server((host, settings.port), family=family, dualstack_ipv6=every)
     except OSError as error:
         raise ConfigError(f"{settings.host}:{settings.port}: cannot be listened on ({error.strerror or error}); choose "
                           "another --port or --host") from None

@@ -25,6 +25,7 @@ class Settings:
     model_name: str = "blspkd"  # what clients call the model
     max_batch: int = 64  # requests that are answered together
     max_queue: int = 128  # requests that may wait for their turn; more are answered by 429
+    max_queue_seconds: float = 7200.0  # of audio in the requests that wait: half a gigabyte
     max_seconds: float = 600.0  # of audio in one request
     max_body_bytes: int = 36 * MIB  # of one request: 25 MiB of audio in base64, and some text
     max_characters: int = 400_000  # of text in one request
@@ -35,8 +36,9 @@ class Settings:
     vllm_python: str = ""  # engine vllm: the interpreter of an environment that has vLLM
 
     def __post_init__(self):
-        for name in ("max_batch", "max_queue", "max_seconds", "max_body_bytes", "max_characters", "timeout_seconds",
-                     "default_new_tokens", "max_new_tokens"):
+        object.__setattr__(self, "api_key", self.api_key.strip())  # as clients' are: headers carry no blanks around it
+        for name in ("max_batch", "max_queue", "max_queue_seconds", "max_seconds", "max_body_bytes", "max_characters",
+                     "timeout_seconds", "default_new_tokens", "max_new_tokens"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: {getattr(self, name)} is not above 0")
         if not 0 <= self.port < 1 << 16:

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from blspkd.audio.samples import AudioSource, duration
-from blspkd.errors import BlspkdError, ConfigError
+from blspkd.audio.handed import MISSING, chosen_channel, local_path
+from blspkd.audio.samples import AudioSource, duration, open_file
+from blspkd.data.conversation import ask
+from blspkd.errors import AudioError, BlspkdError, ConfigError
 from blspkd.models.chat import SpeechLLM
 from blspkd.models.past import Past
 from blspkd.serve.inputs import recorded
-from blspkd.serve.replies import content, say_stream, tell, told
+from blspkd.serve.replies import say_stream, tell, told
 
 HELP = """\
 Type a line to send it. Before it, attach what it is about; an empty line sends that alone.
@@ -64,7 +66,10 @@ class TerminalChat:
         word, _, rest = line.partition(" ")
         if word == "/audio":
             for name in _file_names(rest):
-                self.attach(name)
+                try:
+                    self.attach(name)
+                except AudioError as error:
+                    tell(f"error: {error}")
         elif word == "/mic":
             self.attach_recording(_seconds(rest))
         elif word == "/new":
@@ -76,12 +81,15 @@ class TerminalChat:
         elif word.startswith("/"):
             raise ConfigError(f"{word}: there is no such command; /help shows them")
         elif line or self.attached:
-            self.send(content(self.model.listener.prompt.config, line or self.instruction, self.attached))
+            self.send(ask(self.model.listener.prompt.config, line or self.instruction, self.attached))
 
     def attach(self, name: str) -> None:
         """Put a recording into the next message. Raises AudioError where it cannot be read."""
-        seconds = duration(AudioSource(name, channel=self.channel))
-        self.attached.append({"type": "audio", "audio": Path(name)})
+        path = local_path(name, name)
+        with open_file(path, missing=MISSING) as file:
+            channel = chosen_channel(self.channel, file.channels, path)
+        seconds = duration(AudioSource(path, channel=channel))
+        self.attached.append({"type": "audio", "audio": Path(path)})
         tell(f"({name}, {seconds:.1f} s: type what to do with it, or press Enter)")
 
     def attach_recording(self, seconds: float | None) -> None:
@@ -91,10 +99,10 @@ class TerminalChat:
         rate, samples = part["audio"]
         tell(f"({len(samples) / rate:.1f} s: type what to do with it, or press Enter)")
 
-    def send(self, parts: list[dict]) -> None:
+    def send(self, message: dict) -> None:
         """Send a message and print the reply. A turn that is cancelled or fails leaves no trace."""
         self.attached = []
-        messages = [*self.messages, {"role": "user", "content": parts}]
+        messages = [*self.messages, message]
         try:
             stream = self.model.stream(messages, channel=self.channel, past=self.past, **self.options)
             reply = say_stream(stream)

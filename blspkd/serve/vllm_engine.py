@@ -51,12 +51,11 @@ class VllmSpeechLLM(SpeechLLM):
     @torch.inference_mode()
     def generate(self, turns: Sequence[Turn], options: Sequence[ChatOptions],
                  on_text: Callable[[int, str], None] | None = None, cancelled: Callable[[int], bool] | None = None,
-                 past: Past | None = None) -> list[Reply]:
+                 past: Past | None = None, on_reply: Callable[[int, Reply], None] | None = None) -> list[Reply]:
         """See `SpeechLLM.generate`; past: of no use here. Raises ModelError where vLLM has ended."""
-        writers = [Writer(self.listener.tokenizer, chosen, self.context - turn.prompt_tokens)
+        writers = [Writer(self.listener.tokenizer, chosen, self.context, turn.prompt_tokens, turn.speech_tokens)
                    for turn, chosen in zip(turns, options, strict=True)]
-        watcher = Watcher(writers, self.listener.ends, on_text or (lambda row, text: None),
-                          cancelled or (lambda row: False))
+        watcher = Watcher(writers, self.listener.ends, on_text, cancelled, on_reply)
         running: dict[str, int] = {}  # request -> row
         try:
             for row, (turn, writer) in enumerate(zip(turns, writers, strict=True)):
@@ -75,8 +74,7 @@ class VllmSpeechLLM(SpeechLLM):
             with suppress(ModelError):  # where vLLM has ended, which is told already
                 self._abort(running)
             raise
-        return [Reply(writer.pieces.text, writer.ids, writer.finish_reason, turn.prompt_tokens, turn.speech_tokens)
-                for writer, turn in zip(writers, turns, strict=True)]
+        return [writer.reply for writer in writers]
 
     def _send(self, prompt: Tensor | list[int], options: ChatOptions, ends: list[int]) -> str:
         """Ask for tokens behind embeddings [n, D], or token ids; returns the request's number."""

@@ -61,7 +61,7 @@ def test_a_dry_run_shows_what_would_be_pushed(run, hub, copy, trained):
 def test_what_was_pushed_is_pulled_and_works(run, hub, copy, recordings, tmp_path):
     pushed = run("push", copy, "someone/listener", "--with_base_models", "--private")
     assert pushed.returncode == 0, pushed.err
-    assert "downloaded again and found equal" in pushed.out and hub.repositories["someone/listener"].private
+    assert "downloaded again, found equal, and loaded" in pushed.out and hub.repositories["someone/listener"].private
     files = hub.files("someone/listener")
     assert {"README.md", "config.yaml", "base_models.json", "adapter.safetensors", "plora/adapter_model.safetensors",
             "base/llm/model.safetensors", "base/speech_encoder/model.safetensors"} <= files.keys()
@@ -95,7 +95,7 @@ def test_a_model_on_base_models_of_the_hub_is_pushed_alone(run, hub, copy, tiny_
     files = hub.files("someone/listener")
     assert not any(name.startswith("base/") or b"/tmp/" in data for name, data in files.items())
     assert b"license: mit\nbase_model:\n- org/llm\n- org/encoder\n" in files["README.md"]
-    about = run("info", "someone/listener")
+    about = run("info", "someone/listener", HF_HOME=str(copy.parent / "empty"))
     assert about.returncode == 0 and "org/llm: on the hub, to be downloaded" in about.out, about.err
     told = run("transcribe", "someone/listener", recordings[0], "--device", "cpu", "--max_new_tokens", "8")
     assert told.returncode == 0, told.err
@@ -127,6 +127,35 @@ def test_a_hub_that_refuses_is_one_message(run, hub, copy):
     done = run("pull", "someone/nothing", copy.parent / "new")
     assert done.returncode == 1 and "someone/nothing: there is no such folder" in done.err
     assert not (copy.parent / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "base/llm/config.json", "README.md"])
+def test_a_hub_that_keeps_something_else_is_noticed(run, hub, copy, name, monkeypatch):
+    commit = hub_standin.Repository.commit
+
+    def changed(repository, files, branch="main"):
+        return commit(repository, files | ({name: files[name] + b" "} if name in files else {}), branch)
+
+    monkeypatch.setattr(hub_standin.Repository, "commit", changed)
+    done = run("push", copy, "someone/listener", "--with_base_models")
+    assert (done.returncode, done.out) == (1, "")
+    assert f"someone/listener: {name} is not there as it was pushed; push again" in done.err
+
+
+def test_a_hub_that_loses_a_file_is_noticed(run, hub, copy, monkeypatch):
+    commit = hub_standin.Repository.commit
+    monkeypatch.setattr(hub_standin.Repository, "commit", lambda repository, files, branch="main": commit(
+        repository, {name: data for name, data in files.items() if name != "config.yaml"}, branch))
+    done = run("push", copy, "someone/listener", "--with_base_models")
+    assert done.returncode == 1 and "config.yaml is not there as it was pushed" in done.err
+
+
+def test_what_was_pushed_is_loaded_from_there(run, hub, copy):
+    (copy / "adapter.safetensors").write_bytes((copy / "adapter.safetensors").read_bytes()[:-8])
+    done = run("push", copy, "someone/listener", "--with_base_models")
+    told = done.err.splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.err
+    assert "someone/listener: was pushed, but cannot be loaded from there (the weights do not fit" in told
 
 
 def test_files_that_are_no_part_of_a_model_stay_here(run, hub, copy):

@@ -96,6 +96,15 @@ def test_every_row_has_options_of_its_own(model):
     assert together[1] != model.generate(turns[1:2], [ChatOptions(12, temperature=1.0, seed=7)])[0]
 
 
+def test_each_reply_is_told_when_it_is_complete(model):
+    turns, told = model.prepare(CONVERSATIONS), []
+    options = [ChatOptions(9), ChatOptions(3), ChatOptions(6), ChatOptions(1)]
+    replies = model.generate(turns, options, on_reply=lambda row, reply: told.append((row, reply)))
+    assert sorted(told, key=lambda pair: pair[0]) == list(enumerate(replies))
+    lengths = [reply.completion_tokens for _, reply in told]
+    assert lengths == sorted(lengths) and told[0][0] == 3
+
+
 def test_plora_acts_at_speech_positions_and_nowhere_else(model):
     layers = [layer for layer in model.listener.model.modules() if isinstance(layer, PLoraLinear)]
     rows = []

@@ -25,6 +25,7 @@ from blspkd.models.huggingface import register
 from blspkd.models.huggingface.config import AUDIO_TOKEN_ID, BlspkdConfig, write_config
 from blspkd.models.huggingface.model import BlspkdForConditionalGeneration
 from blspkd.models.huggingface.processor import BlspkdProcessor
+from blspkd.models.model_folder import copy_with_base_models
 from blspkd.models.plora import PLoraLinear
 from blspkd.models.speech_llm import SpeechLlm
 
@@ -254,6 +255,30 @@ def test_weights_may_be_of_another_type_and_on_a_device(folder):
         assert AutoModelForMultimodalLM.from_pretrained(folder, device_map=one).device.type == "cpu"
 
 
+@pytest.mark.parametrize("change", [
+    lambda model: model.to(torch.bfloat16), lambda model: model.to("cpu", torch.float16),
+    lambda model: model.to(dtype=torch.float64), lambda model: model.to(torch.zeros(1, dtype=torch.bfloat16)),
+    lambda model: model.half(), lambda model: model.bfloat16(), lambda model: model.float(),
+    lambda model: model.double(), lambda model: model.type(torch.float16)])
+def test_weights_are_given_another_type_by_loading_only(model, change):
+    before = {name: value.dtype for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"from_pretrained\(\.\.\., dtype="):
+        change(model)
+    assert before == {name: value.dtype for name, value in model.state_dict().items()}
+
+
+def test_a_model_may_be_moved(model):
+    assert model.to("cpu") is model and model.to(device=torch.device("cpu"), dtype=None) is model
+    assert model.to(torch.device("cpu"), non_blocking=True) is model
+
+
+def test_a_model_saved_over_a_folder_with_other_files_replaces_nothing(folder, model, tmp_path):
+    copy_with_base_models(Path(folder), tmp_path / "copy")
+    with pytest.raises(ModelError, match=r"holds base/llm/chat_template\.jinja"):
+        AutoModelForMultimodalLM.from_pretrained(tmp_path / "copy").save_pretrained(tmp_path / "copy")
+    AutoModelForMultimodalLM.from_pretrained(tmp_path / "copy")
+
+
 REFUSED = {
     "an address": (lambda run: run([{"role": "user", "content": [{"type": "audio", "url": "http://127.0.0.1:9/a.wav"}]}]),
                    MessageError, "not opened"),
@@ -291,7 +316,7 @@ def test_what_the_model_cannot_do_is_told(folder, model, processor, tmp_path):
     with pytest.raises(ConfigError, match="attn_implementation"):
         AutoModelForMultimodalLM.from_pretrained(folder, attn_implementation="eager")
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(ConfigError, match="would be replaced"):
+    with pytest.raises(ModelError, match=r"mine\.txt, which would be lost"):
         model.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="apply_chat_template"):
         processor(text="x")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from blspkd import model_files
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.errors import ConfigError, ModelError
 from blspkd.evaluation.decoding import fingerprint_model
 from blspkd.models.base_models import model_identity
-from blspkd.models.model_folder import base_folder, copy_with_base_models, find_folder
+from blspkd.models.chat import SpeechLLM
+from blspkd.models.misfit import misfit
+from blspkd.models.model_folder import base_folder, check_replaceable, copy_with_base_models, find_folder
 from blspkd.models.speech_llm import SpeechLlm
 
 _spec = importlib.util.spec_from_file_location("hub_standin", Path(__file__).parents[1] / "hub_standin.py")
@@ -42,6 +46,12 @@ def change_weights(folder: Path) -> None:
     for tensor in tensors.values():
         tensor.flatten()[0] += 1
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def make_wide_llm(folder: Path, **options) -> None:
+    config = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**config | options)).save_pretrained(folder)
 
 
 def entries(folder: Path) -> dict:
@@ -135,6 +145,33 @@ def test_a_base_model_that_was_trained_on_is_noticed(work, model):
         SpeechLlm.from_pretrained(model)
 
 
+@pytest.mark.parametrize(("base", "name"), [
+    ("llm", "adapter_config.json"), ("llm", "chat_template.jinja"), ("llm", "generation_config.json"),
+    ("encoder", "adapter_config.json"), ("encoder", "processor_config.json")])
+def test_a_file_that_transformers_reads_is_noticed_where_it_was_added(work, base, name):
+    (work / base / name).unlink(missing_ok=True)
+    build(work / "llm", work / "encoder").save_pretrained(work / "second")
+    (work / base / name).write_text("{}")
+    with pytest.raises(ModelError, match=rf"another model, its {re.escape(name)} was added"):
+        SpeechLlm.from_pretrained(work / "second")
+
+
+def test_a_full_download_is_the_model_that_was_read_in_part(work, model):
+    for name in ("tokenizer.json", "generation_config.json", "normalizer.json", "vocab.json", "merges.txt"):
+        (work / "encoder" / name).write_text("{}")
+    for name in ("notes.json", "README.md", "processor_config.json"):
+        (work / "llm" / name).write_text("{}")
+    assert bases(SpeechLlm.from_pretrained(model)) == [work / "llm", work / "encoder"]
+
+
+def test_a_record_without_digests_refuses_no_file(work, model):
+    record = entries(model)
+    del record["llm"]["files"]
+    (model / "base_models.json").write_text(json.dumps(record))
+    (work / "llm" / "special_tokens_map.json").write_text("{}")
+    assert bases(SpeechLlm.from_pretrained(model))[0] == work / "llm"
+
+
 def test_one_message_names_all_that_is_missing_and_where_it_was_looked_for(work, model, tmp_path):
     shutil.rmtree(work / "llm")
     with pytest.raises(ModelError) as refused:
@@ -165,6 +202,38 @@ def test_a_model_of_an_older_version_loads_as_it_did(work, model, monkeypatch, t
     change_weights(work / "llm")  # nobody can tell
     where = {"llm": work / "llm", "speech_encoder": work / "encoder"}
     assert bases(SpeechLlm.from_pretrained(model, base_models=where)) == list(where.values())
+
+
+def test_another_llm_that_no_record_tells_is_refused_with_both_widths(work, model):
+    (model / "base_models.json").unlink()
+    shutil.rmtree(work / "llm")
+    make_wide_llm(work / "llm")
+    where = {"llm": work / "llm", "speech_encoder": work / "encoder"}
+    with pytest.raises(ModelError) as refused:
+        SpeechLlm.from_pretrained(model, base_models=where)
+    for part in (f"do not fit {work}/encoder (24 wide) and {work}/llm (64 wide)",
+                 "they were trained with an LLM 32 wide (to_llm."):
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(("saved", "here", "expected"), [
+    ("[8, 16]", "[24, 16]", "trained with a speech encoder 8 wide (x.weight)"),
+    ("[8, 16]", "[8, 32]", "trained with an LLM 16 wide (x.weight)"),
+    ("[8, 16]", "[8, 20]", "x.weight is [8, 16] in the file and [8, 20] here"), ("[]", "[24]", "x.weight is [] in"),
+])
+def test_the_width_of_the_training_is_told_where_shapes_tell_it(saved, here, expected):
+    error = RuntimeError(f"Error(s) in loading:\n\tsize mismatch for x.weight: copying a param with shape torch.Size("
+                         f"{saved}) from checkpoint, the shape in current model is torch.Size({here}).")
+    assert expected in misfit(error, ModelConfig(llm="L", speech_encoder="E"), 24, 32)
+
+
+def test_plora_of_another_llm_is_refused_with_both_shapes(work, model):
+    (model / "base_models.json").unlink()
+    shutil.rmtree(work / "llm")
+    make_wide_llm(work / "llm", hidden_size=32)
+    where = {"llm": work / "llm", "speech_encoder": work / "encoder"}
+    with pytest.raises(ModelError, match=r"lora_\w.* is \[.*48.*\] in the file and \[.*64.*\] here"):
+        SpeechLlm.from_pretrained(model, base_models=where)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -277,6 +346,39 @@ def test_a_copy_replaces_nothing_and_holds_no_pickles(work, model, tmp_path):
     with pytest.raises(ModelError, match="not in safetensors"):
         copy_with_base_models(model, tmp_path / "copy", where)
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_saved_model_takes_the_place_of_no_other_files(work, model, tmp_path):
+    copy_with_base_models(model, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    with pytest.raises(ModelError, match=r"copy: holds base/llm/chat_template\.jinja, which would be lost"):
+        SpeechLLM.from_pretrained(tmp_path / "copy", device="cpu").save_pretrained(tmp_path / "copy")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "results.json", "terms.safetensors", "plora/notes.txt", ".gitignore"])
+def test_what_would_be_lost_is_named(model, name):
+    (model / name).write_text("x")
+    with pytest.raises(ModelError, match=rf"model: holds {re.escape(name)}, which would be lost.*name another folder"):
+        check_replaceable(model)
+
+
+def test_what_is_no_folder_is_not_replaced(tmp_path):
+    (tmp_path / "thesis").write_text("x")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "plora").symlink_to("inner")
+    for place in (tmp_path / "thesis", tmp_path / "folder"):
+        with pytest.raises(ModelError, match="name another folder"):
+            check_replaceable(place)
+
+
+def test_a_model_and_an_empty_folder_are_replaced(work, tmp_path):
+    trained = build(work / "llm", work / "encoder", plora_rank=2, train_encoder=True)
+    (tmp_path / "new" / "folder").mkdir(parents=True)
+    for _ in range(2):
+        check_replaceable(tmp_path / "new" / "folder")
+        trained.save_pretrained(tmp_path / "new" / "folder")
+    check_replaceable(tmp_path / "new" / "folder")
 
 
 def test_a_folder_is_found_or_missed_without_the_hub(model, tmp_path):

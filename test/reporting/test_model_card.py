@@ -1,5 +1,6 @@
 """The model card: metadata that the hub can read, the very numbers of results.json, an example that runs."""
 
+import ast
 import json
 import re
 import runpy
@@ -12,6 +13,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from blspkd.config import ModelConfig, PromptConfig
+from blspkd.config_file import save_config
+from blspkd.data.conversation import ids_around_audios, read_messages
+from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.models.model_folder import read_config
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.reporting.model_card import licence_in, write_card
 
@@ -90,6 +95,19 @@ def test_its_example_runs(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path("example.py")
     assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize("options", [
+    {"instruction": ""}, {"instruction": "Continue:", "speech_position": "before"}, {"instruction": "Say \"it\":"},
+    {"instruction": " \n"}], ids=["no instruction", "speech first", "speech last", "white space"])
+def test_its_example_has_the_layout_of_the_training(folder, tiny_llm, options):
+    saved = read_config(folder)
+    saved.prompt = PromptConfig(**options)
+    save_config(saved, folder / "config.yaml")
+    code = re.search(r"model\.chat\((.*)\)\nprint", write_card(folder), re.DOTALL)[1]
+    prompt = Prompt(load_tokenizer(tiny_llm), saved.prompt)
+    expected = prompt.around(options["instruction"].strip())
+    assert ids_around_audios(prompt, read_messages(ast.literal_eval(code))) == list(expected)
 
 
 def test_a_model_that_was_not_measured_has_a_card_without_results(folder):

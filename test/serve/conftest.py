@@ -84,9 +84,9 @@ def recording() -> Callable[..., bytes]:
 
     def make(seconds: float = 1.0, seed: int = 0, format: str = "wav", rate: int = RATE, channels: int = 1) -> bytes:
         generator = np.random.default_rng(seed)
-        time = np.arange(int(seconds * rate)) / rate
-        voice = sum(np.sin(2 * np.pi * f * time + generator.uniform(0, 6)) for f in generator.uniform(90, 2500, 6))
-        samples = 0.05 * voice * (1 + np.sin(2 * np.pi * generator.uniform(1, 4) * time))
+        times = np.arange(int(seconds * rate)) / rate
+        voice = sum(np.sin(2 * np.pi * f * times + generator.uniform(0, 6)) for f in generator.uniform(90, 2500, 6))
+        samples = 0.05 * voice * (1 + np.sin(2 * np.pi * generator.uniform(1, 4) * times))
         file = io.BytesIO()
         soundfile.write(file, np.stack([samples] * channels, axis=1), rate, SUBTYPES[format], format=format.upper())
         return file.getvalue()

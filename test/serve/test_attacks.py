@@ -190,6 +190,7 @@ def attacks() -> dict[str, tuple]:
         "NaN samples": chat(said(audio(file(np.full(1600, np.nan), subtype="FLOAT")))),
         "loud samples": chat(said(audio(file(NOISE * 1e6, subtype="FLOAT")))),
         "flac that promises hours": chat(said(audio(flac_of_hours(), "flac"))),
+        "flac of silence at a high rate": chat(said(audio(file(np.tile(NOISE, 40), 192000, "FLAC"), "flac"))),
         "flac of random bytes": chat(said(audio(b"fLaC" + NOISE.tobytes(), "flac"))),
         "mp3 without a frame": chat(said(audio(b"ID3" + bytes(9000), "mp3"))),
         "ogg of random bytes": chat(said(audio(b"OggS" + NOISE.tobytes()[:9000], "ogg"))),

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,7 @@ class FakeModel:
                 raise conversation
         return [SimpleNamespace(letters=conversation) for conversation in conversations]
 
-    def generate(self, turns, options, on_text, cancelled):
+    def generate(self, turns, options, on_text, cancelled, on_reply):
         self.batches.append([turn.letters for turn in turns])
         if "break" in self.batches[-1]:
             raise RuntimeError("broken")
@@ -45,10 +46,11 @@ class FakeModel:
                 texts[row] += "x"
                 if cancelled(row):
                     reasons[row] = "cancelled"
-                    continue
-                on_text(row, "x")
-                reasons[row] = "stop" if len(texts[row]) >= turns[row].letters else ""
-        return [Reply(text, [5] * len(text), reason, 3, 2) for text, reason in zip(texts, reasons, strict=True)]
+                else:
+                    on_text(row, "x")
+                    reasons[row] = "stop" if len(texts[row]) >= turns[row].letters else ""
+                if reasons[row]:
+                    on_reply(row, Reply(texts[row], [5] * len(texts[row]), reasons[row], 3, 2))
 
 
 @pytest.fixture
@@ -103,6 +105,17 @@ def test_what_waits_is_answered_together_up_to_the_limit(batcher, model):
         assert [len((await result(job)).text) for job in jobs] == [3, 1, 2, 4, 5]
     in_time(run())
     assert model.batches == [[1], [3, 1, 2, 4], [5]]
+
+
+def test_a_short_reply_waits_for_no_long_one(batcher, model):
+    async def run():
+        jobs = [chat(2), chat(60)]
+        await submit_while_busy(batcher, model, *jobs)
+        await result(jobs[0])
+        assert len(model.steps) < 40
+        await result(jobs[1])
+    in_time(run())
+    assert model.batches[-1] == [2, 60]
 
 
 def test_pieces_come_in_order_and_add_up(batcher):
@@ -193,6 +206,25 @@ def test_places_are_limited_and_given_back(batcher):
         pass
 
 
+def test_the_audio_that_waits_is_limited_too(batcher, model):
+    async def run():
+        job, other = chat(1), chat(1)
+        job.seconds, other.seconds = 7000.0, 201.0
+        model.go.clear()
+        batcher.submit(chat(1))
+        while not batcher._running:
+            await asyncio.sleep(0.001)
+        batcher.submit(job)
+        with pytest.raises(ApiError) as raised:
+            batcher.submit(other)
+        assert raised.value.status == 429 and "audio" in str(raised.value)
+        model.go.set()
+        await result(job)
+        batcher.submit(other)
+        await result(other)
+    in_time(run())
+
+
 def test_a_server_that_ends_admits_nothing_and_finishes_what_it_has(batcher, model):
     async def run():
         jobs = [chat(3), chat(4)]
@@ -237,3 +269,38 @@ def test_a_thread_that_dies_is_told_and_its_jobs_fail(batcher, model):
             batcher.submit(chat(1))
     in_time(run())
     assert told.wait(5) and batcher.state == "failed"
+
+
+def test_a_long_recordings_pieces_are_one_request(batcher):
+    """They leave others as many places as any request does."""
+    async def run():
+        jobs = [chat(1) for _ in range(5)]
+        for job in jobs:
+            job.request = "one and the same"
+        with ExitStack() as held:
+            held.enter_context(batcher.place())
+            batcher._running = jobs
+            for _ in range(6):
+                held.enter_context(batcher.place())
+            with pytest.raises(ApiError, match="waiting already"), batcher.place():
+                pass
+        batcher._running = []
+    in_time(run())
+
+
+def test_who_has_gone_is_not_listened_to(batcher, model):
+    """Long recordings are heard one after another, and somebody may leave in between."""
+    async def run():
+        jobs = [chat(letters) for letters in (1, 2, 3)]
+        for job in jobs:
+            job.seconds = 100.0
+        listen = model.listen
+
+        def leave(conversations):
+            jobs[1].cancel()
+            return listen(conversations)
+        model.listen = leave
+        await submit_while_busy(batcher, model, *jobs)
+        await result(jobs[2])
+    in_time(run())
+    assert model.batches[-1] == [1, 3]

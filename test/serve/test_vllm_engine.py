@@ -221,7 +221,8 @@ def test_a_worker_that_dies_is_one_message_and_the_end_of_the_server(adapter_onl
         model.generate(model.prepare(conversations(2)), [ChatOptions(50)] * 2)
     answers, ended = [], threading.Event()
     batcher = Batcher(lambda: model, Settings(api_key=""), Metrics(), ended.set)
-    job = type("Job", (), {"cancelled": False, "options": ChatOptions(), "first_token": None,
+    job = type("Job", (), {"cancelled": False, "options": ChatOptions(), "first_token": None, "answered": False,
+                           "request": "a", "seconds": 0.0,
                            "conversation": model.read(conversations(1)[0]),
                            "tell": lambda self, answer: answers.append(answer)})()
     batcher.submit(job)

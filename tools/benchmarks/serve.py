@@ -1,6 +1,6 @@
 """A server under load: many requests at once, many in a row, and what it adds to the Python API.
 
-    tools/venv/bin/python tools/benchmarks/serve.py MODEL [--audio FILE ...] [--threads 2] [--json FILE]
+    tools/venv/bin/python tools/benchmarks/serve.py MODEL [--audio FILE ...] [--threads 1] [--json FILE]
 
 Prints the throughput of 50 requests at once and of as many one after another, and whether each reply is that of the
 Python API; memory over 500 requests; the time of one request beside the same call in Python; and the time to the first
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--at_once", type=int, default=50)
     parser.add_argument("--max_tokens", type=int, default=32)
     parser.add_argument("--instruction", default="Repeat the following text.")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more than the machine has free measures that")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 

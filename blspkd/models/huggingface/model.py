@@ -97,17 +97,37 @@ class BlspkdForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **_) -> None:
         """Write the trained weights, and which base models they belong to, into a folder that is made or replaced.
 
-        Raises ConfigError for a folder that holds anything but a trained model, and for `push_to_hub`.
+        See `SpeechLLM.save_pretrained`: base models are referred to, not copied.
+        Raises ModelError for a folder with other files in it, and ConfigError for `push_to_hub`.
         """
         if push_to_hub:
             refuse_push()
-        folder = Path(save_directory)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
-            raise ConfigError(f"{folder}: holds other files, which would be replaced; name a new folder")
-        self.network.save_pretrained(folder)
+        self.speech_llm.save_pretrained(save_directory)
 
     def push_to_hub(self, *_, **__) -> NoReturn:
         refuse_push()
+
+    def to(self, *args, **kwargs) -> "BlspkdForConditionalGeneration":
+        """Move the model. Raises ConfigError for another type of weights, which `from_pretrained` alone can give."""
+        values = (*args, *kwargs.values())
+        if any(isinstance(value, torch.dtype | Tensor) for value in values):  # a tensor stands for its type, too
+            _refuse_cast()
+        return super().to(*args, **kwargs)
+
+    def half(self, *_) -> NoReturn:
+        _refuse_cast()
+
+    def bfloat16(self) -> NoReturn:
+        _refuse_cast()
+
+    def float(self, *_) -> NoReturn:
+        _refuse_cast()
+
+    def double(self) -> NoReturn:
+        _refuse_cast()
+
+    def type(self, dst_type: Any) -> NoReturn:
+        _refuse_cast()
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.network.causal_lm.get_input_embeddings()
@@ -198,6 +218,12 @@ class BlspkdForConditionalGeneration(PreTrainedModel, GenerationMixin):
         are_real = [torch.ones(len(row), dtype=torch.int64, device=row.device) for row in rows]
         return _Prompts(*(pad_sequence(values, batch_first=True, padding_side=side)
                           for values in (rows, are_real, is_speech)))
+
+
+def _refuse_cast() -> NoReturn:
+    """What was trained stays float32 beside frozen weights of another type. Raises ConfigError."""
+    raise ConfigError("the type of a loaded model's weights cannot be changed; load it by from_pretrained(..., "
+                      "dtype=...), which changes that of the frozen weights alone")
 
 
 def _placed(device_map: Any) -> tuple[str, Any]:
