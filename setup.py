@@ -43,7 +43,7 @@ setup(
         "psutil>=5.9",
     ],
     extras_require={
-        "serve": ["fastapi>=0.115", "uvicorn>=0.34", "prometheus-client>=0.21"],  # `blspkd serve`
+        "serve": ["fastapi>=0.115", "uvicorn>=0.34", "h11>=0.14", "prometheus-client>=0.21"],  # `blspkd serve`
         "ark": ["omniio>=0.1.2"],  # `blspkd features`; kaldiio will do, too, but its licence allows evaluation only
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
         "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "openai>=1.99"],

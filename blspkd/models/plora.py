@@ -180,6 +180,9 @@ def load_plora(model: PeftModel, folder: Path) -> None:
     loaded = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise ModelError(f"{folder}: holds weights for other layers, {loaded.unexpected_keys[0]} among them")
+    lacking = [key for key in loaded.missing_keys if "lora_" in key]
+    if lacking:
+        raise ModelError(f"{folder}: holds no weights for {len(lacking)} places of this LLM, {lacking[0]} among them")
 
 
 def checkpoint_context() -> tuple:

@@ -291,6 +291,13 @@ def test_weights_for_other_layers_are_an_error(tmp_path):
         load_plora(add_plora(base_model(), 4, 8.0, 0.0, "q_proj,v_proj"), tmp_path)
 
 
+def test_an_llm_with_more_layers_is_refused(tmp_path):
+    with_plora(base_model()).save_pretrained(tmp_path)
+    deeper = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match="holds no weights for .* places of this LLM"):
+        load_plora(with_plora(deeper), tmp_path)
+
+
 def test_targets_that_match_nothing_are_an_error():
     with pytest.raises(ModelError, match="no_such_layer"):
         add_plora(base_model(), 4, 8.0, 0.0, "no_such_layer")
