@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 # What the system refuses and a user can mend; other OSErrors are bugs of ours.
 SYSTEM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise the limit (ulimit -f)",
@@ -29,6 +30,8 @@ NUMBERED = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
 # torch.save, numpy's tofile and soundfile do not say why they could not write.
 UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|"
                          r"^System error\.$")
+# What a text could make a terminal do: move its cursor, change its title, answer as if somebody had typed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class BlspkdError(Exception):
@@ -100,6 +103,11 @@ def _free(filename: str | None) -> int:
     return shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
 
 
+def for_stream(text: str, stream: TextIO) -> str:
+    """`text` as it may be written to `stream`: without control characters where that is a terminal."""
+    return _CONTROL.sub("", text) if stream is not None and stream.isatty() else text
+
+
 def _message(refused: OSError) -> str:
     is_full = refused.errno in FULL and refused.filename
     free = f" ({_free(refused.filename) / 1e6:.0f} MB free)" if is_full else ""
@@ -112,7 +120,7 @@ def _tell_refusal(error: BaseException) -> bool:
     refused = refusal(error)
     if refused is None or refused.errno not in SYSTEM:
         return False
-    print(f"error: {_message(refused)}", file=sys.stderr)
+    print(for_stream(f"error: {_message(refused)}", sys.stderr), file=sys.stderr)
     return True
 
 
@@ -127,7 +135,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         try:
             return main(*args, **kwargs)
         except BlspkdError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(for_stream(f"error: {error}", sys.stderr), file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("interrupted; start the same command again to go on from here", file=sys.stderr)

@@ -71,6 +71,15 @@ def atomic_write(path: str | os.PathLike) -> Iterator:
             os.fsync(file.fileno())
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder, with those above it, unless it is there. Raises DataError where it cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: the folder cannot be made ({reason}); name another place") from None
+
+
 def write_rows(path: str | os.PathLike, rows: Iterable[dict]) -> None:
     """One line of JSON for each row, atomically."""
     with atomic_write(path) as file:

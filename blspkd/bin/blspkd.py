@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from blspkd import __version__
 from blspkd.errors import ConfigError, ModelError, command
+from blspkd.files import make_folder
+from blspkd.serve.option_types import chunk_seconds, count, index, positive, share, temperature
 from blspkd.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ SERVER_OPTIONS = {  # fields of Settings
     "model_name": "what clients call the model",
     "max_batch": "requests that are answered together",
     "max_queue": "requests that may wait; more are told to come back",
+    "max_queue_seconds": "of audio in the requests that wait",
     "max_seconds": "of audio in one request",
     "max_body_bytes": "of one request",
     "max_characters": "of text in one request",
@@ -42,6 +45,9 @@ SERVER_OPTIONS = {  # fields of Settings
 @command
 def main(words: list[str] | None = None) -> None:
     args = _parse(words)
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed; what nobody should read can go to /dev/null")
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  (it was closed)
     warnings.simplefilter("ignore", FutureWarning)  # what packages will do one day is nothing that a user can mend
     try:
         args.run(args)
@@ -82,6 +88,8 @@ def transcribe(args: argparse.Namespace) -> None:
     from blspkd.serve.inputs import check_names
 
     check_names(args.files, args.output)
+    if args.output is not None:
+        make_folder(args.output)
     model = _load(args)
     from blspkd.serve.transcripts import transcribe_files
 
@@ -205,10 +213,10 @@ def _parser() -> argparse.ArgumentParser:
     talk.add_argument("--mic", metavar="SECONDS", nargs="?", type=float, const=0.0,
                       help="record from the microphone; without SECONDS until Enter is pressed")
     talk.add_argument("--interactive", action="store_true", help="a conversation, to which the files are attached")
-    talk.add_argument("--chunk", metavar="SECONDS", type=float,
+    talk.add_argument("--chunk", metavar="SECONDS", type=chunk_seconds,
                       help="cut long recordings into pieces of at most this length, and reply to each")
-    talk.add_argument("--temperature", type=float, default=0.0, help="0: always the most probable token (default)")
-    talk.add_argument("--top_p", type=float, default=1.0,
+    talk.add_argument("--temperature", type=temperature, default=0.0, help="0: always the most probable (default)")
+    talk.add_argument("--top_p", type=share, default=1.0,
                       help="with a temperature: draw among the most probable tokens of this share (default: 1)")
     talk.add_argument("--seed", type=int, help="with a temperature: the same seed, the same reply")
     _add_listening(talk)
@@ -216,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     words = _add(commands, transcribe, "write down what is said in recordings; one that cannot be used stops no other")
     words.add_argument("files", metavar="FILE", nargs="+", help="a recording; -: its bytes come from standard input")
     words.add_argument("-i", "--instruction", default="", help="what to ask the model for; default: to repeat the text")
-    words.add_argument("--chunk", metavar="SECONDS", type=float, default=30.0,
+    words.add_argument("--chunk", metavar="SECONDS", type=chunk_seconds, default=30.0,
                        help="pieces that long recordings are cut into (default: 30)")
     words.add_argument("--output", metavar="DIR", help="write DIR/<name>.txt instead of printing")
     words.add_argument("--json", action="store_true", help='{"file": ..., "text": ...}, one line each')
@@ -253,8 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     matrices.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="new folder")
     matrices.add_argument("--what", choices=("frames", "alpha", "tokens"), default="frames",
                           help="encoder frames, firing weights, or speech tokens (default: frames)")
-    matrices.add_argument("--batch_size", type=int, default=16, help="utterances together (default: 16)")
-    matrices.add_argument("--batch_seconds", type=float, default=240.0, help="of audio together (default: 240)")
+    matrices.add_argument("--batch_size", type=count, default=16, help="utterances together (default: 16)")
+    matrices.add_argument("--batch_seconds", type=positive, default=240.0, help="of audio together (default: 240)")
     _add_device(matrices)
     return parser
 
@@ -283,8 +291,8 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_listening(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--channel", type=int, help="of recordings with several, counted from 0")
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="longest reply (default: 256)")
+    parser.add_argument("--channel", type=index, help="of recordings with several, counted from 0")
+    parser.add_argument("--max_new_tokens", type=count, default=256, help="longest reply (default: 256)")
     _add_loading(parser)
 
 

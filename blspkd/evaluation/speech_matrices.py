@@ -42,6 +42,7 @@ def write_speech_matrices(load_listener: Callable[[], Listener], model_fingerpri
         "data_dir": str(data_dir.absolute()), "out_dir": str(Path(out_dir).absolute()),
         "options": {"batch_size": batch_size, "batch_seconds": batch_seconds, "part_size": part_size}})
     data = KaldiDir.read(data_dir, need_text=False)
+    folder.claim()
     if folder.is_finished():
         return False
     speaker = _Speech(load_listener(), data, what)

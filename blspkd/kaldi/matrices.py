@@ -54,13 +54,14 @@ def read_matrix(entry: str) -> np.ndarray:
         with open(path, "rb") as file:
             file.seek(int(offset))
             head = file.read(6)
-    except OSError as error:
-        raise DataError(f"{entry}: cannot be read: {error.strerror}; write the archive again") from None
+    except (OSError, ValueError, OverflowError) as error:  # a NUL in the path; an offset that no file has
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{entry}: cannot be read: {reason}; write the archive again") from None
     if head[:2] != b"\0B" or head[2:].partition(b" ")[0] not in _TOKENS:
         raise DataError(f"{entry}: no Kaldi matrix or vector begins there; write the archive again")
     try:
         return np.asarray(library().load_mat(entry))
-    except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
+    except (RuntimeError, ValueError, AssertionError, MemoryError, OverflowError) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{entry}: is damaged or cut short ({reason}); write the archive again") from None
 

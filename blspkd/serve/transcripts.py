@@ -4,8 +4,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
-from blspkd.errors import BlspkdError, DataError
+from blspkd.errors import BlspkdError, DataError, for_stream
 from blspkd.files import atomic_write
 from blspkd.models.chat import SpeechLLM
 from blspkd.progress import progress_bar
@@ -42,8 +43,9 @@ def transcribe_files(model: SpeechLLM, files: Sequence[str], output: str | Path 
         raise DataError(f"{failed} of {len(files)} files could not be transcribed (see above)")
 
 
-def _print(bar, line: str, where) -> None:
+def _print(bar, line: str, where: TextIO) -> None:
     """Print a line, above the bar on a terminal."""
+    line = for_stream(line, where)
     if bar is None:
         print(line, file=where, flush=True)
     else:

@@ -28,6 +28,11 @@ def test_so_many_seconds_are_recorded(program, tmp_path, name):
     assert (tmp_path / "asked").read_text().split() == microphone.COMMANDS[name]
 
 
+def test_a_program_that_begins_late_is_waited_for(program):
+    program("arecord", "/bin/sleep 0.8", "exec /bin/cat /dev/zero")
+    assert len(microphone.record(0.25)[1]) == 4000
+
+
 def test_a_recording_ends_when_somebody_says_so(program):
     program("arecord", "exec /bin/cat /dev/zero")
     assert len(microphone.record(None, lambda: None)[1]) > 0

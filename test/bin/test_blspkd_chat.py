@@ -146,6 +146,39 @@ def test_control_characters_of_a_reply_do_not_reach_a_terminal(monkeypatch, caps
     assert capsys.readouterr().out == "red[31m and\ttab\n"
 
 
+def test_control_characters_of_words_names_and_errors_do_not_reach_a_terminal(run, model, trained, recordings, tmp_path,
+                                                                              monkeypatch):
+    evil = tmp_path / "evil\x1b[2J\x07.wav"
+    evil.write_bytes(recordings[0].read_bytes())
+    monkeypatch.setattr(model, "transcribe", lambda *_, **__: "words \x1b]0;title\x07")
+    several = ("transcribe", trained, evil, "none\x1b[2J.wav", *LENGTH)
+    alone = ("chat", trained, "none\x1b[2J.wav", *LENGTH)
+    assert run(*several)[1] == f"{evil}\twords \x1b]0;title\x07\n"  # in a file they stay
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    for status, out, err in (run(*several), run("transcribe", trained, evil, *LENGTH), run(*alone)):
+        written = out + err.replace("\x1b[A", "")  # the bar's own
+        assert ("]0;title" in out or status) and not set("\x1b\x07") & set(written)
+
+
+def test_what_is_told_on_a_terminal_has_no_control_characters(monkeypatch, capsys):
+    from blspkd.serve.replies import tell
+
+    tell("to a file: \x1b[2J")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    tell("\x1b[2J")
+    assert capsys.readouterr().err == "to a file: \x1b[2J\n[2J\n"
+
+
+def test_where_a_mistake_stands_in_the_messages_is_not_told():
+    from blspkd.errors import MessageError
+    from blspkd.serve.replies import told
+
+    for place in ("messages[8]", "messages[8].content", "messages[8].content[0]", "messages[8].content[0].text"):
+        assert told(MessageError(f"{place}: is empty")) == "is empty"
+        assert told(MessageError(f"{place}: is empty"), "a.wav") == "a.wav: is empty"
+
+
 def test_the_words_of_one_recording_are_printed_alone(run, model, trained, recordings):
     expected = " ".join(model.transcribe(recordings[0], max_new_tokens=8).split())
     assert run("transcribe", trained, recordings[0], *LENGTH)[:2] == (0, f"{expected}\n")
@@ -166,6 +199,13 @@ def test_words_may_be_written_into_files(run, model, trained, recordings, tmp_pa
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert written == {f"{path.stem}.txt": " ".join(model.transcribe(path, max_new_tokens=8).split()) + "\n"
                        for path in recordings}
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(run, trained, recordings, monkeypatch):
+    monkeypatch.setattr("blspkd.models.chat.SpeechLLM.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    for place in ("/proc/nope", recordings[0], recordings[0] / "x"):
+        status, out, err = run("transcribe", trained, recordings[1], "--output", place)
+        assert (status, out) == (1, "") and err.startswith(f"error: {place}: ") and err.count("\n") == 1
 
 
 def test_two_files_of_one_name_are_refused_before_the_work(run, trained, recordings, tmp_path):
@@ -203,6 +243,22 @@ def test_the_microphone_needs_an_end_and_a_program(run, trained, monkeypatch, tm
     monkeypatch.setenv("PATH", str(tmp_path))
     status, out, err = run("chat", trained, "--mic", "1")
     assert (status, out) == (1, "") and err.startswith("error: microphone: there is no program that records")
+
+
+def test_a_file_that_cannot_be_attached_stops_no_other(model, recordings, tmp_path, monkeypatch, capsys):
+    from blspkd.serve.terminal import TerminalChat
+
+    soundfile.write(tmp_path / "stereo.wav", np.random.default_rng(0).uniform(-0.1, 0.1, (8000, 2)), 16000)
+    names = ["none.wav", tmp_path / "stereo.wav", recordings[0], "http://a.example/b.wav", "-", tmp_path, recordings[2]]
+    lines = iter([f"/audio {' '.join(map(str, names))}", "/quit"])
+    monkeypatch.setattr("blspkd.serve.terminal._ask", lambda prompt: next(lines))
+    talk = TerminalChat(model)
+    talk.run()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [part["audio"] for part in talk.attached] == [recordings[0], recordings[2]]
+    problems = ["no such file; relative paths count", "has 2 channels", "is a URL", "standard input", "not a regular"]
+    assert [problem in line for problem, line in zip(problems, errors, strict=True)] == [True] * 5
+    assert not any("wav.scp" in line or "utils/" in line for line in errors)
 
 
 def test_a_conversation_may_hold_what_the_microphone_heard(trained, model, microphone, monkeypatch, capsys):

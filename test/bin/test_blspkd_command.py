@@ -51,6 +51,19 @@ def test_options_that_cannot_be_end_with_status_2(words, capsys):
     assert "usage: blspkd" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "options"), [
+    ("features", "--batch_size --batch_seconds"), ("transcribe", "--max_new_tokens --chunk --channel"),
+    ("chat", "--max_new_tokens --chunk --channel --temperature --top_p")])
+def test_numbers_that_cannot_be_end_with_status_2(command, options, capsys):
+    impossible = {"--temperature": ["nan", "inf", "-1"], "--top_p": ["nan", "0", "1.5"], "--channel": ["-1", "1.5"],
+                  "--chunk": ["nan", "inf", "-1", "0.5"], "--batch_seconds": ["nan", "0", "-1"],
+                  "--batch_size": ["0", "-1", "1.5"], "--max_new_tokens": ["0", "-1", "many"]}
+    for option in options.split():
+        for value in impossible[option]:
+            assert status_of(command, "m", "a", *["b"] * (command == "features"), f"{option}={value}") == 2
+            assert f"argument {option}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["chat", "nowhere", "--text", "hello"], ["info", "nowhere"],
                                    ["push", "nowhere", "me/it"], ["features", "nowhere", "data", "out"]], ids=" ".join)
 def test_a_model_that_is_not_there_is_one_message_and_status_1(words, capsys):
@@ -96,6 +109,21 @@ def test_the_servers_options_reach_it(trained, tmp_path, monkeypatch, capsys):
     assert (settings.host, settings.port, settings.api_key, settings.max_batch) == ("0.0.0.0", 0, "secret", 3)
     assert settings.allowed_hosts == ("a.example", "b.example")
     assert str(load().listener.model.causal_lm.dtype) == "torch.bfloat16"
+
+
+def test_a_closed_standard_output_is_one_message(trained):
+    words = [sys.executable, "-m", "blspkd.bin.blspkd", "info", str(trained)]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], stderr=subprocess.PIPE, cwd=ROOT, text=True,
+                          check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: standard output is closed")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_standard_input_brings_nothing(trained):
+    for words, problem in ((["chat", trained], "name a recording"), (["chat", trained, "-"], "nothing came")):
+        done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", sys.executable, "-m", "blspkd.bin.blspkd", *words],
+                              capture_output=True, cwd=ROOT, text=True, check=False)
+        assert done.returncode == 1 and problem in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(trained):

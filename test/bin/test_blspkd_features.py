@@ -110,6 +110,54 @@ def test_a_folder_with_other_things_stays_as_it_is(trained, data_dir, tmp_path, 
     assert {path.name: path.read_bytes() for path in Path(data_dir).iterdir()} == before
 
 
+@pytest.mark.parametrize("names", [("feats.scp", "feats.1.ark", "utt2num_frames"), ("features.json",),
+                                   ("parts/part-00000.jsonl",), ("parts/notes",)], ids=",".join)
+def test_what_has_our_names_and_is_not_ours_stays_as_it_is(trained, data_dir, tmp_path, capsys, names):
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("{}")
+    assert run(trained, data_dir, tmp_path / "out") == 1
+    assert "has other things in it" in capsys.readouterr().err
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == len(names) and {path.read_text() for path in files} == {"{}"}
+
+
+def test_what_somebody_put_into_our_folder_stays_as_it_is(trained, data_dir, tmp_path, capsys):
+    assert run(trained, data_dir, tmp_path / "out") == 0
+    (tmp_path / "out" / "parts").mkdir()
+    (tmp_path / "out" / "parts" / "notes").write_text("mine")
+    for words in ((), ("--what", "alpha")):
+        assert run(trained, data_dir, tmp_path / "out", *words) == 1
+        assert "has other things in it (parts/notes)" in capsys.readouterr().err
+        assert (tmp_path / "out" / "parts" / "notes").read_text() == "mine"
+
+
+def test_what_a_kill_at_the_very_beginning_left_is_ours(trained, data_dir, tmp_path):
+    (tmp_path / "out" / "parts").mkdir(parents=True)
+    (tmp_path / "out" / "parts" / "fingerprint.json.tmp-0123abcd-77").touch()
+    assert run(trained, data_dir, tmp_path / "out") == 0
+
+
+def test_a_link_to_a_folder_is_followed(trained, data_dir, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    for what in ("frames", "alpha"):
+        assert run(trained, data_dir, tmp_path / "out", "--what", what) == 0
+        assert (tmp_path / "out").is_symlink() and read(tmp_path / "out").keys() == read(tmp_path / "there").keys()
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "a_file", "a_file/x"])
+def test_a_place_where_no_folder_can_be_is_told_before_the_model_is_loaded(trained, data_dir, tmp_path, monkeypatch,
+                                                                           capsys, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("blspkd.models.listener.Listener.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    Path("a_file").write_text("mine")
+    assert run(trained, data_dir, place) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {place}: ") and "name another place" in printed and printed.count("\n") == 1
+    assert Path("a_file").read_text() == "mine"
+
+
 def test_a_recording_that_cannot_be_used_is_named(trained, data_dir, tmp_path, capsys):
     recording = next(Path(data_dir).glob("*.wav"))
     recording.write_bytes(b"no audio")

@@ -42,6 +42,19 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.end, text.encode())
 
+    def interrupt(self, pattern: str) -> None:
+        """Ctrl-C; once more where it came between a look at signals and the wait for a key, as a person would."""
+        for _ in range(4):
+            self.type("\x03")
+            until = time.monotonic() + 15
+            while time.monotonic() < until:
+                if re.search(pattern, self.shown):
+                    self.wait_for(pattern)
+                    return
+                if select.select([self.end], [], [], 0.2)[0]:
+                    self.shown += os.read(self.end, 1 << 12).decode("utf-8", "replace")
+        self.wait_for(pattern, 1)
+
     def status(self, seconds: float = 60) -> int:
         """The exit status, once it has ended."""
         until = time.monotonic() + seconds
@@ -122,13 +135,11 @@ def as_shown(text: str) -> str:
 def test_ctrl_c_cancels_a_reply_and_ctrl_d_ends(terminal, trained):
     talk = terminal("chat", trained, "--device", "cpu", "--max_new_tokens", "400")
     talk.wait_for("> ")
-    talk.type("\x03")
-    talk.wait_for(r"Ctrl-D or /quit ends")
+    talk.interrupt(r"Ctrl-D or /quit ends")
     talk.wait_for("> ")
     talk.type("a nurse saw the old house\n")
     talk.wait_for(r"house\r\n.")  # the first piece of the reply
-    talk.type("\x03")
-    talk.wait_for(r"cancelled; that turn is forgotten")
+    talk.interrupt(r"cancelled; that turn is forgotten")
     talk.wait_for("> ")
     talk.type("\x04")
     assert talk.status() == 0

@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -64,15 +65,20 @@ def test_an_archive_appears_whole_or_not_at_all(library, tmp_path):
 @pytest.mark.parametrize(("entry", "problem"), [
     ("{ark}", "not of the form"), ("cat {ark} |", "not of the form"), ("nowhere.ark:5", "cannot be read"),
     ("{ark}:7", "no Kaldi matrix or vector begins there"), ("{ark}:99999", "no Kaldi matrix or vector begins there"),
-    ("{cut}:6", "damaged or cut short"), ("{pickle}:2", "no Kaldi matrix or vector begins there")])
+    ("\0:3", "cannot be read"), ("{ark}:" + 30 * "9", "cannot be read"), ("{ark}:" + 5000 * "9", "cannot be read"),
+    ("{huge}:0", "damaged or cut short"), ("{cut}:6", "damaged or cut short"),
+    ("{pickle}:2", "no Kaldi matrix or vector begins there")])
 def test_what_is_no_matrix_is_named_and_not_opened(library, tmp_path, entry, problem):
     write(tmp_path)
     data = (tmp_path / "feats.ark").read_bytes()
     (tmp_path / "cut.ark").write_bytes(data[:30])
     (tmp_path / "pickle.ark").write_bytes(b"a PKL" + pickle.dumps(np.zeros(3)))
-    entry = entry.format(ark=tmp_path / "feats.ark", cut=tmp_path / "cut.ark", pickle=tmp_path / "pickle.ark")
+    (tmp_path / "huge.ark").write_bytes(b"\0BFM " + 2 * struct.pack("<bi", 4, 2**31 - 1))
+    entry = entry.format(**{path.stem: path for path in tmp_path.glob("*.ark")}, ark=tmp_path / "feats.ark")
     with pytest.raises(DataError, match=problem):
         matrices.read_matrix(entry)
+    if "\0" in entry:  # no table can hold it
+        return
     (tmp_path / "x.scp").write_text(f"utt-9 {entry}\n")
     with pytest.raises(DataError, match=f"x.scp: utt-9: .*{problem}"):
         list(matrices.read_matrices(tmp_path / "x.scp"))
