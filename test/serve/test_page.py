@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra `page`)")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
