@@ -132,13 +132,10 @@ def info(args: argparse.Namespace) -> None:
 
 
 def push(args: argparse.Namespace) -> None:
-    from blspkd.reporting.publish import prepare, publish, report
+    from blspkd.reporting.publish import push_to_hub
 
-    with prepare(args.model, args.repo, args.with_base_models) as upload:
-        if args.dry_run:
-            print(report(upload))
-        else:
-            print(publish(upload, private=args.private))
+    print(push_to_hub(args.model, args.repo, dry_run=args.dry_run, with_base_models=args.with_base_models,
+                      private=args.private))
 
 
 def pull(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ speech stands before its end and no gradient reaches it, so its keys and values 
 are computed once and stand at the front of every row's KV cache.
 """
 
+import functools
 import inspect
 
 import numpy as np
@@ -33,7 +34,9 @@ class SharedPrefix:
         None where rows do not share a prefix, under gradient checkpointing (which drops KV caches), and for LLMs whose
         state is not keys and values of every position: then all positions have to be computed.
         """
-        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
+        # only layers that train are recomputed; a reply need not look through all modules
+        checkpointing = llm.training and any(getattr(module, "gradient_checkpointing", False)
+                                             for module in llm.modules())
         if prefix is None or not len(prefix) or checkpointing:
             return None
         if padded_behind and not _takes_positions(llm):
@@ -56,9 +59,14 @@ class SharedPrefix:
 def _takes_positions(llm: nn.Module) -> bool:
     """Whether padding between what it reads changes nothing."""
     layers = DynamicCache(config=llm.config).layers
-    return ("position_ids" in inspect.signature(type(llm).forward).parameters
+    return (_has_positions(type(llm))
             and all(type(layer) is DynamicLayer for layer in layers)
             and not hasattr(llm.config, "window_size"))  # GPT-Neo's local attention
+
+
+@functools.cache  # asked before every reply
+def _has_positions(kind: type[nn.Module]) -> bool:
+    return "position_ids" in inspect.signature(kind.forward).parameters
 
 
 @torch.no_grad()

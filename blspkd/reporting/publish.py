@@ -82,6 +82,16 @@ def publish(upload: Upload, private: bool = False) -> str:
     return f"{address} at {commit.oid}: {len(additions)} files, downloaded again, found equal, and loaded"
 
 
+def push_to_hub(model: str | Path, repo: str, *, dry_run: bool = False, with_base_models: bool = False,
+                private: bool = False) -> str:
+    """Push a trained model's folder with a model card; returns its address, or, as a dry run, files and card.
+
+    with_base_models: push these too; without them, base models that others cannot load are refused (ModelError).
+    """
+    with prepare(str(model), repo, with_base_models) as upload:
+        return report(upload) if dry_run else publish(upload, private)
+
+
 def fetch(repo: str, folder: Path, revision: str | None = None) -> str:
     """Download `repo` into the new folder `folder`. Raises ModelError, and ConfigError for a used `folder`."""
     if Path(repo).is_dir():

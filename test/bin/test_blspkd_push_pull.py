@@ -164,3 +164,10 @@ def test_files_that_are_no_part_of_a_model_stay_here(run, hub, copy):
     done = run("push", copy, "someone/listener", "--with_base_models")
     assert done.returncode == 0, done.err
     assert "secret.wav" not in hub.files("someone/listener") and contents_digests([copy]) == before
+
+
+def test_python_pushes_by_one_function(copy):
+    from blspkd import push_to_hub
+
+    shown = push_to_hub(copy, "someone/model", with_base_models=True, dry_run=True)
+    assert "adapter.safetensors" in shown and "for someone/model" in shown
