@@ -61,7 +61,7 @@ def entries(folder: Path) -> dict:
 @pytest.fixture
 def work(tmp_path, tiny_llm, tiny_encoder, monkeypatch) -> Path:
     """work/llm, work/encoder and work/exp/model, trained from inside work with relative names."""
-    folder = tmp_path / "work"
+    folder = tmp_path / "recipe"
     shutil.copytree(tiny_llm, folder / "llm")
     shutil.copytree(tiny_encoder, folder / "encoder")
     monkeypatch.chdir(folder)
@@ -83,7 +83,7 @@ def test_it_works_from_any_working_directory(work, model, monkeypatch):
     (work.parent / "far" / "away").mkdir(parents=True)
     monkeypatch.chdir(work.parent / "far" / "away")
     assert bases(SpeechLlm.from_pretrained(model)) == [work / "llm", work / "encoder"]
-    assert bases(SpeechLlm.from_pretrained("../../work/exp/model")) == [work / "llm", work / "encoder"]
+    assert bases(SpeechLlm.from_pretrained("../../recipe/exp/model")) == [work / "llm", work / "encoder"]
 
 
 def test_it_can_be_moved_together_with_its_base_models(work, model):
