@@ -60,7 +60,7 @@ def entries(folder: Path) -> dict:
 
 @pytest.fixture
 def work(tmp_path, tiny_llm, tiny_encoder, monkeypatch) -> Path:
-    """work/llm, work/encoder and work/exp/model, trained from inside work with relative names."""
+    """recipe/llm, recipe/encoder and recipe/exp/model, trained from inside work with relative names."""
     folder = tmp_path / "recipe"
     shutil.copytree(tiny_llm, folder / "llm")
     shutil.copytree(tiny_encoder, folder / "encoder")
@@ -385,7 +385,7 @@ def test_a_folder_is_found_or_missed_without_the_hub(model, tmp_path):
     assert find_folder(model) == model and find_folder(str(model)) == model
     with pytest.raises(ConfigError, match="revision: main: .* is a folder"):
         find_folder(model, "main")
-    for name in ("nothing", "./x", str(tmp_path / "x"), "work/nothing", "a/b/c"):
+    for name in ("nothing", "./x", str(tmp_path / "x"), "recipe/nothing", "a/b/c"):
         with pytest.raises(ModelError, match=f"{name}: there is no such folder; name"):
             find_folder(name)
     with pytest.raises(ModelError, match="some/model: .*as a Hugging Face id it cannot be downloaded"):
