@@ -38,7 +38,8 @@ class _Rows:
     def take(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """x: [B, L, C] -> x again, for the layer below, and its speech rows [S, C]"""
         if self.last[0] is not x or self.last[1] != dtype:
-            same, speech = _TakeRows.apply(x, self.index.to(x.device))  # layers may be on several devices
+            index = self.index.to(x.device)  # layers may be on several devices
+            same, speech = _TakeRows.apply(x, index) if self.training else (x, _rows_of(x, index))
             self.last = (x, dtype, same, speech.to(dtype))
         return self.last[2:]
 
@@ -49,7 +50,7 @@ class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(index)
-        return x.detach(), x.reshape(-1, x.shape[-1]).index_select(0, index)
+        return x.detach(), _rows_of(x, index)
 
     @staticmethod
     def backward(ctx, gradient: Tensor, speech: Tensor) -> tuple:
@@ -68,13 +69,21 @@ class _AddAtRows(torch.autograd.Function):
     def forward(ctx, result: Tensor, update: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         result = result.detach()  # the same memory and version counter, but no view for autograd
-        result.view(-1, result.shape[-1]).index_add_(0, index, update)
-        return result
+        return _add_at_rows(result, update, index)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         index, = ctx.saved_tensors
-        return gradient, gradient.reshape(-1, gradient.shape[-1]).index_select(0, index), None
+        return gradient, _rows_of(gradient, index), None
+
+
+def _rows_of(x: Tensor, index: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+
+def _add_at_rows(result: Tensor, update: Tensor, index: Tensor) -> Tensor:
+    result.view(-1, result.shape[-1]).index_add_(0, index, update)
+    return result
 
 
 _MASK: ContextVar[Tensor | None] = ContextVar("speech mask of the sequence", default=None)
@@ -112,11 +121,11 @@ class PLoraLinear(LoraLinear):
         dtype = torch.get_autocast_dtype(x.device.type) if autocast else next(self.lora_A.parameters()).dtype
         x, speech = rows.take(x, dtype)
         result = self.base_layer(x, *args, **kwargs).contiguous()
+        add = _AddAtRows.apply if rows.training else _add_at_rows  # without gradients its set-up is half of the time
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
                 low = self.lora_A[adapter](self.lora_dropout[adapter](speech)) * self.scaling[adapter]
-                result = _AddAtRows.apply(result, self.lora_B[adapter](low).to(result.dtype),
-                                           rows.index.to(result.device))
+                result = add(result, self.lora_B[adapter](low).to(result.dtype), rows.index.to(result.device))
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
