@@ -159,6 +159,7 @@ class TrainingConfig:
     """Optimisation, checkpoints and logging."""
 
     init_from: str = ""  # exp/<tag>/model: start from its trained weights; empty: a new adapter
+    freeze_param: list = field(default_factory=list)  # what stays as init_from made it: beginnings of names, "adapter.x"
     max_steps: int = -1  # optimiser steps; -1: num_epochs decides
     num_epochs: float = 1.0
     learning_rate: float = 1.0e-4
@@ -211,5 +212,8 @@ class TrainConfig:
             if changing:
                 raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
                                   f"{' and '.join(changing)}; switch them off, or the cache")
+        if self.training.freeze_param and not (self.training.init_from or self.align):
+            raise ConfigError(f"training.freeze_param: {self.training.freeze_param[0]} would stay as it was drawn; set "
+                              "training.init_from, or align, too")
         if self.training.cache_teacher and not (self.loss.w_input or self.loss.w_response):
             raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")

@@ -24,7 +24,7 @@ from blspkd.training.cache import open_caches
 from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
 from blspkd.training.objective import KdObjective
 from blspkd.training.run import check_continuations, check_unchanged, describe, keep_record, prompt_of, record_start
-from blspkd.training.start import start_from
+from blspkd.training.start import freeze, start_from
 from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss)
     speech_llm = objective.speech_llm
     speech_llm.know_text(prompt.text_ids(len(speech_llm.embedding_table)))
+    freeze(speech_llm, config.training.freeze_param)
     logger.info(describe(speech_llm))
     if config.training.gradient_checkpointing:
         objective.speech_llm.enable_gradient_checkpointing()

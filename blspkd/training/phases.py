@@ -14,7 +14,7 @@ from blspkd.errors import ConfigError
 
 ALIGN = "align"  # its folder in exp/<tag>
 _WITHOUT_LLM = {"loss": {"w_input": 0.0, "w_response": 0.0, "w_response_ce": 0.0}, "model": {"plora_rank": 0},
-                "training": {"cache_teacher": False, "snapshot_steps": [], "average_checkpoints": 0}}
+                "training": {"freeze_param": [], "cache_teacher": False, "snapshot_steps": [], "average_checkpoints": 0}}
 
 
 def alignment_of(config: TrainConfig) -> TrainConfig | None:
@@ -28,7 +28,7 @@ def alignment_of(config: TrainConfig) -> TrainConfig | None:
     if changed:
         raise ConfigError(f"align: model: {', '.join(sorted(changed))}: both phases train one model, so only "
                           "train_encoder may differ; change it in the section model")
-    values = merge(merge(to_dict(replace(config, align={})), _WITHOUT_LLM), config.align)
+    values = merge(merge(to_dict(config) | {"align": {}}, _WITHOUT_LLM), config.align)
     first = from_dict(TrainConfig, values, "align")
     if first.loss.distils:
         raise ConfigError("align: loss: an alignment runs without the LLM: w_input, w_response and w_response_ce are "

@@ -5,6 +5,7 @@ step. What only one of the two trains starts as it does without `init_from`.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import get_peft_model_state_dict
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from blspkd.config import ModelConfig
 from blspkd.config_file import load_config
-from blspkd.errors import ModelError
+from blspkd.errors import ConfigError, ModelError
 from blspkd.models.adapters import ADAPTERS, adapter_options
 from blspkd.models.model_folder import SpeechLlmConfig
 from blspkd.models.plora import load_plora
@@ -59,6 +60,23 @@ def start_from(folder: str | Path, model: SpeechLlm) -> None:
     for key, part in ("plora_rank", "PLoRA"), ("train_encoder", "speech encoder"):
         if getattr(theirs, key) and part not in loads:
             logger.warning("%s: its trained %s is left out, since model.%s is off here", folder, part, key)
+
+
+def freeze(model: SpeechLlm, beginnings: Sequence[str]) -> None:
+    """Train no parameters of the adapter whose names begin like one of these (`training.freeze_param`).
+
+    Raises ConfigError for a beginning that no parameter has, and where nothing would be left to train.
+    """
+    names = [name for name, value in model.named_parameters() if value.requires_grad]
+    for beginning in map(str, beginnings):
+        if not any(name.startswith(beginning) for name in names if name.startswith("adapter.")):
+            raise ConfigError(f"training.freeze_param: '{beginning}': no parameter of the adapter begins like this; "
+                              f"they are named {names[0]} and so on")
+    frozen = [name for name in names if name.startswith(tuple(beginnings))]
+    if len(frozen) == len(names):
+        raise ConfigError("training.freeze_param: nothing is left to train; name fewer parts")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

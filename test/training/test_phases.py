@@ -91,6 +91,25 @@ def test_both_phases_share_the_frames(data_dir, tiny_llm, tiny_encoder, tmp_path
     assert not (tmp_path / "exp/align/cache").exists() and (tmp_path / "exp/cache/frames-train").is_dir()
 
 
+def test_the_distillation_leaves_what_is_frozen_as_the_alignment_made_it(data_dir, tiny_llm, tiny_encoder, tmp_path):
+    frozen = ["--freeze_param", "[adapter.pre_cif, adapter.to_alpha]", "--align", ALIGN, "--plora_rank", "2"]
+    weights = run(data_dir, tiny_llm, tiny_encoder, tmp_path / "exp", *frozen)
+    before, after = (load_file(tmp_path / f"exp/{name}model/adapter.safetensors") for name in ("align/", ""))
+    fresh = load_file(tmp_path / "exp/align/checkpoint-2/adapter.safetensors") if (
+        tmp_path / "exp/align/checkpoint-2/adapter.safetensors").is_file() else {}
+    for name, value in after.items():
+        assert torch.equal(value, before[name]) == name.startswith(("pre_cif", "to_alpha")), name
+    assert not fresh or not torch.equal(fresh["to_alpha.weight"], before["to_alpha.weight"])  # the alignment trains it
+    shutil.rmtree(tmp_path / "exp/model")
+    shutil.rmtree(tmp_path / "exp/checkpoint-4")
+    assert run(data_dir, tiny_llm, tiny_encoder, tmp_path / "exp", *frozen) == weights  # goes on from checkpoint-2
+
+
+def test_only_what_was_trained_before_is_frozen():
+    with pytest.raises(ConfigError, match="training.freeze_param: adapter.to_alpha would stay as it was drawn"):
+        load_config(TrainConfig, None, ["--freeze_param", "[adapter.to_alpha]"])
+
+
 @pytest.mark.parametrize("align, message", [
     ("{loss: {w_input: 1}}", "an alignment runs without the LLM"),
     ("{model: {adapter: conv}}", "align: model: adapter: both phases train one model"),

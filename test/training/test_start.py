@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.errors import ModelError
+from blspkd.errors import ConfigError, ModelError
 from blspkd.models.speech_llm import SpeechLlm
-from blspkd.training.start import start_from
+from blspkd.training.start import freeze, start_from
 
 OPTIONS = {"heads": 2, "ffn_dim": 32, "num_pre_cif_layers": 1, "num_post_cif_layers": 1}
 SMALL = {"adapter_options": OPTIONS, "pad_to_30s": False, "attn_implementation": "eager"}
@@ -104,3 +104,26 @@ def test_no_model_or_a_damaged_one_is_named(build, tmp_path):
     (tmp_path / "model/adapter.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ModelError, match=r"adapter\.safetensors: cannot be read"):
         start_from(tmp_path / "model", build())
+
+
+def test_what_is_frozen_is_not_trained(build):
+    model = build(1, plora_rank=2)
+    freeze(model, ["adapter.pre_cif", "adapter.to_alpha"])
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert not [name for name in trained if name.startswith(("adapter.pre_cif", "adapter.to_alpha"))]
+    assert {"adapter.to_llm.weight", "adapter.to_frames.weight"} <= trained
+    assert any("lora_A" in name for name in trained)
+
+
+@pytest.mark.parametrize(("prefixes", "message"), [
+    (["adapter.pre_ciff"], "freeze_param: 'adapter.pre_ciff': no parameter of the adapter begins like this"),
+    (["encoder.layers"], "freeze_param: 'encoder.layers': no parameter of the adapter begins like this"),
+    ([1], "freeze_param: '1': no parameter"),
+    (["adapter."], "freeze_param: nothing is left to train"),
+])
+def test_what_cannot_be_frozen(build, prefixes, message):
+    model = build(1)
+    before = [value.requires_grad for value in model.parameters()]
+    with pytest.raises(ConfigError, match=message):
+        freeze(model, prefixes)
+    assert [value.requires_grad for value in model.parameters()] == before
