@@ -157,4 +157,5 @@ class OtherwiseConfig:
 
     system: str = ""
     of: str = ""  # the other one
+    phase: Literal["", "align"] = ""  # align: its model after the alignment, before the distillation
     inference: dict = field(default_factory=dict)  # options of DecodeConfig, e.g. {num_beams: 4}

@@ -8,6 +8,8 @@ A file with the key `of` makes a system that is another one's trained models, de
     system: blspkd+beams
     of: blspkd
     inference: {num_beams: 4}
+
+With `phase: align` the models are those after the first of two phases (training/phases.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +43,7 @@ class Run:
     snapshots: tuple[int, ...] = ()  # steps after which it is measured too
     chance: bool = False  # it hears other utterances too
     trains_llm: bool = False  # what it makes of typed text may have changed
-    of: str = ""  # the run whose trained model it decodes otherwise; empty: it has its own, or none
+    of: str = ""  # the run, or RUN/align, whose trained model it decodes otherwise; empty: it has its own, or none
     inference: str = ""  # how: words of a command line, "--num_beams 4"
 
     @property
@@ -122,9 +124,10 @@ def _words(inference: Mapping[str, object]) -> str:
 def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs: Sequence[Run], config: CompareConfig,
                        limit: BudgetConfig, path: Path, overrides: Sequence[str]) -> list[Run]:
     """A run for every seed of the system that is trained; what a system in between says of decoding holds too."""
-    inference, chain = {}, [name]
+    inference, phase, chain = {}, "", [name]
     while chain[-1] in otherwise:
         inference = otherwise[chain[-1]].inference | inference
+        phase = phase or otherwise[chain[-1]].phase
         chain.append(otherwise[chain[-1]].of)
         if chain[-1] in chain[:-1]:
             raise ConfigError(f"{path}: of: {' -> '.join(chain)} leads back to itself")
@@ -133,18 +136,21 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
         what = "reads; name one that listens" if chain[-1] in config.systems else (
             f"is not one of the systems of this budget: {', '.join(config.systems)}")
         raise ConfigError(f"{path}: of: '{chain[-1]}' {what}")
+    training = load_config(TrainConfig, trained[0].config, list(overrides))
+    if phase and not training.align:
+        raise ConfigError(f"{path}: phase: {phase}: '{chain[-1]}' is trained in one phase, without 'align:'")
     if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0:
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
-        if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config, list(overrides)).model):
+        if "aligned" not in adapter_gives(training.model):
             raise ConfigError(f"{path}: inference: snap and recount: the tokens of '{chain[-1]}' stand for no text "
                               "tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "
                           f"{len(trained)}")
-    return [Run(f"{name}-seed{run.seed}", name, path, run.seed, of=run.name, inference=_words(inference))
-            for run in trained[:seeds]]
+    return [Run(f"{name}-seed{run.seed}", name, path, run.seed, of="/".join(filter(None, [run.name, phase])),
+                inference=_words(inference)) for run in trained[:seeds]]
 
 
 def _snapshots(steps: int) -> tuple[int, ...]:

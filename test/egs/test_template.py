@@ -453,6 +453,24 @@ def test_stage_5_decodes_a_trained_model_otherwise_when_it_is_there(recipe):
     assert (beams / "model/weights").read_text() == "own"
 
 
+def test_stage_5_decodes_the_model_after_the_first_of_two_phases(recipe):
+    (recipe.folder / "conf/compare.yaml").write_text(
+        "systems: {aligned: 1, blspkd: 1}\nbudgets: {tiny: {max_steps: 3}}\n")
+    (recipe.folder / "conf/compare/aligned.yaml").write_text("system: aligned\nof: blspkd\nphase: align\n")
+    with (recipe.folder / "conf/compare/blspkd.yaml").open("a") as file:
+        file.write("align: {loss: {terms: {embedding: {weight: 1}}}}\n")
+    words = "--stage", "5", "--stop_stage", "5", "--compare_budget", "tiny"
+    assert "its model is that of blspkd-seed0/align, which is not trained" in recipe.fail(*words)
+    first, aligned = (recipe.folder / "exp/compare_tiny" / name for name in ("blspkd-seed0/align", "aligned-seed0"))
+    (first / "model").mkdir(parents=True)
+    (first / "config.yaml").write_text("system: blspkd\nalign: {}\n")
+    recipe.calls()
+    recipe.succeed(*words)
+    assert [line.split()[0] for line in recipe.calls() if line.startswith(("train", "decode"))] == ["decode"]
+    assert (aligned / "model").resolve() == (first / "model").resolve()
+    assert (aligned / "config.yaml").read_text() == "system: 'aligned'\nalign: {}\n"
+
+
 def test_a_change_of_what_a_training_starts_from_or_selects_by_is_noticed(recipe):
     for path in ("exp/first/model/adapter.safetensors", "data/train/utt2quality"):
         (recipe.folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,19 @@ def test_a_model_is_decoded_otherwise_after_all_trainings_and_not_trained_again(
     assert [run.name for run in plan(config, "small", conf_dir)][3:] == ["beams-seed0", "warm-seed0"]
 
 
+def test_the_models_after_the_first_of_two_phases_are_a_system_of_their_own(conf_dir):
+    (conf_dir / "blspkd.yaml").write_text("system: blspkd\nalign: {loss: {terms: {embedding: {weight: 1}}}}\n")
+    (conf_dir / "aligned.yaml").write_text("system: aligned\nof: blspkd\nphase: align\n")
+    (conf_dir / "beams.yaml").write_text(BEAMS.replace("of: blspkd", "of: aligned"))
+    runs = plan(replace(CONFIG, systems={"beams": 1, "aligned": 2, **CONFIG.systems}), "full", conf_dir)
+    assert [(run.name, run.of) for run in runs if run.of] == [
+        ("beams-seed0", "blspkd-seed0/align"), ("aligned-seed0", "blspkd-seed0/align"),
+        ("aligned-seed1", "blspkd-seed1/align")]
+
+
 @pytest.mark.parametrize(("text", "seeds", "message"), [
+    (BEAMS + "phase: align\n", 1, r"beams\.yaml: phase: align: 'blspkd' is trained in one phase, without 'align:'"),
+    (BEAMS + "phase: first\n", 1, "phase: 'first'"),
     (BEAMS.replace("of: blspkd", "of: blspkb"), 1,
      r"beams\.yaml: of: 'blspkb' is not one of the systems of this budget: beams, text, blsp, blspkd"),
     (BEAMS.replace("of: blspkd", "of: beams"), 1, r"beams\.yaml: of: beams -> beams leads back to itself"),
