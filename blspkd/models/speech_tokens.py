@@ -29,7 +29,8 @@ class SpeechTokens:
 def start_at_scale(projection: nn.Linear, rms: float) -> None:
     """Draw the weights anew, so that inputs of unit root mean square come out with `rms`."""
     nn.init.normal_(projection.weight, std=rms / projection.in_features**0.5)
-    nn.init.zeros_(projection.bias)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
 
 
 class EmbeddingNorm(nn.Module):

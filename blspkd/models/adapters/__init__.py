@@ -9,8 +9,9 @@ from blspkd.errors import ConfigError
 from blspkd.models.adapters.adapter import Adapter, Sides
 from blspkd.models.adapters.cformer import CFormer
 from blspkd.models.adapters.conv import ConvSubsampler
+from blspkd.models.adapters.grouping import Grouping
 
-ADAPTERS: dict[str, type[Adapter]] = {"cformer": CFormer, "conv": ConvSubsampler}
+ADAPTERS: dict[str, type[Adapter]] = {"cformer": CFormer, "conv": ConvSubsampler, "group": Grouping}
 
 
 def adapter_options(config: ModelConfig):
