@@ -153,9 +153,16 @@ class ReaderConfig:
 
 @dataclass
 class OtherwiseConfig:
-    """A system of stage 5 that is the trained models of another one, decoded otherwise."""
+    """A system of stage 5 that is the trained models of another one, decoded otherwise or merged with others."""
 
     system: str = ""
     of: str = ""  # the other one
     phase: Literal["", "align"] = ""  # align: its model after the alignment, before the distillation
     inference: dict = field(default_factory=dict)  # options of DecodeConfig, e.g. {num_beams: 4}
+    # what is mixed in (models/merging.py): another system that is trained, of the same seed, or `none`, the base models
+    # as they are -> its weight; the rest of 1 is the weight of `of`; empty: nothing
+    merge: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not all(0 < weight <= 1 for weight in self.merge.values()) or sum(self.merge.values()) > 1 + 1e-9:
+            raise ConfigError(f"merge: {self.merge}: weights are above 0, and at most 1 together")

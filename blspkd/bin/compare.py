@@ -6,9 +6,9 @@
 
 `plan` reads all configurations, so that a mistake in any of them ends it, and prints a line per run, for
 utils/compare_run.sh: name, system, configuration, seed, what it reads, training steps, systems to decode, utterances of
-each set, steps after which it is measured too, the run whose model it decodes otherwise, and how; the time that is left
-goes to the log. `table` writes results.json and
-comparison.json into exp_dir and prints the tables.
+each set, steps after which it is measured too, the run whose model it decodes otherwise, how, and what is merged with
+it; the time that is left goes to the log. `table` writes results.json and comparison.json into exp_dir and prints the
+tables.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main(words: list[str] | None = None) -> None:
             print("\t".join([run.name, run.system, str(run.config), "-" if run.seed is None else str(run.seed),
                              run.reads or "-", str(run.max_steps), systems_to_decode(run),
                              str(config.budgets[args.budget].max_utterances),
-                             ",".join(map(str, run.snapshots)) or "-", run.of or "-", run.inference or "-"]))
+                             ",".join(map(str, run.snapshots)) or "-", run.of or "-", run.inference or "-",
+                             run.merge or "-"]))
         return
     there = finished_runs(runs, args.exp_dir)
     if len(there) < len(runs):

@@ -123,10 +123,10 @@ def _rows(run: Run, folder: str | Path) -> list[Row]:
     """Its results.json, by the systems' names in the comparison.
 
     Chance is that of one run: others may still have rows from when `chance` of the configuration was another system.
-    Alignment is counted where the model was trained, not again where it is decoded otherwise.
+    Alignment is counted where the model was trained or merged, not again where it is decoded otherwise.
     """
     return [replace(row, system=_shown_as(row, run)) for row in read_results(Path(folder) / run.name / "results.json")
-            if (row.system != "chance" or run.chance) and not (run.of and row.task == "alignment")]
+            if (row.system != "chance" or run.chance) and not (run.of and not run.merge and row.task == "alignment")]
 
 
 def _shown_as(row: Row, run: Run) -> str:

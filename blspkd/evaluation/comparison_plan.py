@@ -10,6 +10,7 @@ A file with the key `of` makes a system that is another one's trained models, de
     inference: {num_beams: 4}
 
 With `phase: align` the models are those after the first of two phases (training/phases.py).
+With `merge: {none: 0.5}` or `merge: {blspkd+plora: 0.3}` it is those models merged with another's of the same seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from blspkd.evaluation.typed import needs_typed
 from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, OtherwiseConfig, ReaderConfig
 
 TRANSCRIPT = "transcript"
+NONE = "none"  # in `merge`: the base models as they are, see models/merging.py
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
             "snap", "recount")
@@ -45,6 +47,7 @@ class Run:
     trains_llm: bool = False  # what it makes of typed text may have changed
     of: str = ""  # the run, or RUN/align, whose trained model it decodes otherwise; empty: it has its own, or none
     inference: str = ""  # how: words of a command line, "--num_beams 4"
+    merge: str = ""  # runs whose models are merged, and their weights: "blspkd+lora-seed0=0.5 none=0.5"
 
     @property
     def decoded_as(self) -> str:
@@ -128,6 +131,8 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     while chain[-1] in otherwise:
         inference = otherwise[chain[-1]].inference | inference
         phase = phase or otherwise[chain[-1]].phase
+        if len(chain) > 1 and otherwise[chain[-1]].merge:
+            raise ConfigError(f"{path}: of: '{chain[-1]}' is merged; name the system that was trained")
         chain.append(otherwise[chain[-1]].of)
         if chain[-1] in chain[:-1]:
             raise ConfigError(f"{path}: of: {' -> '.join(chain)} leads back to itself")
@@ -149,8 +154,29 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "
                           f"{len(trained)}")
-    return [Run(f"{name}-seed{run.seed}", name, path, run.seed, of="/".join(filter(None, [run.name, phase])),
-                inference=_words(inference)) for run in trained[:seeds]]
+    found = []
+    for run in trained[:seeds]:
+        of = "/".join(filter(None, [run.name, phase]))
+        merged = _merged_runs(run, otherwise[name].merge, runs, path)
+        words = [f"{of if other is run else other.name if other else NONE}={weight:.9g}" for other, weight in merged]
+        found.append(Run(f"{name}-seed{run.seed}", name, path, run.seed, of=of, inference=_words(inference),
+                         merge=" ".join(words), trains_llm=any(other.trains_llm for other, _ in merged if other)))
+    return found
+
+
+def _merged_runs(run: Run, merge: Mapping[str, float], runs: Sequence[Run], path: Path
+                 ) -> list[tuple[Run | None, float]]:
+    """The runs whose models are merged, `run` first, and their weights; None: the base models as they are."""
+    if not merge:
+        return []
+    merged: list[tuple[Run | None, float]] = [(run, max(0.0, 1 - sum(merge.values())))]
+    for system, weight in merge.items():
+        other = [one for one in runs if (one.system, one.seed, one.of) == (system, run.seed, "")]
+        if system != NONE and (not other or system == run.system):
+            raise ConfigError(f"{path}: merge: '{system}' is no other system of this budget that is trained with seed "
+                              f"{run.seed}; name one, or {NONE}")
+        merged.append((other[0] if system != NONE else None, weight))
+    return merged
 
 
 def _snapshots(steps: int) -> tuple[int, ...]:

@@ -18,21 +18,17 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Cache
 
 from blspkd.config import ModelConfig, PromptConfig
-from blspkd.config_file import save_config
 from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.errors import ModelError
-from blspkd.files import atomic_path
 from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.base_models import load_llm, pin
-from blspkd.models.base_records import write_base_models
 from blspkd.models.embedding_table import EmbeddingTable
-from blspkd.models.huggingface.config import write_config
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
@@ -41,6 +37,7 @@ from blspkd.models.recount import recount
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder, unfreeze
 from blspkd.models.speech_tokens import SpeechTokens
+from blspkd.models.trained_folder import ADAPTER, ENCODER, PLORA, write_trained
 
 
 class SpeechLlm(nn.Module):
@@ -108,14 +105,14 @@ class SpeechLlm(nn.Module):
         """Load the trained weights from a folder of `save_pretrained` into this model. Raises ModelError."""
         folder = Path(folder)
         try:
-            self.adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
+            self.adapter.load_state_dict(load_file(folder / ADAPTER))
             if self.config.train_encoder:
-                trained = load_file(folder / "speech_encoder.safetensors")
+                trained = load_file(folder / ENCODER)
                 unknown = self.encoder.load_state_dict(trained, strict=False).unexpected_keys
                 if unknown:
-                    raise ModelError(f"{folder}/speech_encoder.safetensors: not of this encoder: {unknown[0]}")
+                    raise ModelError(f"{folder}/{ENCODER}: not of this encoder: {unknown[0]}")
             if self.config.plora_rank:
-                load_plora(self.llm, folder / "plora")
+                load_plora(self.llm, folder / PLORA)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = misfit(error, self.config, self.encoder.width, self.llm.get_input_embeddings().embedding_dim)
             raise ModelError(f"{folder}: {reason}") from None
@@ -127,19 +124,10 @@ class SpeechLlm(nn.Module):
         further: more files of tensors to lay beside.
         """
         self.check_whole(further)
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            save_config(SpeechLlmConfig(self.config, self.prompt_config), temporary / "config.yaml")
-            write_base_models(temporary, Path(folder), self.config)
-            write_config(temporary)
-            save_file(_contiguous(self.adapter.state_dict()), temporary / "adapter.safetensors")
-            trained = {name: value for name, value in self.encoder.named_parameters() if value.requires_grad}
-            if trained:
-                save_file(_contiguous(trained), temporary / "speech_encoder.safetensors")
-            if self.config.plora_rank:
-                save_plora(self.llm, temporary / "plora")
-            for name, tensors in further.items():
-                save_file(tensors, temporary / name)
+        trained = {name: value for name, value in self.encoder.named_parameters() if value.requires_grad}
+        write_trained(folder, SpeechLlmConfig(self.config, self.prompt_config),
+                      {ADAPTER: self.adapter.state_dict(), ENCODER: trained, **further},
+                      partial(save_plora, self.llm) if self.config.plora_rank else None)
 
     def check_whole(self, further: Mapping[str, dict[str, Tensor]] = MappingProxyType({})) -> None:
         """Raises ModelError where a trained tensor has no elements: it would be lost in what is saved."""
@@ -294,7 +282,3 @@ def _check_head(llm: nn.Module, name: str) -> None:
     if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
         raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or "
                          "scaled logits are not supported)")
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in tensors.items()}

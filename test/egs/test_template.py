@@ -45,6 +45,8 @@ if name == "train":
         time.sleep(0.1)
     make(options["--output_dir"], "model/config.json")
     Path(options["--output_dir"], "config.yaml").write_text("system: trained\\nmodel:\\n  llm: x\\n")
+if name == "merge":
+    make(options["--output"], "config.json")
 if name == "decode":
     read = "." + options["--systems"].strip("[]") if "--llm" in options else ""
     make(options["--exp_dir"], "decode_repeat_" + Path(options["--data_dir"]).name + read, "hyp.jsonl")
@@ -469,6 +471,28 @@ def test_stage_5_decodes_the_model_after_the_first_of_two_phases(recipe):
     assert [line.split()[0] for line in recipe.calls() if line.startswith(("train", "decode"))] == ["decode"]
     assert (aligned / "model").resolve() == (first / "model").resolve()
     assert (aligned / "config.yaml").read_text() == "system: 'aligned'\nalign: {}\n"
+
+
+def test_stage_5_merges_trained_models_and_measures_what_comes_out(recipe):
+    (recipe.folder / "conf/compare.yaml").write_text("systems: {half: 1, blspkd+plora: 1}\nreference: blspkd+plora\n"
+                                                     "chance: ''\nbudgets: {tiny: {max_steps: 3}}\n")
+    (recipe.folder / "conf/compare/half.yaml").write_text("system: half\nof: blspkd+plora\nmerge: {none: 0.75}\n")
+    words = "--stage", "5", "--stop_stage", "5", "--compare_budget", "tiny", "--align_sets", "valid"
+    exp = recipe.folder / "exp/compare_tiny"
+    exp.joinpath("half-seed0").mkdir(parents=True)
+    (exp / "half-seed0/model").symlink_to("../blspkd+plora-seed0/model")  # it was decoded otherwise, not merged, before
+    recipe.calls()
+    recipe.succeed(*words)
+    calls = [line for line in recipe.calls() if line.startswith(("merge ", "train", "decode", "align"))]
+    assert calls[3] == ("merge --models exp/compare_tiny/blspkd+plora-seed0/model none --weights 0.25 0.75 "
+                        "--output exp/compare_tiny/half-seed0/model")
+    assert [line.split()[0] for line in calls] == ["train", "decode", "align", "merge", "decode", "align"]
+    assert "--model_dir exp/compare_tiny/half-seed0/model" in calls[4] and "--systems [speech,text]" in calls[4]
+    assert (exp / "half-seed0/model").is_dir() and not (exp / "half-seed0/model").is_symlink()
+    assert "train" in (exp / "blspkd+plora-seed0/model/config.json").read_text()  # what the link led to is untouched
+    (exp / "half-seed0/checkpoint-3").mkdir()  # as if it had been trained
+    (exp / "half-seed0/results.json").unlink()
+    assert "half-seed0/model is a model of its own; remove" in recipe.fail(*words)
 
 
 def test_a_change_of_what_a_training_starts_from_or_selects_by_is_noticed(recipe):

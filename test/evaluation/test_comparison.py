@@ -150,6 +150,39 @@ def test_what_cannot_be_decoded_otherwise_is_told_beforehand(conf_dir, text, see
         plan(replace(CONFIG, systems={"beams": seeds, **CONFIG.systems}), "full", conf_dir)
 
 
+def test_a_merged_system_mixes_the_models_of_one_seed(conf_dir, tmp_path):
+    (conf_dir / "lora.yaml").write_text("base: blspkd.yaml\nsystem: lora\nmodel: {plora_rank: 2}\n")
+    (conf_dir / "half.yaml").write_text("system: half\nof: lora\nmerge: {none: 0.3, blspkd: 0.3}\n")
+    config = replace(CONFIG, systems={"half": 2, **CONFIG.systems, "lora": 2})
+    runs = plan(config, "full", conf_dir)
+    merged = runs[-2:]
+    assert [(run.name, run.of, run.merge) for run in merged] == [
+        (f"half-seed{seed}", f"lora-seed{seed}", f"lora-seed{seed}=0.4 none=0.3 blspkd-seed{seed}=0.3")
+        for seed in (0, 1)]
+    assert systems_to_decode(merged[0]) == "[speech,text]"  # its LLM was trained
+    for run in runs:
+        make_run(tmp_path, run, 30)
+    measured = measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+    assert "alignment" in {one.task for one in measured if one.system == "half"}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("of: blspkd\nmerge: {text: 0.5}", "merge: 'text' is no other system of this budget that is trained with seed 0"),
+    ("of: blspkd\nmerge: {blspkd: 0.5}", "merge: 'blspkd' is no other system"),
+    ("of: blspkd\nmerge: {blspkb: 0.5}", "merge: 'blspkb' is no other system"),
+    ("of: blspkd\nmerge: {blsp: 1.5}", "weights are above 0, and at most 1 together"),
+    ("of: blspkd\nmerge: {blsp: 0.7, none: 0.7}", "weights are above 0, and at most 1 together"),
+    ("of: blspkd\nmerge: {blsp: 0}", "weights are above 0"),
+    ("of: blspkd\nmerge: {blsp: half}", "merge.blsp: expected float"),
+    ("of: other\n", "of: 'other' is merged; name the system that was trained"),
+])
+def test_what_cannot_be_merged_is_told_beforehand(conf_dir, text, message):
+    (conf_dir / "half.yaml").write_text(f"system: half\n{text}\n")
+    (conf_dir / "other.yaml").write_text("system: other\nof: blspkd\nmerge: {none: 0.5}\n")
+    with pytest.raises(ConfigError, match=message):
+        plan(replace(CONFIG, systems={"half": 1, "other": 1, **CONFIG.systems}), "full", conf_dir)
+
+
 def test_systems_that_lead_back_to_one_another_are_told(conf_dir):
     (conf_dir / "a.yaml").write_text("system: a\nof: b\n")
     (conf_dir / "b.yaml").write_text("system: b\nof: a\n")

@@ -27,6 +27,7 @@ systems=(--config "${compare_config}" --conf_dir "${compare_config%.yaml}" --bud
     "${inference_words[@]}" > "${compare}/plan.tsv"
 gpus=()
 if [ "${ngpu}" -gt 0 ] && [ "${train_cmd}" = utils/run.py ]; then gpus=(--gpu "${ngpu}"); fi
+export python  # for utils/merge_models.sh
 all_ran=true
 num_runs=$(wc -l < "${compare}/plan.tsv")
 num_first=$(awk -F '\t' '$10 == "-"' "${compare}/plan.tsv" | wc -l)  # the others decode models of these

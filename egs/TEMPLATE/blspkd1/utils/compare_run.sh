@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One run of a comparison (stage 5 of blspkd.sh): a system that listens goes through stages 3 and 4 with its own
-# configuration, one that reads, or decodes another one's model otherwise, through stage 4. Snapshots of its training go
+# configuration, one that reads, or decodes (or merges) the models of others, through stage 4. Snapshots of its training go
 # through stage 4, on ALIGN_SETS only.
 #   utils/compare_run.sh NUMBER PLAN ALIGN_SETS OPTION ... --expdir DIR --train_args TEXT --inference_args TEXT
 # NUMBER is the line of PLAN, which `python -m blspkd.bin.compare plan` wrote; the options are those of blspkd.sh.
@@ -14,7 +14,7 @@ options=("${@:1:$#-4}")
 expdir=${*: -5:1}
 train_args=${*: -3:1}
 inference_args=${*: -1:1}
-IFS=$'\t' read -r name system config seed reads steps systems max_utterances snapshots of inference \
+IFS=$'\t' read -r name system config seed reads steps systems max_utterances snapshots of inference merge \
     <<< "$(sed -n "${number}p" "${plan}")"
 export BLSPKD_LIVE=${BLSPKD_LIVE:-100}  # bars of the jobs below travel through us
 
@@ -25,14 +25,25 @@ if [ "${of}" != "-" ]; then
         exit 1
     fi
     mkdir -p "${expdir}/${name}"
-    if [ -e "${expdir}/${name}/model" ] && [ ! -L "${expdir}/${name}/model" ]; then
+    if [ -e "${expdir}/${name}/model" ] && [ ! -L "${expdir}/${name}/model" ] &&
+            { [ "${merge}" = "-" ] || [ -n "$(ls -d "${expdir}/${name}"/checkpoint-* 2> /dev/null)" ]; }; then
         echo "error: ${expdir}/${name}/model is a model of its own; remove ${expdir}/${name}" >&2
         exit 1
     fi
-    ln -sfn "../${of}/model" "${expdir}/${name}/model"
+    if [ "${merge}" = "-" ]; then
+        ln -sfn "../${of}/model" "${expdir}/${name}/model"
+        options+=(--align_sets=)  # alignment is the model's, and measured there
+    else  # as fast as copying: done again every time, so that it is always what the configuration says
+        models=() weights=()
+        for part in ${merge}; do
+            if [ "${part%=*}" = none ]; then models+=(none); else models+=("${expdir}/${part%=*}/model"); fi
+            weights+=("${part##*=}")
+        done
+        if [ -L "${expdir}/${name}/model" ]; then rm "${expdir}/${name}/model"; fi
+        utils/merge_models.sh --models "${models[@]}" --weights "${weights[@]}" --output "${expdir}/${name}/model"
+    fi
     sed "s/^system: .*/system: '${system}'/" "${expdir}/${of}/config.yaml" > "${expdir}/${name}/config.yaml"
     first_stage=evaluate reads=
-    options+=(--align_sets=)  # alignment is the model's, and measured there
 elif [ "${reads}" = "-" ]; then
     reads=
     train_args+=" --seed ${seed}"
