@@ -139,6 +139,11 @@ class DataConfig:
     frequency_mask_ratio: float = 0.2  # ... each of at most this share of the bins
     speed_factors: list = field(default_factory=list)  # speed perturbation, e.g. [0.9, 1.0, 1.1]
     noise_snr_db: list = field(default_factory=list)  # added white noise: [lowest, highest] SNR in dB; empty: none
+    # On log-mel features, drawn anew for every utterance and epoch (data/log_mel.py); 0 switches each of them off.
+    vocal_tract_warp: float = 0.0  # largest change of the frequency axis, as a share, either way, e.g. 0.04
+    equaliser_db: float = 0.0  # smooth random gain over frequency: standard deviation of its terms in dB, e.g. 0.5
+    coloured_noise_share: float = 0.0  # share of the utterances that get noise of a smooth random spectrum ...
+    coloured_noise_db: list = field(default_factory=lambda: [15, 45])  # ... so many dB below their loudest point
     operations: list = field(default_factory=list)  # on the training set, e.g. [{name: filter, silence_db: -40}]
 
     def __post_init__(self):
@@ -149,9 +154,17 @@ class DataConfig:
             raise ConfigError(f"speed_factors: {self.speed_factors} are not all positive numbers")
         if self.noise_snr_db and len(self.noise_snr_db) != 2:
             raise ConfigError(f"noise_snr_db: {self.noise_snr_db} is not [lowest, highest]")
+        for name, highest in (("vocal_tract_warp", 0.5), ("equaliser_db", 20), ("coloured_noise_share", 1)):
+            if not 0 <= getattr(self, name) <= highest:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not a number from 0 to {highest}")
+        numbers = [value for value in self.coloured_noise_db if isinstance(value, (int, float))]
+        if len(self.coloured_noise_db) != 2 or len(numbers) != 2 or not -100 <= numbers[0] <= numbers[1] <= 100:
+            raise ConfigError(f"coloured_noise_db: {self.coloured_noise_db} is not [lowest, highest] in dB")
 
 
-AUGMENTATIONS = ("time_masks", "frequency_masks", "speed_factors", "noise_snr_db")  # of DataConfig, off if 0 or empty
+ON_LOG_MEL = ("vocal_tract_warp", "equaliser_db", "coloured_noise_share")
+# of DataConfig, off if 0 or empty
+AUGMENTATIONS = ("time_masks", "frequency_masks", "speed_factors", "noise_snr_db", *ON_LOG_MEL)
 
 
 @dataclass

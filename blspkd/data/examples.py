@@ -127,7 +127,7 @@ class ExampleDataset(torch.utils.data.Dataset):
         self.examples = examples
         self.extractor = extractor
         self.cached = cached or Cached()
-        self.augmenter = Augmenter(config, extractor.frames_per_second) if augment else None
+        self.augmenter = Augmenter(config, extractor.frames_per_second, extractor.is_mel) if augment else None
         self.seed = seed
 
     def __len__(self) -> int:

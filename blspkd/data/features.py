@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor
 
-from blspkd.config import DataConfig
+from blspkd.config import ON_LOG_MEL, DataConfig
+from blspkd.data import log_mel
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
-from blspkd.errors import AudioError, ModelError
+from blspkd.errors import AudioError, ConfigError, ModelError
 
 MEL_BLOCK = 64  # frames
 
@@ -93,10 +94,15 @@ class FeatureExtractor:
 
 
 class Augmenter:
-    """Speed, noise and SpecAugment (arXiv 1904.08779), each off unless `DataConfig` asks for it."""
+    """Speed, noise, other voices and channels, SpecAugment (arXiv 1904.08779), each off unless `DataConfig` says so."""
 
-    def __init__(self, config: DataConfig, frames_per_second: float):
-        self.config = config
+    def __init__(self, config: DataConfig, frames_per_second: float, is_mel: bool = True):
+        """is_mel: the encoder reads log-mel frames. Raises ConfigError for what needs them where it does not."""
+        asked = [name for name in ON_LOG_MEL if getattr(config, name)]
+        if asked and not is_mel:
+            raise ConfigError(f"data: {asked[0]}: changes log-mel features, and this speech encoder reads samples; set "
+                              "it to 0")
+        self.config, self.varies = config, bool(asked)
         self.mask_frames = max(1, round(config.time_mask_seconds * frames_per_second))
 
     def waveform(self, waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -112,7 +118,9 @@ class Augmenter:
         return waveform.astype(np.float32)
 
     def features(self, features: Features, generator: np.random.Generator) -> Features:
-        """Mask stretches of time and bands of frequency by the window's mean."""
+        """Another voice and channel, then stretches of time and bands of frequency masked by the window's mean."""
+        if self.varies:
+            self._vary(features, generator)
         for window, length in zip(features.windows, features.lengths, strict=True):
             if window.dim() != 2:
                 continue  # raw samples: nothing to mask
@@ -127,6 +135,34 @@ class Augmenter:
                 start = int(generator.integers(0, max(1, bins - width)))
                 window[:, start:start + width] = fill
         return features
+
+
+    def _vary(self, features: Features, generator: np.random.Generator) -> None:
+        """Vocal tract, equaliser and coloured noise: one draw for all windows of an utterance, behind it silence."""
+        config, bins = self.config, features.windows[0].shape[1]
+        windows = [window[None, :length] for window, length in zip(features.windows, features.lengths, strict=True)]
+        if config.vocal_tract_warp:  # log-uniform, from 1 / (1 + w) to 1 + w
+            warp = torch.tensor([(1 + config.vocal_tract_warp) ** generator.uniform(-1, 1)], dtype=torch.float32)
+            places = log_mel.warped_bins(warp, bins)
+            windows = [log_mel.resample(window, torch.arange(window.shape[1])[None], places) for window in windows]
+        peak = max(window.max() for window in windows).view(1, 1, 1)
+        if config.equaliser_db:
+            curve = log_mel.smooth_curve(_normal(generator, 1, log_mel.TERMS), bins)
+            windows = [window + log_mel.PER_DB * config.equaliser_db * curve for window in windows]
+        if config.coloured_noise_share and generator.random() < config.coloured_noise_share:
+            below = torch.tensor(generator.uniform(*config.coloured_noise_db) / 10, dtype=torch.float32).view(1, 1, 1)
+            colour = _normal(generator, 1, log_mel.TERMS)
+            windows = [log_mel.add_power(window, log_mel.coloured_noise(peak, below, colour,
+                                                                        _normal(generator, *window.shape)))
+                       for window in windows]
+        for whole, window in zip(features.windows, windows, strict=True):
+            window = log_mel.cut_off(window)
+            whole[:window.shape[1]] = window[0]
+            whole[window.shape[1]:] = log_mel.silence(window)[0]
+
+
+def _normal(generator: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
 def pad_windows(windows: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 Whisper."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -237,6 +238,46 @@ def test_augmentation_of_no_strength_changes_nothing(speech):
         torch.testing.assert_close(batch.features[place, : len(original)], original)
         assert not batch.features[place, len(original):].any()
     assert batch.words[1].tolist() == [5] * 5 + [6] * 5 + [7] * 5 + [-100] * 9
+
+
+def test_what_is_drawn_and_computed_stays_what_it_was(speech):
+    """The formulas in float64, with the draws in their order: a recogniser of the same seed stays the same one."""
+    from recogniser_augment import make_batch
+    from recogniser_options import RecogniserOptions
+
+    options = RecogniserOptions(max_stretch=0.2, max_warp=0.1, max_tilt=0.3, noise_share=0.6, max_mask_bins=0)
+    for seed in range(4):
+        batch = make_batch(speech, np.array([0, 1]), options, 300, 0.5, torch.Generator().manual_seed(seed))
+        random = torch.Generator().manual_seed(seed)
+        tempo, warp = (torch.exp((2 * torch.rand(2, generator=random).double() - 1) * math.log(1 + 0.5 * largest))
+                       for largest in (0.2, 0.1))
+        shape = batch.features.shape
+        tilt = torch.randn(2, 5, generator=random).double()
+        below = 1.5 + 3 * torch.rand(2, 1, 1, generator=random).double()
+        colour, grain = (torch.randn(*size, generator=random).double() for size in ((2, 5), shape))
+        noisy = torch.rand(2, generator=random) <= 0.5 * 0.6
+        basis = torch.tensor([[math.cos(math.pi * k * (m + 0.5) / 8) for m in range(8)] for k in range(5)]).double()
+        for place, original in enumerate((40, 30)):
+            frames = torch.from_numpy(speech.frames[speech.starts[place]:speech.starts[place + 1]]).double()
+            length = int(original * tempo[place])
+            assert batch.lengths[place] == length
+            time = ((torch.arange(shape[1]).double() + 0.5) * original / length - 0.5).clamp(0, original - 1)
+            low = time.long().clamp(max=original - 2)
+            rows = torch.lerp(frames[low], frames[low + 1], (time - low)[:, None])
+            bins = (torch.arange(8).double() * warp[place]).clamp(max=7)
+            left = bins.long().clamp(max=6)
+            expected = torch.lerp(rows[:, left], rows[:, left + 1], (bins - left)[None])
+            peak = expected.max()
+            double = torch.tensor([2.0, 1, 1, 1, 1]).double()
+            expected += 0.25 * 0.5 * 0.3 * (double * tilt[place]) @ basis
+            noise = peak - 0.25 * below[place] + 0.25 * (0.3 * (double * colour[place]) @ basis + 0.25 * grain[place])
+            if noisy[place]:
+                expected = torch.log10(10 ** (4 * expected) + 10 ** (4 * noise)) / 4
+            expected = expected.maximum(expected.max() - 2).clamp(min=-1.5)
+            ours = batch.features[place, :length].double()
+            kept = ours.amax(1) > ours.amin(1)  # frames that are not masked
+            torch.testing.assert_close(ours[kept], expected[:length][kept], rtol=0, atol=1e-4)
+            assert kept.sum() > length // 2
 
 
 def test_word_labels_follow_a_changed_tempo(speech):
