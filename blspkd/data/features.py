@@ -97,6 +97,7 @@ class Augmenter:
 
     def __init__(self, config: DataConfig, frames_per_second: float):
         self.config = config
+        self.frames_per_second = frames_per_second
         self.mask_frames = max(1, round(config.time_mask_seconds * frames_per_second))
 
     def waveform(self, waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -126,6 +127,19 @@ class Augmenter:
                 width = int(generator.integers(0, int(bins * self.config.frequency_mask_ratio) + 1))
                 start = int(generator.integers(0, max(1, bins - width)))
                 window[:, start:start + width] = fill
+        return features
+
+    def mask(self, features: Features, stretches: np.ndarray) -> Features:
+        """Put the window's mean in the place of all frames (or samples) t with start <= t < end.
+
+        stretches: [n, 2] seconds from the utterance's begin.
+        """
+        before = 0
+        for window, length in zip(features.windows, features.lengths, strict=True):
+            fill = window[:length].mean()
+            for start, end in np.ceil(stretches * self.frames_per_second - 1e-6).astype(int) - before:
+                window[max(0, start):max(0, end)] = fill
+            before += length
         return features
 
 
