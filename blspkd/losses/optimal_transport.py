@@ -35,8 +35,8 @@ class Points:
 
     def places(self) -> Tensor:
         """[B, N] float64: 0 for the first vector of an utterance, 1 for its last."""
-        lengths = self.lengths.to(self.vectors.device, non_blocking=True)
-        return torch.arange(self.vectors.shape[1], device=lengths.device) / (lengths[:, None] - 1).clamp(min=1).double()
+        last = self.lengths.to(self.vectors.device, non_blocking=True)[:, None] - 1
+        return torch.arange(self.vectors.shape[1], device=last.device) / last.clamp(min=1).double()
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Ground:
     positions: float = 0.0  # weight of (i / (n - 1) - j / (m - 1))^2 / 2, added: a further channel of the vectors
 
     def cost(self, x: Points, y: Points) -> Tensor:
-        """C [B, N, M] float64, 0 on padding. Both kinds are halves of squared distances, of unit vectors or as given."""
+        """C [B, N, M] float64, 0 on padding: halves of squared distances, of unit vectors or of those given."""
         padding = ~(x.is_real()[:, :, None] & y.is_real()[:, None])
         a, b = (points.vectors.double().masked_fill(~points.is_real()[..., None], 0) for points in (x, y))
         if self.kind == "cosine":
@@ -116,7 +116,7 @@ def _softmin(reduced: Tensor, masses: Tensor, epsilon: Tensor | float, dim: int)
 
 
 def _masses(cost: Tensor, dim: int, lengths: Tensor) -> Tensor:
-    """Equal shares for the real rows or columns of a cost, which sum to 1, and 0 on padding: float64, to multiply it."""
+    """Equal shares of the real rows [B, N, 1] or columns [B, 1, M], which sum to 1; 0 on padding. float64."""
     lengths = lengths.to(cost.device, non_blocking=True)[:, None]
     shares = (torch.arange(cost.shape[dim], device=cost.device) < lengths) / lengths.double()
     return shares.unsqueeze(3 - dim)

@@ -14,7 +14,8 @@ from blspkd.losses.optimal_transport import Ground, Points, divergence, ipot, si
 
 def points(*rows):
     """Sequences of vectors of one width -> Points."""
-    return Points(torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), torch.tensor([len(row) for row in rows]))
+    vectors = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return Points(vectors, torch.tensor([len(row) for row in rows]))
 
 
 def drawn(sizes, width=5, seed=0, dtype=torch.float64):

@@ -57,8 +57,8 @@ def start_from_head(head: TokenCounter, path: Path) -> None:
             tokens = torch.tensor(json.loads(file.metadata()["tokens"]))
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"loss: terms: encoder_ctc: head: {path}: is no CTC head over the LLM's tokens ({error}); name "
-                         "the ctc_head.safetensors of a recogniser of stage 1, or leave it empty") from None
+        raise ModelError(f"loss: terms: encoder_ctc: head: {path}: is no CTC head over the LLM's tokens ({error}); "
+                         "name the ctc_head.safetensors of a recogniser of stage 1, or leave it empty") from None
     _check(path, head, tokens, weight)
     rows = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + tokens])  # blank first
     head.weight.zero_()
@@ -70,5 +70,5 @@ def _check(path: Path, head: TokenCounter, tokens: Tensor, weight: Tensor) -> No
     if weight.shape != (1 + len(tokens), head.in_features) or not 0 <= int(tokens.min()) <= int(
             tokens.max()) < head.classes:
         raise ModelError(f"loss: terms: encoder_ctc: head: {path}: has {len(tokens)} tokens up to {int(tokens.max())} "
-                         f"and frames of {weight.shape[1]}; the LLM has {head.classes} tokens, and the encoder's frames "
-                         f"are of {head.in_features}; name the head of this encoder")
+                         f"and frames of {weight.shape[1]}; the LLM has {head.classes} tokens, and the encoder's "
+                         f"frames are of {head.in_features}; name the head of this encoder")

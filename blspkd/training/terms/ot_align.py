@@ -37,8 +37,8 @@ class OtAlign(Term):
         iterations: int = 0  # 0: 50 and 20
         cost: Literal["cosine", "euclidean"] = "cosine"  # euclidean: relative to the embeddings' mean squared norm
         positions: float = 0.0  # weight of half the squared difference of relative positions in the cost
-        on: Literal["tokens", "frames"] = "tokens"  # frames: the encoder's, brought to the LLM's width by a linear layer
-        layers: int = 0  # the text: states behind so many layers of the frozen LLM, read without a prompt; 0: embeddings
+        speech: Literal["tokens", "frames"] = "tokens"  # frames: the encoder's, through a linear layer C -> D
+        layers: int = 0  # the text: states behind so many layers of the LLM, read without a prompt; 0: embeddings
         negatives: bool = False  # half of (this text - another utterance's), as UNITER's mean over both
         shuffled: bool = False  # a control: another utterance's text in the place of this one's
 
@@ -52,7 +52,7 @@ class OtAlign(Term):
 
     @classmethod
     def needs_with(cls, options: Options) -> frozenset[str]:
-        return frozenset({"encoder"} if options.on == "frames" else ()) | ({"llm"} if options.layers else set())
+        return frozenset({"encoder"} if options.speech == "frames" else ()) | ({"llm"} if options.layers else set())
 
     @classmethod
     def teaches(cls, options: Options) -> bool:
@@ -65,7 +65,7 @@ class OtAlign(Term):
         self.iterations = options.iterations or ITERATIONS[options.method]
         width = model.embedding_table.shape[1]
         self.ground = Ground(options.cost, width * model.embedding_rms**2, options.positions)
-        self.projection = nn.Linear(model.encoder.width, width) if options.on == "frames" else None
+        self.projection = nn.Linear(model.encoder.width, width) if options.speech == "frames" else None
         if options.layers and options.layers > model.causal_lm.config.num_hidden_layers:
             raise ConfigError(f"loss: terms: ot_align: layers: {options.layers}, but the LLM has "
                               f"{model.causal_lm.config.num_hidden_layers}")
