@@ -11,6 +11,8 @@ from torch import Tensor
 from blspkd.audio.samples import AudioSource, load
 from blspkd.config import DataConfig
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
+from blspkd.data.negative import draw_negative
+from blspkd.data.operations.mask_speech import WordMasking
 from blspkd.data.prompts import Prompt
 from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
@@ -29,6 +31,8 @@ class Example:
     input: np.ndarray
     suffix: np.ndarray
     response: np.ndarray  # continuation and end-of-turn token
+    negative: np.ndarray | None = None  # another utterance's transcript (negative.py); None: not drawn, or none found
+    masking: WordMasking | None = None  # words of which some are masked when it is augmented; None: none
 
     @property
     def n_tokens(self) -> int:
@@ -123,8 +127,10 @@ class ExampleDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, examples: list[Example], extractor: FeatureExtractor | None, config: DataConfig, seed: int,
-                 augment: bool, cached: Cached | None = None):
+                 augment: bool, cached: Cached | None = None, negatives: bool = False):
+        """negatives: draw `Example.negative`."""
         self.examples = examples
+        self.negatives = negatives
         self.extractor = extractor
         self.cached = cached or Cached()
         self.augmenter = Augmenter(config, extractor.frames_per_second, extractor.is_mel) if augment else None
@@ -137,6 +143,8 @@ class ExampleDataset(torch.utils.data.Dataset):
         loaded = self._load(*key)
         if self.cached.teacher is not None:
             loaded.teacher = self.cached.teacher.get(loaded.example.utt_id)
+        if self.negatives:
+            loaded.example = replace(loaded.example, negative=draw_negative(self.examples, self.seed, *key))
         return loaded
 
     def _load(self, epoch: int, index: int) -> LoadedExample:
@@ -154,7 +162,11 @@ class ExampleDataset(torch.utils.data.Dataset):
             if self.augmenter is None:
                 return LoadedExample(example, self.extractor(waveform))
             generator = np.random.default_rng((self.seed, epoch, index))
-            features = self.extractor(self.augmenter.waveform(waveform, generator))
-            return LoadedExample(example, self.augmenter.features(features, generator))
+            perturbed = self.augmenter.waveform(waveform, generator)
+            features = self.augmenter.features(self.extractor(perturbed), generator)
+            if example.masking is not None:
+                stretches = example.masking.draw(self.seed, epoch, index)
+                features = self.augmenter.mask(features, stretches * (len(perturbed) / len(waveform)))
+            return LoadedExample(example, features)
         except AudioError as error:
             return LoadedExample(example, None, f"utterance {example.utt_id}: {error}")

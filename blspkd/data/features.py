@@ -103,6 +103,7 @@ class Augmenter:
             raise ConfigError(f"data: {asked[0]}: changes log-mel features, and this speech encoder reads samples; set "
                               "it to 0")
         self.config, self.varies = config, bool(asked)
+        self.frames_per_second = frames_per_second
         self.mask_frames = max(1, round(config.time_mask_seconds * frames_per_second))
 
     def waveform(self, waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -136,6 +137,18 @@ class Augmenter:
                 window[:, start:start + width] = fill
         return features
 
+    def mask(self, features: Features, stretches: np.ndarray) -> Features:
+        """Put the window's mean in the place of all frames (or samples) t with start <= t < end.
+
+        stretches: [n, 2] seconds from the utterance's begin.
+        """
+        before = 0
+        for window, length in zip(features.windows, features.lengths, strict=True):
+            fill = window[:length].mean()
+            for start, end in np.ceil(stretches * self.frames_per_second - 1e-6).astype(int) - before:
+                window[max(0, start):max(0, end)] = fill
+            before += length
+        return features
 
     def _vary(self, features: Features, generator: np.random.Generator) -> None:
         """Vocal tract, equaliser and coloured noise: one draw for all windows of an utterance, behind it silence."""

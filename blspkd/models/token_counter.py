@@ -5,6 +5,9 @@ the same frames decides token by token and needs no alignment. It only has to te
 with few classes: token id modulo their number (two equal neighbours are kept apart by CTC's blank).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +40,14 @@ def ctc_loss(logits: Tensor, frame_lengths: Tensor, ids: Tensor, n_tokens: Tenso
     losses = F.ctc_loss(log_probabilities, labels, frame_lengths, n_tokens, blank=BLANK, reduction="none",
                         zero_infinity=True)
     return losses / n_tokens.to(losses.device)
+
+
+def frames_needed(texts: Sequence[np.ndarray]) -> Tensor:
+    """The least frames of a CTC path for the labels of each text: one a label, and a blank between two equal ones.
+
+    Returns [B] int64, on the CPU.
+    """
+    return torch.tensor([len(ids) + int((ids[1:] == ids[:-1]).sum()) for ids in texts])
 
 
 def count_labels(logits: Tensor, frame_lengths: Tensor, sure_blank: float = 0.0) -> Tensor:

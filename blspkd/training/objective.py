@@ -57,6 +57,7 @@ class KdObjective(nn.Module):
         self.speech_llm = speech_llm
         self.terms = make_terms(config, speech_llm)
         self.distillation = KnowledgeDistillation(config, speech_llm.adapter.aligned) if config.distils else None
+        self.negatives = any(term.negatives for term in self.terms.values())
         self.units = {}  # what is summed, and which denominator makes it a mean
         if self.distillation:
             self.units |= self.distillation.units

@@ -15,7 +15,7 @@ from blspkd.data.examples import Example, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.operations import apply_operations
 from blspkd.data.prompts import Prompt, load_tokenizer
-from blspkd.errors import writing
+from blspkd.errors import ConfigError, writing
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.base_models import model_identity
 from blspkd.models.model_folder import SpeechLlmConfig
@@ -99,6 +99,9 @@ def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, outpu
     examples = selection.examples
     if name == "train" and config.data.operations:
         examples, record = apply_operations(config.data.operations, examples, data, config.training.seed)
+        if config.training.cache_encoder_frames and any(example.masking for example in examples):
+            raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of data.operations: "
+                              "mask_speech; leave it out, or switch the cache off")
         keep_record(record, output_dir, os.environ.get("RANK", "0") == "0")
     return examples if config.loss.distils else without_prompt(examples)
 

@@ -78,7 +78,7 @@ class KdTrainer(Trainer):
                          self.args.max_steps * self.args.gradient_accumulation_steps,
                          self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
         dataset = ExampleDataset(self.train_examples, self.extractor, data, self.args.seed, augment=True,
-                                 cached=self.cached.get("train"))
+                                 cached=self.cached.get("train"), negatives=self.objective.negatives)
         return batch_loader(dataset, plan, data.num_workers)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -148,7 +148,7 @@ class KdTrainer(Trainer):
         """Loss terms on the validation set, every rank its share of the batches."""
         data = self.config.data
         dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False,
-                                 cached=self.cached.get("valid"))
+                                 cached=self.cached.get("valid"), negatives=self.objective.negatives)
         batches = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)[self.args.process_index::self.args.world_size]
         loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training

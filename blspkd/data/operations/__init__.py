@@ -16,6 +16,7 @@ import numpy as np
 
 from blspkd.config_file import from_dict, nearest
 from blspkd.data.operations.filter import Filter
+from blspkd.data.operations.mask_speech import MaskSpeech
 from blspkd.data.operations.operation import Operation, Report
 from blspkd.errors import ConfigError, DataError
 from blspkd.files import text_digest
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATIONS", "Operation", "Report", "apply_operations", "make_operations"]
 
-OPERATIONS: dict[str, type[Operation]] = {"filter": Filter}
+OPERATIONS: dict[str, type[Operation]] = {"filter": Filter, "mask_speech": MaskSpeech}
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3  # ids per reason in a log line

@@ -15,12 +15,15 @@ from blspkd.models.adapters.adapter import TRAINED_BY_TERMS
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.terms.contrast import Contrast
 from blspkd.training.terms.embedding import Embedding
+from blspkd.training.terms.encoder_ctc import EncoderCtc
+from blspkd.training.terms.match import Match
+from blspkd.training.terms.ot_align import OtAlign
 from blspkd.training.terms.quantity import Quantity
 from blspkd.training.terms.term import Term
 from blspkd.training.terms.token_count import TokenCount
 
 TERMS: dict[str, type[Term]] = {"quantity": Quantity, "embedding": Embedding, "contrast": Contrast,
-                               "ctc": TokenCount}
+                               "ctc": TokenCount, "encoder_ctc": EncoderCtc, "ot_align": OtAlign, "match": Match}
 
 
 def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options]:
@@ -45,14 +48,21 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
     if model.recount and "aligned" not in gives:
         raise ConfigError(f"model: recount: {model.recount}: adapter '{model.adapter}' does not count text tokens; "
                           "leave it at 0")
+    needs = {name: TERMS[name].needs_with(chosen) for name, chosen in options.items()}
     for name in options:
-        for missing in TERMS[name].needs - gives:
+        if "llm" in needs[name] and not loss.distils:
+            raise ConfigError(f"loss: terms: {name}: needs the LLM, which does not run, for w_input, w_response and "
+                              "w_response_ce are all 0; set its weight to 0, or one of theirs to more")
+        if "encoder" in needs[name] and not model.train_encoder:
+            raise ConfigError(f"loss: terms: {name}: teaches the frames of the speech encoder, which is frozen; set "
+                              "model.train_encoder to true, or its weight to 0")
+        for missing in sorted(needs[name] - gives - {"llm", "encoder"}):
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
                               f"adapter_options does not give; set its weight to 0, or change the adapter")
-    if not loss.distils and not any("aligned" in TERMS[name].needs for name in options):
+    if not loss.distils and not any(TERMS[name].teaches(chosen) for name, chosen in options.items()):
         raise ConfigError("loss: w_input, w_response and w_response_ce are all 0, and no term trains what the LLM "
                           "would read; add terms: embedding")
-    taught = frozenset().union(*(TERMS[name].needs for name in options))
+    taught = frozenset().union(*needs.values())
     for head in gives & TRAINED_BY_TERMS - taught:
         raise ConfigError(f"model: adapter '{model.adapter}' has '{head}' with these adapter_options, and no term of "
                           "the loss trains it; add one to loss.terms, or leave it out")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from blspkd.data.batching import Batch, TokenBatch
@@ -54,6 +56,17 @@ class Step:
         """Their embeddings in the LLM [sum of n_tokens, D]."""
         return self.model.causal_lm.get_input_embeddings()(self.input_ids)
 
+    @cached_property
+    def negatives(self) -> tuple[Tensor, Tensor]:
+        """Another utterance's tokens for each, one behind the other, and their numbers [B], on the CPU.
+
+        0 where none was found that says something else. Only for terms with `negatives`.
+        """
+        drawn = [example.negative for example in self.batch.examples]
+        ids = np.concatenate([np.zeros(0, dtype=np.int64), *(ids for ids in drawn if ids is not None)])
+        lengths = torch.tensor([0 if ids is None else len(ids) for ids in drawn])
+        return torch.from_numpy(ids).to(self.input_ids.device, non_blocking=True), lengths
+
 
 @dataclass
 class TermSums:
@@ -74,7 +87,8 @@ class Term(nn.Module):
         weight: float = 1.0  # 0: without this term
 
     unit: ClassVar[str] = "utterances"  # or input, response: of what the mean is (see `Denominators`)
-    needs: ClassVar[frozenset[str]] = frozenset()  # of what adapters give (models/adapters/adapter.py)
+    # of what adapters give (models/adapters/adapter.py); `llm`: it has to run; `encoder`: it has to be trained
+    needs: ClassVar[frozenset[str]] = frozenset()
     reports: ClassVar[tuple[str, ...]] = ()  # names of further sums that are logged, means over the same unit
 
     def __init_subclass__(cls):
@@ -85,6 +99,17 @@ class Term(nn.Module):
         """options: of the type `Options`; model: for the sizes of what the term adds."""
         super().__init__()
         self.weight = options.weight
+        self.negatives = False  # whether it asks for `Step.negatives`
+
+    @classmethod
+    def needs_with(cls, options: Options) -> frozenset[str]:
+        """`needs`, of a term in which they follow from the options."""
+        return cls.needs
+
+    @classmethod
+    def teaches(cls, options: Options) -> bool:
+        """Whether it can teach without the LLM and other terms: it says what tokens or frames are to be like."""
+        return "aligned" in cls.needs_with(options)
 
     def forward(self, step: Step) -> TermSums:
         """The sums of one micro-batch, the loss without its weight."""
