@@ -29,6 +29,7 @@ class Example:
     input: np.ndarray
     suffix: np.ndarray
     response: np.ndarray  # continuation and end-of-turn token
+    rate: float = 1.0  # share of the epochs that hear it, drawn anew for each (data/operations/mix.py)
 
     @property
     def n_tokens(self) -> int:

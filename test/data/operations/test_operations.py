@@ -15,7 +15,8 @@ from blspkd.bin.train import main
 from blspkd.config import DataConfig, PromptConfig
 from blspkd.data.examples import make_examples
 from blspkd.data.operations import OPERATIONS, Operation, apply_operations, make_operations
-from blspkd.data.operations.filter import Limits, filter_dir
+from blspkd.data.operations.filter import filter_dir
+from blspkd.data.operations.limits import Limits
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
