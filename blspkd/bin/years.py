@@ -1,9 +1,9 @@
 """Scores by year of training and year of test: does a model age with its data?
 
-    python -m blspkd.bin.years --config conf/decode.yaml --exp_dirs exp/2019 exp/2020 --test_sets "test" --task translate
+    python -m blspkd.bin.years --config conf/decode.yaml --exp_dirs exp/2019 exp/2020 --test_sets test --task translate
 
-Every test set needs utt2date. One row per experiment, which stage 4 has evaluated; what it was trained on is known where
-its configuration has `data: {operations: [{name: filter, years: [2019]}]}`.
+Every test set needs utt2date. One row per experiment, which stage 4 has evaluated; what it was trained on is known
+where its configuration has `data: {operations: [{name: filter, years: [2019]}]}`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Transcripts that say nearly the same as one before them: Jaccard similarity of their word 5-grams.
 
-The similarity is exact, and yet few pairs are looked at (the prefix filter of set-similarity joins, Bayardo et al. 2007):
-with the 5-grams of a text sorted from rare to frequent, two texts of similarity >= t have a 5-gram in common among
-the first n - ceil(t n) + 1 of their n. Of ordinary texts these are 5-grams that occur nowhere else.
+The similarity is exact, and yet few pairs are looked at (the prefix filter of set-similarity joins, Bayardo et al.
+2007): with the 5-grams of a text sorted from rare to frequent, two texts of similarity >= t have a 5-gram in common
+among the first n - ceil(t n) + 1 of their n. Of ordinary texts these are 5-grams that occur nowhere else.
 """
 
 from array import array

@@ -62,8 +62,8 @@ def parse_word(value: str) -> str:
 def read_transcripts(data_dir: Path, place: str, utt_ids: Iterable[str]) -> Mapping[str, str]:
     """{utterance: what a recogniser wrote}, "" where that is nothing (the id alone on its line).
 
-    place: a file of the data directory (`text.asr`), or else a folder with a `text` as bin/transcribe writes it, or such
-    a file. Raises DataError where the file or an utterance is missing.
+    place: a file of the data directory (`text.asr`), or else a folder with a `text` as bin/transcribe writes it, or
+    such a file. Raises DataError where the file or an utterance is missing.
     """
     path = next((path for path in (data_dir / place, Path(place)) if path.is_file()), Path(place) / "text")
     if not path.is_file():

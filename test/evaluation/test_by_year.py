@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from blspkd.bin.years import main
+from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.by_year import same_and_other_years, scores_by_year, trained_years
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
-from blspkd.errors import ConfigError, DataError
 
 YEARS = {"u1": "2019", "u2": "2019-05", "u3": "2020-01-31", "u4": "2020", "u5": "2020", "u6": "2021"}
 RIGHT = {"exp2019": {"u1", "u2", "u3", "u4"}, "exp2020": {"u1", "u3", "u4", "u5"}, "exp_all": set(YEARS)}

@@ -64,7 +64,8 @@ class Sifted:
             shown = ", ".join(f"{utt_id} ({why})" if why else utt_id for utt_id, why in islice(found.items(), _SHOWN))
             lines.append(f"  {reason:<35}{len(found):>8}  {shown}{' ...' if len(found) > _SHOWN else ''}".rstrip())
         if self.instead_of:
-            lines.append(f"  at random instead of: {', '.join(f'{n} {why}' for why, n in self.instead_of.items() if n)}")
+            rules = ", ".join(f"{count} {reason}" for reason, count in self.instead_of.items() if count)
+            lines.append(f"  at random instead of: {rules}")
         return "\n".join(lines)
 
 

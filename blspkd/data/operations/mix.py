@@ -5,13 +5,14 @@
       - {name: mix, weights: {clean: 1, noisy: 2}}   # a third clean, two thirds noisy, however many there are
 
 The domain of an utterance stands in `utt2domain`. An epoch stays as long as it is without: a domain gets
-weight / sum of weights of it. One that has more utterances than that is drawn from without replacement, anew for every
-epoch; one that has fewer is heard whole as often as it fits, and what is left of its share is drawn likewise. So nothing
-is heard twice in an epoch unless its domain is asked for more often than it has utterances, and then all of them are
-about equally often.
+weight / sum of weights of it. One that has more utterances than that is drawn from without replacement, anew for
+every epoch; one that has fewer is heard whole as often as it fits, and what is left of its share is drawn likewise. So
+nothing is heard twice in an epoch unless its domain is asked for more often than it has utterances, and then all of
+them are about equally often.
 
-An operation is applied once, so it does not draw: it repeats examples, and gives the last of each a `rate` below 1, by
-which the plan of the batches (`data/batching.py`) draws, by seed and epoch. Repeated examples are augmented differently.
+An operation is applied once, so it does not draw: it repeats examples, and gives the last of each a `rate` below 1,
+by which the plan of the batches (`data/batching.py`) draws, by seed and epoch. Repeated examples are augmented
+differently.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The rules on quality: columns, noise, a recogniser's transcripts, near-duplicates; and the control that draws lots."""
+"""The rules on quality (columns, noise, a recogniser's transcripts, near-duplicates), and the control by lot."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,6 @@ from blspkd.data.operations.limits import Limits
 from blspkd.data.sound import FRAME, Sound, snr_db
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.check import validate
-from blspkd.kaldi.tables import read_table
 
 RATE = 16000
 LONG = "one two three four five six seven eight nine ten"
@@ -117,7 +116,7 @@ def test_a_column_that_is_missing_or_wrong_is_one_clear_error(source, tmp_path, 
 
 
 def test_transcripts_are_read_as_transcribe_leaves_them(source, tmp_path):
-    """A folder with `text`; an utterance in which nothing was heard has its id alone on the line; others may be there."""
+    """A folder with `text`; where nothing was heard the id stands alone on its line; others may be there."""
     folder = tmp_path / "asr_train"
     folder.mkdir()
     (folder / "text").write_text((source / "text.asr").read_text() + "z-other words\n")
@@ -179,8 +178,8 @@ def test_the_control_leaves_out_as_many_by_lot(source, tmp_path):
 def test_kept_and_left_out_are_the_input(seed, size, control):
     """With whatever tables and sounds; and once more changes nothing."""
     draw = np.random.default_rng(seed)
-    texts = {f"u{i:02d}": " ".join(draw.choice(["yes", "no", "...", "a b c d e f g", "h i j k l m n o"], draw.integers(3)))
-             for i in range(size)}
+    phrases = ["yes", "no", "...", "a b c d e f g", "h i j k l m n o"]
+    texts = {f"u{i:02d}": " ".join(draw.choice(phrases, draw.integers(3))) for i in range(size)}
     sounds = {utt_id: Sound(draw.uniform(0.05, 4), draw.uniform(-70, 0), draw.choice([0.0, 0.5]), draw.uniform(0, 30))
               if draw.random() < 0.9 else "broken" for utt_id in texts}
     scores = {utt_id: draw.normal() for utt_id in texts}

@@ -180,6 +180,26 @@ def test_a_training_hears_what_the_operations_leave(weighted, tiny_llm, tiny_enc
     assert "operations.json: this run began with other examples" in capsys.readouterr().err
 
 
+def test_a_mixed_training_resumes_caches_all_and_is_the_plain_one_where_nothing_is_asked(
+        data_dir, tiny_llm, tiny_encoder, tmp_path):
+    """Batches of 2, so that the 3 steps reach a second epoch's draw; the caches hold what no epoch may have drawn."""
+    (Path(data_dir) / "utt2domain").write_text("".join(f"spk{i % 2}-utt{i:03d} d{i % 2}\n" for i in
+                                                       sorted(range(12), key=lambda i: (i % 2, i))))
+    steps = ["--batch_utterances", "2", "--max_steps", "8", "--save_steps", "7", "--cache_teacher", "true",
+             "--cache_encoder_frames", "true"]
+
+    def mixed(folder, weights):
+        return train(data_dir, tiny_llm, tiny_encoder, tmp_path / folder, *steps, "--operations",
+                     f"[{{name: mix, weights: {weights}}}]")
+
+    straight = mixed("a", "{d0: 1, d1: 4}")
+    shutil.rmtree(tmp_path / "a/checkpoint-8")
+    (tmp_path / "a/model/adapter.safetensors").unlink()
+    assert mixed("a", "{d0: 1, d1: 4}") == straight
+    as_they_are = mixed("b", "{d0: 2, d1: 2}")
+    assert as_they_are == train(data_dir, tiny_llm, tiny_encoder, tmp_path / "c", *steps) != straight
+
+
 def test_a_record_of_a_run_that_never_began_is_replaced(tmp_path):
     for record in ({"data": "a", "examples": "1"}, {"data": "b", "examples": "2"}):
         keep_record(record, tmp_path, write=True)

@@ -2,9 +2,9 @@
 
     python base/filter_recall.py --planted data/train_planted/planted.json --report data/train_filtered/filter.json
 
-`planted.json` is that of base/plant_errors.py, `filter.json` that of `data_dir filter`. Of a rule, recall is the share of
-its planted errors that it left out, precision the share of what it left out that was planted for it; "any rule" counts
-what another rule found first. Of two duplicates the filter keeps the first, which is the original.
+`planted.json` is that of base/plant_errors.py, `filter.json` that of `data_dir filter`. Of a rule, recall is the share
+of its planted errors that it left out, precision the share of what it left out that was planted for it; "any rule"
+counts what another rule found first. Of two duplicates the filter keeps the first, which is the original.
 """
 
 import argparse
