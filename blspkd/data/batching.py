@@ -128,11 +128,11 @@ class BatchPlan:
     """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
 
     Every epoch is shuffled anew by (seed, epoch), and drawn anew where examples have a `rate`; within pools of
-    POOL_BATCHES batches examples are sorted by length, then stretch by stretch by duration, and cut under the budgets of
-    `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits long for another; the
-    steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the batches before it
-    (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one rank sees with twice
-    the accumulation.
+    POOL_BATCHES batches examples are sorted by length, then stretch by stretch by duration, and cut under the budgets
+    of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits long for another;
+    the steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the batches before it
+    (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one rank sees with
+    twice the accumulation.
     """
 
     def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
