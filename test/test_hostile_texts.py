@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from blspkd.config import ContinuationConfig, DataConfig, PromptConfig
 from blspkd.data.control_tokens import is_control
 from blspkd.data.examples import make_examples
-from blspkd.data.operations.filter import count_tokens
 from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.data.words import count_tokens
 from blspkd.generation.continuation import ContinuationWriter
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.listener import GenerationOptions, Listener

@@ -1,9 +1,11 @@
 """Work on Kaldi data directories: check, fix, cut, join, describe. Flags mean what they do in Kaldi's utils/*.sh."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
+from typing import get_args
 
 from blspkd.data.operations import filter as filters
+from blspkd.data.operations.limits import Limits
 from blspkd.errors import DataError, command
 from blspkd.kaldi import check, fix, recordings, select, verbs
 from blspkd.kaldi.data_dir import parse_channel
@@ -73,7 +75,7 @@ def durations(args: argparse.Namespace) -> None:
 
 
 def filter_(args: argparse.Namespace) -> None:
-    limits = filters.Limits(**{field.name: getattr(args, field.name) for field in fields(filters.Limits)})
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     result = filters.filter_dir(args.src_dir, args.dest_dir, limits, test_dirs=args.test_dirs, llm=args.llm,
                                 report=args.report, num_jobs=args.nj)
     print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{filters.REPORT}'}")
@@ -99,6 +101,18 @@ def _positive(value: str) -> int:
     if not value.isdecimal() or not int(value):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {value!r}")
     return int(value)
+
+
+def _kind(field: Field) -> dict:
+    """What argparse has to know of a field of `Limits`: `float`, `float | None`, `list` ..."""
+    if field.type is list:
+        return {"nargs": "+", "default": [], "metavar": "NAME"}
+    kind = next(kind for kind in (*get_args(field.type), field.type) if kind is not type(None))
+    return {"type": kind, "default": field.default, "metavar": "TEXT" if kind is str else "N"}
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "", MISSING) else f" (default: {value:g})"
 
 
 def _channel(value: str) -> int:
@@ -159,9 +173,8 @@ def _parser() -> argparse.ArgumentParser:
         "channel", metavar="CHANNEL", type=_channel, help="counted from 0")
     leaving_out = verb(filter_, "write what is of use for training to a new directory, and report the rest", "SRC_DIR",
                        "DEST_DIR")
-    for field in fields(filters.Limits):
-        option(leaving_out, f"--{field.name}", type=field.type, default=field.default, metavar="N",
-               help=f"{field.metadata['help']} (default: {field.default:g})")
+    for field in fields(Limits):
+        option(leaving_out, f"--{field.name}", help=field.metadata["help"] + _default(field.default), **_kind(field))
     option(leaving_out, "--test_dirs", nargs="+", default=[], metavar="DIR",
            help="data directories whose sentences must not be trained on")
     option(leaving_out, "--llm", default="", metavar="LLM", help="Hugging Face id or folder: its tokens are counted")

@@ -127,11 +127,12 @@ def _spans(spans: list[tuple[int, int]], size: int) -> Tensor:
 class BatchPlan:
     """The batches of a whole training run, in order: a batch sampler of (epoch, index) lists for one rank.
 
-    Every epoch is shuffled anew by (seed, epoch); within pools of POOL_BATCHES batches examples are sorted by length,
-    then stretch by stretch by duration, and cut under the budgets of `config`. Batches that neighbour in length make up
-    one optimiser step, so that no rank waits long for another; the steps are shuffled. The plan depends on nothing
-    else: a run that goes on from step k skips the batches before it (which loads nothing) and sees the very ones that
-    it would have seen, and two ranks see what one rank sees with twice the accumulation.
+    Every epoch is shuffled anew by (seed, epoch), and drawn anew where examples have a `rate`; within pools of
+    POOL_BATCHES batches examples are sorted by length, then stretch by stretch by duration, and cut under the budgets
+    of `config`. Batches that neighbour in length make up one optimiser step, so that no rank waits long for another;
+    the steps are shuffled. The plan depends on nothing else: a run that goes on from step k skips the batches before it
+    (which loads nothing) and sees the very ones that it would have seen, and two ranks see what one rank sees with
+    twice the accumulation.
     """
 
     def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
@@ -139,6 +140,7 @@ class BatchPlan:
         """num_batches: of this rank, over all epochs; accumulation: batches of a rank per optimiser step."""
         self.lengths = np.array([example.length for example in examples])
         self.durations = np.array([example.duration for example in examples])
+        self.rates = np.array([example.rate for example in examples])
         self.config, self.seed = config, seed
         self.num_batches, self.rank, self.num_ranks = num_batches, rank, num_ranks
         self.batches_per_step = num_ranks * accumulation
@@ -157,7 +159,7 @@ class BatchPlan:
     def epoch(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch, as lists of indices."""
         generator = np.random.default_rng((self.seed, epoch))
-        order = generator.permutation(len(self.lengths))
+        order = self._heard(generator.permutation(len(self.lengths)), generator)
         pool = POOL_BATCHES * self.config.batch_utterances
         batches = []
         for first in range(0, len(order), pool):
@@ -170,6 +172,17 @@ class BatchPlan:
             batches[largest:largest + 1] = [batches[largest][:half], batches[largest][half:]]
         steps = [batches[first:first + size] for first in range(0, len(batches), size)]
         return [batch for step in generator.permutation(len(steps)) for batch in steps[step]]
+
+    def _heard(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Those of the shuffled examples that the epoch hears: of n with the same rate < 1, rate * n.
+
+        What is left of a whole number is made up over the epochs: 1 of 4 with a rate of 0.3 in most, 2 in every fifth.
+        """
+        heard = np.ones(len(order), dtype=bool)
+        for rate in np.unique(self.rates[self.rates < 1]):
+            places = np.flatnonzero(self.rates[order] == rate)  # shuffled already, so that the first are drawn
+            heard[places[int(rate * len(places) + generator.random()):]] = False
+        return order[heard]
 
     def _stream(self) -> Iterator[list[tuple[int, int]]]:
         epoch = 0

@@ -33,6 +33,7 @@ class Example:
     response: np.ndarray  # continuation and end-of-turn token
     negative: np.ndarray | None = None  # another utterance's transcript (negative.py); None: not drawn, or none found
     masking: WordMasking | None = None  # words of which some are masked when it is augmented; None: none
+    rate: float = 1.0  # share of the epochs that hear it, drawn anew for each (data/operations/mix.py)
 
     @property
     def n_tokens(self) -> int:

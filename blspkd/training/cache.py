@@ -17,6 +17,7 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -122,7 +123,8 @@ class Cache(ABC):
         data = self.config.data
         numbers = [number for number in self.store.missing() if number % num_ranks == rank]
         batches = [(number, [(0, int(self.parts[number][i])) for i in batch]) for number in numbers
-                   for batch in BatchPlan([self.examples[i] for i in self.parts[number]], data, 0, 1).epoch(0)]
+                   for batch in BatchPlan([replace(self.examples[i], rate=1.0) for i in self.parts[number]],  # all
+                                          data, 0, 1).epoch(0)]
         loader = batch_loader(ExampleDataset(self.examples, self.extractor, data, 0, augment=False),
                               [batch for _, batch in batches], data.num_workers)
         total = sum(len(batch) for _, batch in batches)

@@ -122,6 +122,25 @@ def test_filter(folder, tmp_path, capsys):
     assert "no utterance is left" in capsys.readouterr().err and not (tmp_path / "out2").exists()
 
 
+def test_filter_by_the_users_tables_and_the_control(folder, tmp_path, capsys):
+    for name, values in (("utt2score", "124456"), ("utt2lang", "xxxxxy"), ("text.asr", ["words"] * 6),
+                         ("utt2date", ["2019", "2019", "2019", "2019", "2018", "2019"])):
+        (folder / name).write_text("".join(f"{utt_id} {value}\n" for utt_id, value in zip(IDS, values, strict=True)))
+    options = ["--max-tokens-per-second", 51, "--score_above", 1, "--score-below", "5.5", "--languages", "x", "z",
+               "--years", 2019, 2020, "--transcripts", "text.asr", "--near_duplicates", 1]
+    assert status("filter", folder, tmp_path / "out", *options) == 0
+    said = capsys.readouterr().out
+    for line in ("another language 1 cem-1 (y)", "another year 1 bob-3 (2018)", "score 1 ann-1 (1)",
+                 "near-duplicate 2 bob-1 (ann-2, 100%), bob-2 (ann-2, 100%)"):
+        assert line in " ".join(said.split())
+    assert list(read_table(tmp_path / "out" / "text")) == ["ann-2"]
+    assert status("filter", folder, tmp_path / "lot", *options, "--random_seed", 1) == 0
+    assert "at random instead of: 1 another language, 1 another year, 1 score, 2 near" in capsys.readouterr().out
+    assert len(read_table(tmp_path / "lot" / "text")) == 1
+    assert status("filter", folder, tmp_path / "out2", "--years", "last") == 1
+    assert "years: ['last'] are not all years" in capsys.readouterr().err
+
+
 def test_choose_channel_and_materialize(folder, tmp_path, capsys):
     assert status("choose_channel", folder, 0) == 0
     assert read_table(folder / "reco2channel") == dict.fromkeys(IDS, "0")

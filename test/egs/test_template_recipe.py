@@ -94,6 +94,24 @@ def test_filters_make_another_training_set(recipe):
     assert "filter: done on" in run(recipe, "--stop_stage", "1", "--filter_opts", "--max_tokens_per_second 6.5")
 
 
+def test_filters_read_the_users_tables_and_notice_when_they_change(recipe, tmp_path):
+    run(recipe, "--stop_stage", "1")
+    train = recipe / "data" / "train"
+    ids, options = list(read_table(train / "text")), ["--stop_stage", "1", "--filter_opts"]
+    kept = []
+    for scores, heard in (((1, 1, 0, 1, 1, 1), "go"), ((0, 0, 1, 1, 1, 1), "go"), ((0, 0, 1, 1, 1, 1), "")):
+        (train / "utt2score").write_text("".join(f"{utt_id} {x}\n" for utt_id, x in zip(ids, scores, strict=True)))
+        texts = read_table(train / "text") | {ids[3]: heard}
+        (tmp_path / "text").write_text("".join(f"{utt_id} {text}".strip() + "\n" for utt_id, text in texts.items()))
+        run(recipe, *options, f"--score_above 0.5 --transcripts {tmp_path} --max_cer 0.9 --min_snr_db 0")
+        kept.append(set(read_table(recipe / "data" / "train_filtered" / "text")))
+        counts = json.loads((recipe / "data" / "train_filtered" / "filter.json").read_text())["counts"]
+        assert sum(counts.values()) + len(kept[-1]) == 6
+    assert ids[0] in kept[0] and not {ids[0], ids[1]} & kept[1] and ids[2] in kept[1] - kept[0]
+    assert kept[1] - kept[2] <= {ids[3]}
+    (train / "utt2score").unlink()
+
+
 def test_a_recording_that_changed_is_measured_again(recipe, corpus):
     run(recipe, "--stop_stage", "1")
     soundfile.write(corpus / "train/speaker 1/1.flac", np.zeros(2 * 22050), 22050)

@@ -17,6 +17,7 @@ import numpy as np
 from blspkd.config_file import from_dict, nearest
 from blspkd.data.operations.filter import Filter
 from blspkd.data.operations.mask_speech import MaskSpeech
+from blspkd.data.operations.mix import Mix
 from blspkd.data.operations.operation import Operation, Report
 from blspkd.errors import ConfigError, DataError
 from blspkd.files import text_digest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATIONS", "Operation", "Report", "apply_operations", "make_operations"]
 
-OPERATIONS: dict[str, type[Operation]] = {"filter": Filter, "mask_speech": MaskSpeech}
+OPERATIONS: dict[str, type[Operation]] = {"filter": Filter, "mask_speech": MaskSpeech, "mix": Mix}
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3  # ids per reason in a log line
@@ -66,5 +67,5 @@ def apply_operations(entries: list[Any], examples: "list[Example]", data: KaldiD
         if not examples:
             raise DataError(f"{data.path}: operation {entry['name']}: no utterance is left to train on")
         done.append({**entry, "before": before, "after": len(examples), "report": report})
-    ids = "\n".join(example.utt_id for example in examples)
+    ids = "\n".join(example.utt_id if example.rate == 1 else f"{example.utt_id} {example.rate}" for example in examples)
     return examples, {"data": str(data.path), "operations": done, "examples": text_digest(ids)[:16]}

@@ -92,8 +92,8 @@ if stage data; then
         fi
     done
     if [ -n "${filter_opts}" ] && step "${datadir}/.done/filter.json" --redo --value "filter_opts=${filter_opts}" \
-            --data "${corpus_train_dir}" wav.scp segments reco2channel utt2spk text \
-            --output "${datadir}/${train_set}/filter.json"; then
+            --data "${corpus_train_dir}" wav.scp segments reco2channel utt2spk text "text.*" \
+            $(side_tables "${corpus_train_dir}") --model_in transcripts --output "${datadir}/${train_set}/filter.json"; then
         test_dirs=(${test_sets})
         "${python}" -m blspkd.bin.data_dir filter "${corpus_train_dir}" "${datadir}/${train_set}" --nj "${nj}" \
             --test_dirs "${test_dirs[@]/#/"${datadir}/"}" "${filter_words[@]}"

@@ -10,7 +10,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blspkd.data.operations.filter import REASONS, Limits, count_tokens, filter_dir, judge, words
+from blspkd.data.operations.filter import REASONS, filter_dir, judge
+from blspkd.data.operations.limits import Limits
+from blspkd.data.sound import Sound
+from blspkd.data.words import count_tokens, words
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.check import validate
 from blspkd.kaldi.tables import read_table
@@ -84,8 +87,8 @@ def test_single_words_of_the_test_set_count_unless_asked(source, tmp_path):
 
 def test_processes_find_the_same(source, tmp_path, monkeypatch):
     alone = filter_dir(source, tmp_path / "alone", Limits())
-    monkeypatch.setattr("blspkd.data.operations.filter._UTTERANCES_PER_PROCESS", 1)
-    monkeypatch.setattr("blspkd.data.operations.filter._TASK_UTTERANCES", 4)
+    monkeypatch.setattr("blspkd.data.sound._UTTERANCES_PER_PROCESS", 1)
+    monkeypatch.setattr("blspkd.data.sound._TASK_UTTERANCES", 4)
     assert filter_dir(source, tmp_path / "together", Limits(), num_jobs=2, report=tmp_path / "r.json") == alone
     assert (tmp_path / "r.json").exists() and not (tmp_path / "together" / "filter.json").exists()
 
@@ -140,8 +143,8 @@ def test_marks_that_tell_words_apart_are_kept():
        clipped=st.floats(0, 1, allow_subnormal=False))
 def test_what_no_limit_excludes_is_kept(seconds, tokens, level, clipped):
     limits = Limits(0, 1e9, 0, 1e9, -100, 1)
-    assert judge((seconds, level, clipped), tokens, limits) == ("", "")
-    reason, why = judge((seconds, level, clipped), tokens, Limits())
+    assert judge(Sound(seconds, level, clipped), tokens, limits) == ("", "")
+    reason, why = judge(Sound(seconds, level, clipped), tokens, Limits())
     assert reason in ("", *REASONS) and bool(reason) == bool(why)
 
 

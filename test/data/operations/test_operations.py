@@ -15,7 +15,8 @@ from blspkd.bin.train import main
 from blspkd.config import DataConfig, PromptConfig
 from blspkd.data.examples import make_examples
 from blspkd.data.operations import OPERATIONS, Operation, apply_operations, make_operations
-from blspkd.data.operations.filter import Limits, filter_dir
+from blspkd.data.operations.filter import filter_dir
+from blspkd.data.operations.limits import Limits
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
@@ -177,6 +178,26 @@ def test_a_training_hears_what_the_operations_leave(weighted, tiny_llm, tiny_enc
     with pytest.raises(SystemExit):
         train(weighted, tiny_llm, tiny_encoder, tmp_path / "a", *extra)
     assert "operations.json: this run began with other examples" in capsys.readouterr().err
+
+
+def test_a_mixed_training_resumes_caches_all_and_is_the_plain_one_where_nothing_is_asked(
+        data_dir, tiny_llm, tiny_encoder, tmp_path):
+    """Batches of 2, so that the 3 steps reach a second epoch's draw; the caches hold what no epoch may have drawn."""
+    (Path(data_dir) / "utt2domain").write_text("".join(f"spk{i % 2}-utt{i:03d} d{i % 2}\n" for i in
+                                                       sorted(range(12), key=lambda i: (i % 2, i))))
+    steps = ["--batch_utterances", "2", "--max_steps", "8", "--save_steps", "7", "--cache_teacher", "true",
+             "--cache_encoder_frames", "true"]
+
+    def mixed(folder, weights):
+        return train(data_dir, tiny_llm, tiny_encoder, tmp_path / folder, *steps, "--operations",
+                     f"[{{name: mix, weights: {weights}}}]")
+
+    straight = mixed("a", "{d0: 1, d1: 4}")
+    shutil.rmtree(tmp_path / "a/checkpoint-8")
+    (tmp_path / "a/model/adapter.safetensors").unlink()
+    assert mixed("a", "{d0: 1, d1: 4}") == straight
+    as_they_are = mixed("b", "{d0: 2, d1: 2}")
+    assert as_they_are == train(data_dir, tiny_llm, tiny_encoder, tmp_path / "c", *steps) != straight
 
 
 def test_a_record_of_a_run_that_never_began_is_replaced(tmp_path):
