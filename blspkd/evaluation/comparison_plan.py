@@ -24,8 +24,8 @@ from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount")
-OF_SPEECH_TOKENS = ("snap", "recount")
+            "snap", "recount", "count")
+OF_SPEECH_TOKENS = ("snap", "recount", "count")
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,13 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
         what = "reads; name one that listens" if chain[-1] in config.systems else (
             f"is not one of the systems of this budget: {', '.join(config.systems)}")
         raise ConfigError(f"{path}: of: '{chain[-1]}' {what}")
-    if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0:
+    counted = inference.get("count", "model") != "model"
+    if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0 or counted:
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
         if "aligned" not in adapter_gives(load_config(TrainConfig, trained[0].config, list(overrides)).model):
-            raise ConfigError(f"{path}: inference: snap and recount: the tokens of '{chain[-1]}' stand for no text "
-                              "tokens")
+            raise ConfigError(f"{path}: inference: snap, recount and count: the tokens of '{chain[-1]}' stand for no "
+                              "text tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "

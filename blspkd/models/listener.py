@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,21 +169,25 @@ class Listener:
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
-               snap: Literal["model", "none", "hard", "soft"] = "model", recount: int = -1) -> list[Tensor]:
+               snap: Literal["model", "none", "hard", "soft"] = "model", recount: int = -1,
+               n_tokens: Sequence[int] | None = None) -> list[Tensor]:
         """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
 
         waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
         sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
         snap:          whether tokens are drawn to text embeddings (nearest.py); model: as in its training.
         recount:       so many tokens more and fewer are tried (recount.py); -1: `model.recount`.
+        n_tokens:      how many speech tokens each waveform becomes, where that is known; None: the model decides.
         Raises AudioError, with the waveform's number, for what cannot be used, and ConfigError for an adapter whose
         tokens stand for no text tokens.
         """
         if snap == "model":
             snap = self.model.config.snap
-        if (snap != "none" or recount > 0) and not self.model.adapter.aligned:
-            raise ConfigError(f"snap: {snap}, recount: {recount}: the tokens of adapter '{self.model.config.adapter}' "
-                              "stand for no text tokens; leave them at none and 0")
+        if (snap != "none" or recount > 0 or n_tokens is not None) and not self.model.adapter.aligned:
+            known = "" if n_tokens is None else ", count: transcript"
+            raise ConfigError(f"snap: {snap}, recount: {recount}{known}: the tokens of adapter "
+                              f"'{self.model.config.adapter}' stand for no text tokens; leave them at none and 0"
+                              + (" and count at model" if known else ""))
         target = self.extractor.sampling_rate
         rate = target if sampling_rate is None else sampling_rate
         features = [self.extractor(as_waveform(waveform, rate, target, f"waveform {number} (counted from 0)"))
@@ -191,7 +195,8 @@ class Listener:
         speech = self.model.speech_tokens(
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),
-            [len(item.windows) for item in features], reach=None if recount < 0 else recount)
+            [len(item.windows) for item in features], None if n_tokens is None else torch.tensor(n_tokens),
+            reach=None if recount < 0 else recount)
         tokens = [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
         return [self.model.snap(of_one, snap) for of_one in tokens]
 
