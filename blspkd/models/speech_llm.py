@@ -233,8 +233,8 @@ class SpeechLlm(nn.Module):
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
-        """The student's layout: the teacher's, unless the adapter has a rate of its own."""
-        if self.adapter.aligned:
+        """The student's layout: the teacher's, unless the number of speech tokens is another one."""
+        if torch.equal(speech.n_tokens, batch.n_tokens):
             return batch.sequences
         sequences = lay_out(batch.examples, speech.n_tokens.tolist())
         sequences.ids = sequences.ids.to(batch.sequences.ids.device)

@@ -45,6 +45,9 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
     if model.recount and "aligned" not in gives:
         raise ConfigError(f"model: recount: {model.recount}: adapter '{model.adapter}' does not count text tokens; "
                           "leave it at 0")
+    if loss.own_length and "aligned" not in gives:
+        raise ConfigError(f"loss: own_length: {loss.own_length}: adapter '{model.adapter}' always has a number of its "
+                          "own; leave it at 0")
     for name in options:
         for missing in TERMS[name].needs - gives:
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
