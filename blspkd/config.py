@@ -118,8 +118,8 @@ class LossConfig:
         if not 0 <= self.own_length <= 1:
             raise ConfigError(f"own_length: {self.own_length} is not a share from 0 to 1")
         if self.own_length and not (self.w_response or self.w_response_ce):
-            raise ConfigError("own_length: such a step learns from the response alone; set w_response or w_response_ce, "
-                              "or own_length to 0")
+            raise ConfigError("own_length: such a step learns from the response alone; set w_response or "
+                              "w_response_ce, or own_length to 0")
         if not (self.distils or self.terms):
             raise ConfigError("w_input, w_response and w_response_ce are all 0, and terms names nothing: there is "
                               "nothing to learn from")
