@@ -15,6 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 from blspkd.errors import ConfigError
 from blspkd.models import cif
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
+from blspkd.models.count_posterior import likeliest_count
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
 from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels
@@ -27,7 +28,7 @@ class CFormer(Adapter):
     channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
     """
 
-    free = frozenset({"dropout", "alpha_bias", "count"})
+    free = frozenset({"dropout", "alpha_bias", "count", "count_spread"})
 
     @dataclass
     class Options:
@@ -39,13 +40,18 @@ class CFormer(Adapter):
         stack_frames: int = 1  # encoder frames that become one at the start; 2 halves the cost
         alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per (stacked) frame
         match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
-        # how many tokens at inference: the rounded sum of alpha, the labels of the token counter, or the mean of both
-        count: Literal["alpha", "ctc", "both"] = "alpha"
+        # how many tokens at inference: the rounded sum of alpha, the labels of the token counter's likeliest path, or
+        # the mean of both; the likeliest number over all of its paths (models/count_posterior.py), by itself or times
+        # exp(-|n - sum of alpha| / count_spread)
+        count: Literal["alpha", "ctc", "both", "posterior", "posterior_alpha"] = "alpha"
+        count_spread: float = 1.0  # in tokens
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
             check_at_least(self, 1, "heads", "ffn_dim", "stack_frames")
+            if self.count_spread <= 0:
+                raise ConfigError(f"count_spread: {self.count_spread} is not a positive number of tokens")
             if self.count != "alpha" and self.ctc_classes < 1:
                 raise ConfigError(f"count: {self.count} needs the counter that ctc_classes makes; 509 is a good size")
 
@@ -72,7 +78,7 @@ class CFormer(Adapter):
             start_at_scale(self.to_llm, sides.embedding_rms)
         nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
         self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
-        self.count_by = options.count
+        self.count_by, self.count_spread = options.count, options.count_spread
 
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         if self.stack:
@@ -104,6 +110,10 @@ class CFormer(Adapter):
             return cif.count(alpha)
         if self.count_by == "ctc":
             return count_labels(ctc_logits, lengths)
+        if self.count_by == "posterior":
+            return likeliest_count(ctc_logits, lengths)
+        if self.count_by == "posterior_alpha":
+            return likeliest_count(ctc_logits, lengths, cif.total(alpha), self.count_spread)
         labels = count_labels(ctc_logits, lengths, SURE_BLANK)
         return ((cif.total(alpha) + labels) / 2).round().clamp(min=1).long()
 
