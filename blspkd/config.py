@@ -65,6 +65,10 @@ class ModelConfig:
     # at inference: so many tokens more and fewer are tried, and the number is taken whose tokens are nearest to text
     # embeddings (models/recount.py); 0: the adapter's own
     recount: int = 0
+    # llm: not the number whose tokens are nearest to embeddings, but the one whose nearest text tokens the LLM finds most
+    # probable, together with recount_weight times the token counter's log-probability of it (models/rescore.py)
+    recount_by: Literal["nearest", "llm"] = "nearest"
+    recount_weight: float = 4.0  # chosen on the validation set of egs/mini, clean and with noise at 10 dB
     embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0
@@ -80,6 +84,8 @@ class ModelConfig:
         "conv_bottleneck": "adapter_options.bottleneck (adapter conv only)"}
 
     def __post_init__(self):
+        if self.recount_weight < 0:
+            raise ConfigError(f"model: recount_weight: {self.recount_weight} is below 0")
         if self.recount < 0:
             raise ConfigError(f"model: recount: {self.recount} is below 0")
 

@@ -53,8 +53,11 @@ class DecodeConfig:
     by_count: bool = False
     snap: Literal["model", "none", "hard", "soft"] = "model"  # as model.snap (config.py) has it, or otherwise
     recount: int = -1  # as model.recount has it, or so many tokens more and fewer
-    # speech tokens as the adapter counts them, or otherwise; transcript: as many as the transcript has (an oracle)
-    count: Literal["model", "transcript"] = "model"
+    recount_by: Literal["model", "nearest", "llm"] = "model"  # as model.recount_by has it, or otherwise
+    recount_weight: float = -1.0  # with recount_by: llm, as model.recount_weight; -1: as the model has it
+    # speech tokens as the adapter counts them, or as another of its options `count` has it (models/adapters/cformer.py);
+    # transcript: as many as the transcript has (an oracle)
+    count: Literal["model", "transcript", "alpha", "ctc", "both", "posterior", "posterior_alpha"] = "model"
 
     def tasks_of(self, set_name: str) -> dict[str, TaskConfig]:
         """The tasks of this test set."""

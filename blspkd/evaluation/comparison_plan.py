@@ -24,8 +24,8 @@ from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount", "count")
-OF_SPEECH_TOKENS = ("snap", "recount", "count")
+            "snap", "recount", "recount_by", "recount_weight", "count")
+OF_SPEECH_TOKENS = ("snap", "recount", "recount_by", "recount_weight", "count")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,7 @@ class Listener:
         self.prefix = SharedPrefix()
         if isinstance(model, SpeechLlm):
             model.know_text(self.prompt.text_ids(len(model.embedding_table)))
+            model.turn = self.prompt.around()
         shipped = model.causal_lm.generation_config.eos_token_id
         ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
         self.ends = sorted(ends - {None})
@@ -141,6 +142,18 @@ class Listener:
         """The LLM `name` alone, which can only read: `generate_from_text` and `complete`. Raises ModelError."""
         tokenizer = load_tokenizer(name)
         return cls(TextLlm(load_llm(name, dtype), prompt).to(device), tokenizer, None)
+
+    def decide_numbers(self, count: str = "model", recount_by: str = "model", recount_weight: float = -1.0) -> None:
+        """How numbers of speech tokens come about from now on, where that is not as in the training.
+
+        count: as the adapter's option of that name (model, transcript: unchanged; `listen` is told the latter);
+        recount_by, recount_weight: as the model's options (model, -1: unchanged). Raises ConfigError.
+        """
+        if count not in ("model", "transcript"):
+            self.model.adapter.count_as(count)
+        changed = {} if recount_by == "model" else {"recount_by": recount_by}
+        changed |= {"recount_weight": recount_weight} if recount_weight >= 0 else {}
+        self.model.config = replace(self.model.config, **changed)
 
     @torch.inference_mode()
     def generate_from_speech(self, waveforms: list[np.ndarray | Tensor], instructions: list[str],

@@ -2,12 +2,18 @@
 
 import itertools
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blspkd.errors import ConfigError
+from blspkd.evaluation_config import DecodeConfig
+from blspkd.models.adapters.adapter import Sides
+from blspkd.models.adapters.cformer import CFormer
+from blspkd.models.adapters.conv import ConvSubsampler
 from blspkd.models.count_posterior import likeliest_count, log_count_posterior
 from blspkd.models.token_counter import count_labels
 
@@ -88,3 +94,31 @@ def test_another_opinion_weighs_as_a_laplace_distribution():
         assert likeliest_count(logits, lengths, expected, spread).tolist() == (scores[:, 1:].argmax(1) + 1).tolist()
     sure = likeliest_count(logits, lengths, expected, 1e-6).tolist()  # the opinion alone, where paths can say it
     assert sure[:5] == [3, 9, 15, 4, 3] and sure[5] == 1
+
+
+def test_an_adapter_counts_so_where_it_is_asked_to():
+    torch.manual_seed(0)
+    options = CFormer.Options(num_pre_cif_layers=1, num_post_cif_layers=0, heads=2, ffn_dim=8, ctc_classes=5)
+    adapter = CFormer(options, Sides(8, 6, 0.1)).eval()
+    frames, lengths = torch.randn(5, 40, 8), torch.tensor([40, 33, 21, 17, 9])
+    with torch.no_grad():
+        speech = adapter(frames * (torch.arange(40) < lengths[:, None])[..., None], lengths)
+        expected = {"alpha": speech.n_tokens, "posterior": likeliest_count(speech.ctc_logits, lengths),
+                    "posterior_alpha": likeliest_count(speech.ctc_logits, lengths, speech.alpha.double().sum(1), 1.5)}
+        for how, numbers in expected.items():
+            adapter.count_as(how)
+            found = adapter(frames * (torch.arange(40) < lengths[:, None])[..., None], lengths)
+            assert found.n_tokens.tolist() == numbers.tolist()
+    assert len({tuple(numbers.tolist()) for numbers in expected.values()}) == 3
+
+
+def test_what_cannot_count_so_says_it():
+    sides = Sides(8, 6, 0.1)
+    with pytest.raises(ConfigError, match="count: posterior needs the counter that ctc_classes makes"):
+        CFormer(CFormer.Options(heads=2, ffn_dim=8), sides).count_as("posterior")
+    with pytest.raises(ConfigError, match="count: posterior: this adapter counts no text tokens in that way"):
+        ConvSubsampler(ConvSubsampler.Options(), sides).count_as("posterior")
+    with pytest.raises(ConfigError, match="count_spread: 0 is not a positive number"):
+        CFormer.Options(count_spread=0)
+    known = get_args(get_type_hints(CFormer.Options)["count"])
+    assert get_args(get_type_hints(DecodeConfig)["count"]) == ("model", "transcript", *known)

@@ -59,6 +59,10 @@ class Adapter(nn.Module):
     def aligned(self) -> bool:
         return "aligned" in self.gives_now
 
+    def count_as(self, how: str) -> None:
+        """Decide on numbers of tokens as `how` says, in the place of what the options say. Raises ConfigError."""
+        raise ConfigError(f"count: {how}: this adapter counts no text tokens in that way; leave it at model")
+
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         """Frames [B, T, C], zero on padding, with lengths [B] on the CPU -> tokens [B, N, D].
 

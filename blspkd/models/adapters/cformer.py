@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError
 from blspkd.models import cif
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
@@ -44,7 +45,7 @@ class CFormer(Adapter):
         # the mean of both; the likeliest number over all of its paths (models/count_posterior.py), by itself or times
         # exp(-|n - sum of alpha| / count_spread)
         count: Literal["alpha", "ctc", "both", "posterior", "posterior_alpha"] = "alpha"
-        count_spread: float = 1.0  # in tokens
+        count_spread: float = 1.5  # in tokens; chosen on the validation set of egs/mini
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
@@ -78,7 +79,7 @@ class CFormer(Adapter):
             start_at_scale(self.to_llm, sides.embedding_rms)
         nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
         self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
-        self.count_by, self.count_spread = options.count, options.count_spread
+        self.options, self.count_by = options, options.count
 
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         if self.stack:
@@ -104,6 +105,9 @@ class CFormer(Adapter):
         return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha, stacked=stacked,
                             fire_times=fired.times * stacked, ctc_logits=ctc_logits, frame_lengths=lengths)
 
+    def count_as(self, how: str) -> None:
+        self.count_by = from_dict(CFormer.Options, vars(self.options) | {"count": how}, "count").count
+
     def _count(self, alpha: Tensor, ctc_logits: Tensor | None, lengths: Tensor) -> Tensor:
         """Its own opinion on the number of tokens [B], int64."""
         if self.count_by == "alpha":
@@ -113,7 +117,7 @@ class CFormer(Adapter):
         if self.count_by == "posterior":
             return likeliest_count(ctc_logits, lengths)
         if self.count_by == "posterior_alpha":
-            return likeliest_count(ctc_logits, lengths, cif.total(alpha), self.count_spread)
+            return likeliest_count(ctc_logits, lengths, cif.total(alpha), self.options.count_spread)
         labels = count_labels(ctc_logits, lengths, SURE_BLANK)
         return ((cif.total(alpha) + labels) / 2).round().clamp(min=1).long()
 
