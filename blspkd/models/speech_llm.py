@@ -198,10 +198,15 @@ class SpeechLlm(nn.Module):
         with nullcontext() if self.config.train_encoder else torch.no_grad():
             return self.encoder(features, lengths, windows)
 
-    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None
-              ) -> SpeechTokens:
-        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`."""
+    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None,
+              ids: Tensor | None = None) -> SpeechTokens:
+        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`.
+
+        ids: the transcripts' tokens [sum of n_tokens], in training, for adapters that read them.
+        """
         adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths)
+        if ids is not None and self.adapter.reads_ids:
+            return adapter(n_tokens, ids)
         speech, reach = adapter(n_tokens), self.config.recount if reach is None else reach
         if n_tokens is not None or not reach:
             return speech

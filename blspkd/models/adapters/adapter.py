@@ -56,6 +56,11 @@ class Adapter(nn.Module):
         raise TypeError(f"{cls.__name__} does not say what it gives")
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether `forward` takes, in training, the transcripts' token ids too: `ids` [sum of n_tokens]."""
+        return False
+
+    @property
     def aligned(self) -> bool:
         return "aligned" in self.gives_now
 

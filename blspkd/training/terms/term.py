@@ -39,7 +39,7 @@ class Step:
     def speech(self) -> SpeechTokens:
         """What the adapter makes of them, told how many tokens the transcripts have, if it is not another number."""
         if self.other_length is None:
-            return self.model.adapt(*self.frames, self.batch.n_tokens)
+            return self.model.adapt(*self.frames, self.batch.n_tokens, ids=self.input_ids)
         return self.model.adapt(*self.frames, self.other_length.n_tokens, reach=0)
 
     @cached_property
