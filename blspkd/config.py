@@ -65,6 +65,10 @@ class ModelConfig:
     # at inference: so many tokens more and fewer are tried, and the number is taken whose tokens are nearest to text
     # embeddings (models/recount.py); 0: the adapter's own
     recount: int = 0
+    # llm: not the number whose tokens are nearest to embeddings, but the one whose nearest text tokens the LLM finds most
+    # probable, together with recount_weight times the token counter's log-probability of it (models/rescore.py)
+    recount_by: Literal["nearest", "llm"] = "nearest"
+    recount_weight: float = 4.0  # chosen on the validation set of egs/mini, clean and with noise at 10 dB
     embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency
     plora_rank: int = 0  # 0: no PLoRA
     plora_alpha: float = 32.0
@@ -80,6 +84,8 @@ class ModelConfig:
         "conv_bottleneck": "adapter_options.bottleneck (adapter conv only)"}
 
     def __post_init__(self):
+        if self.recount_weight < 0:
+            raise ConfigError(f"model: recount_weight: {self.recount_weight} is below 0")
         if self.recount < 0:
             raise ConfigError(f"model: recount: {self.recount} is below 0")
 
@@ -97,6 +103,10 @@ class LossConfig:
     w_response_ce: float = 0.0  # BLSP's objective: cross-entropy on the continuation
     # name in blspkd/training/terms/__init__.py -> `Options` in the term's file, at least {weight: ...}; 0: without it
     terms: dict[str, dict] = field(default_factory=dict)
+    # share of the steps whose speech has as many tokens as the adapter counts itself, as at inference: without input KL
+    # and without the terms that need the transcript's number (training/own_length.py)
+    own_length: float = 0.0
+    own_length_by: Literal["adapter", "shift"] = "adapter"  # shift: a control, one token more or fewer than there are
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"  # KL(teacher || student)
     jsd_beta: float = 0.5
     temperature: float = 2.0
@@ -111,6 +121,11 @@ class LossConfig:
             raise ConfigError(f"temperature: {self.temperature} is not a positive number")
         if self.w_response_ce and self.response_positions != "shifted":
             raise ConfigError("w_response_ce: cross-entropy needs response_positions 'shifted'")
+        if not 0 <= self.own_length <= 1:
+            raise ConfigError(f"own_length: {self.own_length} is not a share from 0 to 1")
+        if self.own_length and not (self.w_response or self.w_response_ce):
+            raise ConfigError("own_length: such a step learns from the response alone; set w_response or "
+                              "w_response_ce, or own_length to 0")
         if not (self.distils or self.terms):
             raise ConfigError("w_input, w_response and w_response_ce are all 0, and terms names nothing: there is "
                               "nothing to learn from")

@@ -48,8 +48,16 @@ class DecodeConfig:
     max_utterances: int = 0  # 0: all
     num_bootstrap: int = 1000
     num_examples: int = 3  # shown in RESULTS.md
+    # scores of what counts tokens also of the utterances with as many speech tokens as transcript tokens, and of the
+    # others, as tasks of their own: qa:tokens=right, qa:tokens=wrong
+    by_count: bool = False
     snap: Literal["model", "none", "hard", "soft"] = "model"  # as model.snap (config.py) has it, or otherwise
     recount: int = -1  # as model.recount has it, or so many tokens more and fewer
+    recount_by: Literal["model", "nearest", "llm"] = "model"  # as model.recount_by has it, or otherwise
+    recount_weight: float = -1.0  # with recount_by: llm, as model.recount_weight; -1: as the model has it
+    # speech tokens as the adapter counts them, or as another of its options `count` has it (models/adapters/cformer.py);
+    # transcript: as many as the transcript has (an oracle)
+    count: Literal["model", "transcript", "alpha", "ctc", "both", "posterior", "posterior_alpha"] = "model"
 
     def tasks_of(self, set_name: str) -> dict[str, TaskConfig]:
         """The tasks of this test set."""
@@ -70,6 +78,8 @@ class DecodeConfig:
         for name in ("batch_size", "part_size", "max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.count == "transcript" and self.recount > 0:
+            raise ConfigError("recount: with count 'transcript' the number of tokens is known; leave it at -1")
         if self.num_bootstrap < 2:
             raise ConfigError(f"num_bootstrap: {self.num_bootstrap} draws give no interval; use 1000")
 

@@ -48,7 +48,12 @@ def main(words: list[str] | None = None) -> None:
     device = choose_device(config.device)
     data_dirs = args.data_dir[args.job - 1::args.num_jobs]
     if args.model_dir:
-        listener = cache(lambda: Listener.from_pretrained(args.model_dir, device, config.dtype))  # at most once
+        def load() -> Listener:
+            listener = Listener.from_pretrained(args.model_dir, device, config.dtype)
+            listener.decide_numbers(config.count, config.recount_by, config.recount_weight)
+            return listener
+
+        listener = cache(load)  # at most once
         fingerprint = fingerprint_model(args.model_dir, model_identity, config.dtype)
         for data_dir in data_dirs:
             decode_set(listener, fingerprint, data_dir, args.exp_dir, config)

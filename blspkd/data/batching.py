@@ -96,7 +96,8 @@ def _teacher_states(items: list[LoadedExample]) -> Tensor | None:
 def lay_out(examples: list[Example], n_inputs: list[int]) -> TokenBatch:
     """Concatenate prefix, n_inputs[b] input positions, suffix and response of every example, and pad at the end.
 
-    Where n_inputs[b] is not the transcript's length (an adapter with a rate of its own) the input ids are zeros.
+    Where n_inputs[b] is not the transcript's length (an adapter with a rate of its own, or that counts for itself) the
+    input ids are zeros.
     """
     rows, inputs, responses = [], [], []
     for example, n in zip(examples, n_inputs, strict=True):

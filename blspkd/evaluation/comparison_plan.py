@@ -28,8 +28,8 @@ TRANSCRIPT = "transcript"
 NONE = "none"  # in `merge`: the base models as they are, see models/merging.py
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount")
-OF_SPEECH_TOKENS = ("snap", "recount")
+            "snap", "recount", "recount_by", "recount_weight", "count")
+OF_SPEECH_TOKENS = ("snap", "recount", "recount_by", "recount_weight", "count")
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,13 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     training = load_config(TrainConfig, trained[0].config, list(overrides))
     if phase and not training.align:
         raise ConfigError(f"{path}: phase: {phase}: '{chain[-1]}' is trained in one phase, without 'align:'")
-    if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0:
+    counted = inference.get("count", "model") != "model"
+    if inference.get("snap") in ("hard", "soft") or inference.get("recount", 0) > 0 or counted:
         from blspkd.models.adapters import adapter_gives  # takes seconds to import
 
         if "aligned" not in adapter_gives(training.model):
-            raise ConfigError(f"{path}: inference: snap and recount: the tokens of '{chain[-1]}' stand for no text "
-                              "tokens")
+            raise ConfigError(f"{path}: inference: snap, recount and count: the tokens of '{chain[-1]}' stand for no "
+                              "text tokens")
     seeds = min(config.systems[name], limit.max_seeds or config.systems[name])
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "

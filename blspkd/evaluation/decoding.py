@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blspkd.config import ModelConfig, PromptConfig
+from blspkd.errors import ConfigError
 from blspkd.evaluation import transcript_style
 from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir
@@ -92,12 +93,28 @@ class _Decoder:
         work = {folder: partial(self.answer, folder.task) for folder in folders}
         if self.system in TYPED:
             return Job(self.plan, work)
-        listen = partial(self.listener.listen, snap=self.config.snap, recount=self.config.recount)
-        return Job(self.plan, work, self.load, listen)
+        return Job(self.plan, work, self.load, self.listen)
 
-    def load(self, batch: list[str]) -> list[np.ndarray]:
+    def load(self, batch: list[str]) -> tuple[list[np.ndarray], list[int] | None]:
+        """Waveforms of what is heard, and how many speech tokens each shall become; None: the model decides."""
         rate = self.listener.extractor.sampling_rate
-        return [self.eval_set.load(self.eval_set.heard(self.system, utt_id), rate) for utt_id in batch]
+        heard = [self.eval_set.heard(self.system, utt_id) for utt_id in batch]
+        n_tokens = [self._true_count(utt_id) for utt_id in heard] if self.config.count == "transcript" else None
+        return [self.eval_set.load(utt_id, rate) for utt_id in heard], n_tokens
+
+    def listen(self, loaded: tuple[list[np.ndarray], list[int] | None]) -> list[Tensor]:
+        waveforms, n_tokens = loaded
+        return self.listener.listen(waveforms, snap=self.config.snap, recount=self.config.recount, n_tokens=n_tokens)
+
+    def _true_count(self, utt_id: str) -> int:
+        """Tokens of the transcript, in every task's turn. Raises ConfigError where they differ: it is heard once."""
+        transcript = self.eval_set.utterances[utt_id].text
+        counts = {task: self._count_tokens(transcript, instructions[utt_id])
+                  for task, instructions in self.eval_set.instructions.items()}
+        if len(set(counts.values())) > 1:
+            raise ConfigError(f"count: transcript: {self.eval_set.path}: the transcript of {utt_id} has another number "
+                              f"of tokens in another task's turn ({counts}); decode these tasks apart")
+        return next(iter(counts.values()))
 
     def answer(self, task: str, batch: list[str], speech: list[Tensor] | None) -> list[dict]:
         """Rows of hyp.jsonl for `batch`; speech: tokens [n, D] of what is heard, None for systems that read."""
@@ -134,8 +151,8 @@ class _Decoder:
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    listening = {key: value for key, value, usual in (("snap", config.snap, "model"), ("recount", config.recount, -1))
-                 if value != usual}
+    usual = {"snap": "model", "recount": -1, "recount_by": "model", "recount_weight": -1.0, "count": "model"}
+    listening = {key: getattr(config, key) for key, value in usual.items() if getattr(config, key) != value}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:

@@ -47,6 +47,9 @@ class EvalSet:
         if not tasks:
             raise ConfigError(f"tasks: none for {path.name}; conf/decode.yaml must name at least one, e.g. repeat: "
                               "{metrics: [wer]}")
+        if config.count == "transcript" and not (path / "text").exists():
+            raise DataError(f"{path}/text: missing, and count 'transcript' takes the number of speech tokens from it; "
+                            "write it, or decode this set with count 'model'")
         need_text = bool(set(config.systems) & {"text", "chance"}) or (path / "text").exists()
         utterances = KaldiDir.read(path, need_text=need_text).utterances
         if not utterances:

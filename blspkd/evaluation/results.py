@@ -10,6 +10,7 @@ from blspkd.errors import DataError
 from blspkd.files import atomic_write
 
 TYPE = ":"  # in a row's task, before a type of question: qa:who is the part of qa whose instructions begin with "who"
+TOKENS = "tokens="  # behind TYPE: qa:tokens=right is the part of qa with as many speech tokens as transcript tokens
 DIGITS = 6  # significant digits kept of values and intervals, which may be tiny
 
 
@@ -60,16 +61,30 @@ def update_results(path: str | Path, new: Iterable[Row], replaces: Callable[[Row
 
 
 def whole_tasks(rows: Iterable[Row]) -> list[Row]:
-    """Without those of types of questions, which have tables of their own."""
+    """Without those of parts of a test set, which have tables of their own."""
     return [row for row in rows if TYPE not in row.task]
 
 
 def question_types(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The others: (task, set) -> rows of all types."""
+    """Of types of questions: (task, set) -> rows of all types."""
+    return _parts(row for row in rows if not is_by_count(row.task))
+
+
+def count_splits(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Of utterances with the right and with a wrong number of speech tokens: (task, set) -> rows of both."""
+    return _parts(row for row in rows if is_by_count(row.task))
+
+
+def is_by_count(task: str) -> bool:
+    """Whether this is a task's part with the right, or a wrong, number of speech tokens."""
+    return task.partition(TYPE)[2].startswith(TOKENS)
+
+
+def _parts(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        task, is_type, _ = row.task.partition(TYPE)
-        if is_type:
+        task, is_part, _ = row.task.partition(TYPE)
+        if is_part:
             found.setdefault((task, row.set), []).append(row)
     return found
 

@@ -20,9 +20,9 @@ from blspkd.evaluation import scorers
 from blspkd.evaluation.bootstrap import Statistics
 from blspkd.evaluation.cascade import NO_ADAPTER
 from blspkd.evaluation.decode_dir import decode_dir_path, read_finished
-from blspkd.evaluation.results import TYPE, Row, update_results
+from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scorers.scorer import Score, scored
-from blspkd.evaluation.scorers.texts import normalize
+from blspkd.evaluation.slices import slices
 from blspkd.evaluation.typed import with_typed
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
 from blspkd.files import atomic_write
@@ -83,11 +83,11 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
     for (task, set_name, system), answers in decoded.items():
         scores = score_decode_dir(decode_dir_path(exp_dir, task, set_name, system), task, answers, config)
         rows += [as_row(score, system, set_name, task) for score in scores]
-        if config.tasks[task].by_first_word:
-            for word, own in by_first_word(answers).items():
-                # errors are not told apart by kind: there may be few
-                rows += [as_row(score, system, set_name, task + TYPE + word)
-                         for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
+        counts = config.by_count and (system == "cascade" or system == "speech" and experiment.counts_tokens)
+        for part, own in slices(task, answers, config.tasks[task].by_first_word, counts).items():
+            # errors are not told apart by kind: there may be few
+            rows += [as_row(score, system, set_name, part)
+                     for score in task_scores(own, task, config) if score.metric in config.tasks[task].metrics]
     for name, tasks in config.means.items():
         rows += [as_row(score, system, set_name, name) for set_name in test_sets for system in config.systems
                  if set(tasks) <= config.tasks_of(set_name).keys() and can_mean(name, system, config)
@@ -165,15 +165,6 @@ def mean_statistics(mean: str, answers: dict[str, list[dict]], config: DecodeCon
         answers = {task: list(compress(rows, judged)) for task, rows in answers.items()}
     return Statistics(np.mean([common.table(rows, config.tasks[task]) for task, rows in answers.items()], axis=0),
                       common.score)
-
-
-def by_first_word(answers: Sequence[dict]) -> dict[str, list[dict]]:
-    """First word of the instruction, in lower case and without punctuation -> its answers, in the words' order."""
-    found: dict[str, list[dict]] = {}
-    for row in answers:
-        words = normalize(row["instruction"]).split()
-        found.setdefault(words[0] if words else "", []).append(row)
-    return dict(sorted(found.items()))
 
 
 def recogniser_scores(answers: list[dict], config: DecodeConfig) -> list[Score]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from blspkd.data.pretrained import load_pretrained, pinned, split_revision
@@ -33,6 +34,18 @@ def load_llm(name: str, dtype: str = "float32", attn_implementation: str | None 
         raise ModelError(f"{name}: this LLM cannot be loaded ({_first_line(error)}); name a folder with a saved causal "
                          "LM, or a Hugging Face id that is in the local cache or can be downloaded") from None
     return llm.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def check_head(llm: nn.Module, name: str) -> None:
+    """The losses compute logits as h W^T + b from the last hidden state: make sure that this is all there is."""
+    ids = torch.tensor([[0, 1]], device=next(llm.parameters()).device)
+    head = llm.get_output_embeddings()
+    expected = llm(input_ids=ids, use_cache=False).logits.float()
+    found = head(llm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
+        raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or "
+                         "scaled logits are not supported)")
 
 
 def pin(name: str, what: str) -> str:

@@ -168,3 +168,24 @@ def _fire_times(ends: Tensor, fires: Tensor, frame: Tensor, mask: Tensor) -> Ten
     length = after - before
     share = torch.where(length > 0, (fires - before) / torch.where(length > 0, length, 1), 0)
     return torch.where(mask, frame + share, 0).float()
+
+
+def scale_locally(alpha: Tensor, cuts: Tensor) -> Tensor:
+    """Alpha that sums to 1 between neighbouring cuts, so that an error of one token moves no other token's fire.
+
+    alpha: [B, T], non-negative, zero on padding; cuts: [B, N] int64, the whole frame at which each token's stretch ends,
+    ascending from at least 1; -1 behind the last, and where an utterance has none its alpha stays as it is. A stretch
+    without any alpha is spread evenly. Returns [B, T]; gradients reach alpha, cuts are constants.
+    """
+    known = cuts[:, :1] > 0  # [B, 1]
+    ends = torch.where(cuts > 0, cuts, torch.iinfo(torch.int64).max)
+    frames = torch.arange(alpha.shape[1], device=alpha.device).expand(alpha.shape)
+    stretch = torch.searchsorted(ends.contiguous(), frames.contiguous(), right=True)  # [B, T]; N or more: padding
+    inside = stretch < (cuts > 0).sum(1, keepdim=True)
+    stretch = stretch.clamp(max=cuts.shape[1] - 1)
+    wide = alpha.double() if alpha.device.type != "mps" else alpha
+    nothing = wide.new_zeros(cuts.shape)
+    sums = nothing.scatter_add(1, stretch, torch.where(inside, wide, 0)).gather(1, stretch)  # [B, T]
+    sizes = nothing.scatter_add(1, stretch, inside.to(wide)).gather(1, stretch)
+    shares = torch.where(sums > 0, wide / torch.where(sums > 0, sums, 1), 1 / sizes.clamp(min=1))
+    return torch.where(known, torch.where(inside, shares, 0), wide)

@@ -5,8 +5,8 @@
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,7 @@ class Listener:
         self.prefix = SharedPrefix()
         if isinstance(model, SpeechLlm):
             model.know_text(self.prompt.text_ids(len(model.embedding_table)))
+            model.turn = self.prompt.around()
         shipped = model.causal_lm.generation_config.eos_token_id
         ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
         self.ends = sorted(ends - {None})
@@ -142,6 +143,18 @@ class Listener:
         tokenizer = load_tokenizer(name)
         return cls(TextLlm(load_llm(name, dtype), prompt).to(device), tokenizer, None)
 
+    def decide_numbers(self, count: str = "model", recount_by: str = "model", recount_weight: float = -1.0) -> None:
+        """How numbers of speech tokens come about from now on, where that is not as in the training.
+
+        count: as the adapter's option of that name (model, transcript: unchanged; `listen` is told the latter);
+        recount_by, recount_weight: as the model's options (model, -1: unchanged). Raises ConfigError.
+        """
+        if count not in ("model", "transcript"):
+            self.model.adapter.count_as(count)
+        changed = {} if recount_by == "model" else {"recount_by": recount_by}
+        changed |= {"recount_weight": recount_weight} if recount_weight >= 0 else {}
+        self.model.config = replace(self.model.config, **changed)
+
     @torch.inference_mode()
     def generate_from_speech(self, waveforms: list[np.ndarray | Tensor], instructions: list[str],
                              options: GenerationOptions | None = None,
@@ -169,21 +182,25 @@ class Listener:
 
     @torch.inference_mode()
     def listen(self, waveforms: list[np.ndarray | Tensor], sampling_rate: int | None = None,
-               snap: Literal["model", "none", "hard", "soft"] = "model", recount: int = -1) -> list[Tensor]:
+               snap: Literal["model", "none", "hard", "soft"] = "model", recount: int = -1,
+               n_tokens: Sequence[int] | None = None) -> list[Tensor]:
         """Speech tokens [n, D] of each waveform; they can be used for any number of instructions.
 
         waveforms:     [samples] each, of one channel: floats within -1 and 1, int16, int32 or uint8.
         sampling_rate: of all of them, in Hz; None: `self.extractor.sampling_rate`. Another one is converted.
         snap:          whether tokens are drawn to text embeddings (nearest.py); model: as in its training.
         recount:       so many tokens more and fewer are tried (recount.py); -1: `model.recount`.
+        n_tokens:      how many speech tokens each waveform becomes, where that is known; None: the model decides.
         Raises AudioError, with the waveform's number, for what cannot be used, and ConfigError for an adapter whose
         tokens stand for no text tokens.
         """
         if snap == "model":
             snap = self.model.config.snap
-        if (snap != "none" or recount > 0) and not self.model.adapter.aligned:
-            raise ConfigError(f"snap: {snap}, recount: {recount}: the tokens of adapter '{self.model.config.adapter}' "
-                              "stand for no text tokens; leave them at none and 0")
+        if (snap != "none" or recount > 0 or n_tokens is not None) and not self.model.adapter.aligned:
+            known = "" if n_tokens is None else ", count: transcript"
+            raise ConfigError(f"snap: {snap}, recount: {recount}{known}: the tokens of adapter "
+                              f"'{self.model.config.adapter}' stand for no text tokens; leave them at none and 0"
+                              + (" and count at model" if known else ""))
         target = self.extractor.sampling_rate
         rate = target if sampling_rate is None else sampling_rate
         features = [self.extractor(as_waveform(waveform, rate, target, f"waveform {number} (counted from 0)"))
@@ -191,7 +208,8 @@ class Listener:
         speech = self.model.speech_tokens(
             pad_windows([window for item in features for window in item.windows]).to(self.model.device),
             torch.tensor([length for item in features for length in item.lengths]),
-            [len(item.windows) for item in features], reach=None if recount < 0 else recount)
+            [len(item.windows) for item in features], None if n_tokens is None else torch.tensor(n_tokens),
+            reach=None if recount < 0 else recount)
         tokens = [tokens[:n] for tokens, n in zip(speech.tokens, speech.n_tokens.tolist(), strict=True)]
         return [self.model.snap(of_one, snap) for of_one in tokens]
 

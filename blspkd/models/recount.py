@@ -17,19 +17,25 @@ COST = 0.1  # nats of mean certainty that another number has to win; chosen on t
 
 @torch.no_grad()
 def recount(tokens_of: Callable[[Tensor], SpeechTokens], own: SpeechTokens, reach: int,
-            nearest: Callable[[Tensor], tuple[Tensor, Tensor]]) -> SpeechTokens:
+            nearest: Callable[[Tensor], tuple[Tensor, Tensor]],
+            rescore: Callable[[Tensor, Tensor], Tensor] | None = None) -> SpeechTokens:
     """The speech tokens that are surest of their nearest embeddings, of own.n_tokens [B] +- reach for each utterance.
 
     tokens_of: numbers [B], on the CPU -> speech tokens; nearest: tokens [n, D] -> ids and shares [n] (see nearest.py).
-    Certainty is the mean log share. It costs 2 * reach passes of the adapter, and one more where a number changes.
+    Certainty is the mean log share. rescore: ids [n] and numbers [B] -> [B], how good these texts are; then it is the
+    best text's number instead (rescore.py). It costs 2 * reach passes of the adapter, and one more where a number changes.
     """
     if not reach:
         return own
     chosen, surest = own.n_tokens, torch.full(own.n_tokens.shape, -torch.inf)
     for change in sorted(range(-reach, reach + 1), key=abs):
         speech = tokens_of((own.n_tokens + change).clamp(min=1)) if change else own
-        shares = nearest(speech.rows())[1].log().cpu()
-        certainty = torch.stack([share.mean() for share in shares.split(speech.n_tokens.tolist())]) - COST * abs(change)
+        ids, shares = nearest(speech.rows())
+        if rescore is None:
+            parts = shares.log().cpu().split(speech.n_tokens.tolist())
+            certainty = torch.stack([share.mean() for share in parts]) - COST * abs(change)
+        else:
+            certainty = rescore(ids, speech.n_tokens).float()
         better = certainty > surest
         chosen, surest = torch.where(better, speech.n_tokens, chosen), torch.where(better, certainty, surest)
     if torch.equal(chosen, own.n_tokens):

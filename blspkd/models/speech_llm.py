@@ -27,13 +27,14 @@ from blspkd.data.batching import Batch, TokenBatch, lay_out
 from blspkd.errors import ModelError
 from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
-from blspkd.models.base_models import load_llm, pin
+from blspkd.models.base_models import check_head, load_llm, pin
 from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.recount import recount
+from blspkd.models.rescore import Rescorer
 from blspkd.models.shared_prefix import SharedPrefix
 from blspkd.models.speech_encoder import SpeechEncoder, unfreeze
 from blspkd.models.speech_tokens import SpeechTokens
@@ -56,6 +57,7 @@ class SpeechLlm(nn.Module):
                               embedding_rms=self.embedding_rms if said is not None else config.embedding_rms)
         self.prompt_config = prompt
         self.prefix = SharedPrefix()
+        self.turn: tuple[list[int], list[int]] = ([], [])  # what stands around a transcript; a Listener knows it
         self.is_text: Tensor | None = None  # [V] bool: where text has its embeddings; None: all
         self.adapter = make_adapter(config, Sides(encoder.width, embeddings.embedding_dim, self.embedding_rms,
                                                   config.attn_implementation))
@@ -79,7 +81,7 @@ class SpeechLlm(nn.Module):
         if not with_llm:
             return cls(config, prompt, encoder, EmbeddingTable.from_pretrained(config.llm, config.dtype), said)
         llm = load_llm(config.llm, config.dtype, config.attn_implementation, device_map)
-        _check_head(llm, config.llm)
+        check_head(llm, config.llm)
         if config.plora_rank:
             llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
                             everywhere=config.plora_positions == "all")
@@ -184,12 +186,21 @@ class SpeechLlm(nn.Module):
         with nullcontext() if self.config.train_encoder else torch.no_grad():
             return self.encoder(features, lengths, windows)
 
-    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None
-              ) -> SpeechTokens:
-        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`."""
+    def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None,
+              ids: Tensor | None = None) -> SpeechTokens:
+        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`.
+
+        ids: the transcripts' tokens [sum of n_tokens], in training, for adapters that read them.
+        """
         adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths)
+        if ids is not None and self.adapter.reads_ids:
+            return adapter(n_tokens, ids)
         speech, reach = adapter(n_tokens), self.config.recount if reach is None else reach
-        return speech if n_tokens is not None else recount(adapter, speech, reach, self.nearest)
+        if n_tokens is not None or not reach:
+            return speech
+        by_llm = self.config.recount_by == "llm"
+        rescore = Rescorer(self, speech, reach, self.config.recount_weight) if by_llm else None
+        return recount(adapter, speech, reach, self.nearest, rescore)
 
     @property
     def adapter_dtype(self) -> torch.dtype:
@@ -221,8 +232,8 @@ class SpeechLlm(nn.Module):
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:
-        """The student's layout: the teacher's, unless the adapter has a rate of its own."""
-        if self.adapter.aligned:
+        """The student's layout: the teacher's, unless the number of speech tokens is another one."""
+        if torch.equal(speech.n_tokens, batch.n_tokens):
             return batch.sequences
         sequences = lay_out(batch.examples, speech.n_tokens.tolist())
         sequences.ids = sequences.ids.to(batch.sequences.ids.device)
@@ -270,15 +281,3 @@ def _rms(embeddings: nn.Module, said: Tensor | None) -> float:
     if said is not None:
         squares = squares[said.long()]
     return float(squares.double().mean().sqrt() * getattr(embeddings, "embed_scale", 1.0))
-
-
-@torch.no_grad()
-def _check_head(llm: nn.Module, name: str) -> None:
-    """The losses compute logits as h W^T + b from the last hidden state: make sure that this is all there is."""
-    ids = torch.tensor([[0, 1]], device=next(llm.parameters()).device)
-    head = llm.get_output_embeddings()
-    expected = llm(input_ids=ids, use_cache=False).logits.float()
-    found = head(llm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
-    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
-        raise ModelError(f"{name}: its logits are not a linear function of its last hidden state (soft-capped or "
-                         "scaled logits are not supported)")

@@ -6,13 +6,15 @@ from statistics import fmean
 
 from blspkd.evaluation.bootstrap import FEWEST
 from blspkd.evaluation.comparison import Comparison, Measured
-from blspkd.evaluation.results import TYPE
+from blspkd.evaluation.results import TYPE, is_by_count
 from blspkd.evaluation.scorers import HEALTH, SCORERS
 from blspkd.reporting import tables
 from blspkd.reporting.correlation import FEW, Pairs, rho_text, spearman
 from blspkd.reporting.pages import render
 
 MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
+COUNTED = ("Right: as many speech tokens as the transcript has tokens. Every system has utterances of its own in each "
+           "part.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "nearest_wer", "nearest_top1",
              "count_mae", "boundary_median_ms", "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
@@ -25,11 +27,15 @@ def markdown(comparison: Comparison) -> str:
     """All tables, set by set, as Markdown."""
     measured, tasks = comparison.measured, _task_metrics(comparison.measured)
     health_of = next((one.task for one in measured if one.metric in HEALTH), "")
-    types = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    parts = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    types, counts = ([column for column in parts if is_by_count(column[0]) == which] for which in (False, True))
     groups = [  # title, what its numbers mean, columns
         ("", "", tasks),
         *((f"{task} by type of question", "", [column for column in types if column[0].startswith(task + TYPE)])
           for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in types)),
+        *((f"{task} by the number of speech tokens", COUNTED,
+           [column for column in counts if column[0].startswith(task + TYPE)])
+          for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in counts)),
         ("Alignment", "", [("alignment", metric) for metric in ALIGNMENT]),
         (f"Output health of {health_of}", MEANINGS, [(health_of, metric) for metric in HEALTH]),
         ("Cost", "", [("cost", metric) for metric in COST]),
@@ -146,11 +152,14 @@ def _cells(measured: Sequence[Measured], set_name: str, columns: Sequence[Column
 
 
 def _head(column: Column, measured: Sequence[Measured]) -> str:
-    """Types of questions say how many utterances they have; of whole tasks, other tables say so."""
+    """Types of questions say how many utterances they have; of whole tasks, other tables say so.
+
+    How many have the right number of tokens differs from system to system: the cells say it.
+    """
     task, metric = column
     if metric not in SCORERS:
         return tables.metric_label(metric)
-    size = f" (n={measured[0].n})" if TYPE in task else ""
+    size = f" (n={measured[0].n})" if TYPE in task and not is_by_count(task) else ""
     return f"{task} {tables.metric_label(metric)}{size}"
 
 
@@ -165,6 +174,8 @@ def _cell(one: Measured | None, with_range: bool) -> str:
     text = _number(one.mean, one.metric)
     if with_range and len(one.values) > 1:
         text += f" [{_number(min(one.values), one.metric)} - {_number(max(one.values), one.metric)}]"
+    if is_by_count(one.task):
+        text += f" (n={one.n})"
     if one.difference is not None:
         text += f" ({one.difference:+.1f}{'*' * (one.significant + one.significant_of_many)})"
     return text

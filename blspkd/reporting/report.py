@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.evaluation.results import Row, question_types, whole_tasks
+from blspkd.evaluation.results import Row, count_splits, question_types, whole_tasks
 from blspkd.evaluation.scorers import HEALTH, SCORERS, with_parts
 from blspkd.files import atomic_write
 from blspkd.reporting import cards, figures
@@ -48,7 +48,7 @@ def write_report(exp_dirs: Sequence[str | Path], output: str | Path, *, title: s
 
 
 def _results(rows: Sequence[Row]) -> dict:
-    """Tables of tasks, of their types of questions, and of alignment."""
+    """Tables of tasks, of their parts (types of questions, numbers of tokens), and of alignment."""
     tasks = []
     for task in dict.fromkeys(row.task for row in whole_tasks(rows) if row.metric in SCORERS):
         table = _of_task(rows, task, SCORERS)
@@ -58,6 +58,7 @@ def _results(rows: Sequence[Row]) -> dict:
                      key=lambda row: ALIGNMENT.index(row.metric))
     sets = dict.fromkeys(row.set for row in rows if row in aligned)
     return {"tasks": tasks, "typed": any(row.system.endswith(TYPED) for row in rows),
+            "counts": [(*which, arrange(own, SCORERS)) for which, own in count_splits(rows).items()],
             "types": [(*which, arrange(own, SCORERS)) for which, own in question_types(rows).items()],
             "aligned": [(name, arrange([row for row in aligned if row.set == name], ALIGNMENT)) for name in sets]}
 

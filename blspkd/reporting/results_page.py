@@ -98,6 +98,7 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
                                if row.signature and row.metric not in parts)
     text = render("RESULTS.md", page=page, preamble=preamble, command=command, signatures=list(signatures),
                   tasks=tables.markdown_tasks(page.rows), types=tables.markdown_types(page.rows),
+                  counts=tables.markdown_counts(page.rows),
                   others=tables.markdown_others(page.rows), errors=tables.markdown_errors(page.rows),
                   health=tables.markdown_health(page.rows),
                   facts=[("date", date), *environment, ("commit", commit),

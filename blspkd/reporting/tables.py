@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from blspkd.evaluation.results import Row, question_types, whole_tasks
+from blspkd.evaluation.results import Row, count_splits, question_types, whole_tasks
 from blspkd.evaluation.scorers import COUNTS, HEALTH, SCORERS, with_parts
 from blspkd.evaluation.scorers.errors import ErrorRate
 
@@ -96,6 +96,11 @@ def markdown_tasks(rows: Sequence[Row]) -> str:
 def markdown_types(rows: Sequence[Row]) -> str:
     """Tasks by type of question, a table per task and set."""
     return "\n\n".join(markdown(arrange(own, SCORERS)) for own in question_types(rows).values())
+
+
+def markdown_counts(rows: Sequence[Row]) -> str:
+    """Tasks by whether the number of speech tokens is right, a table per task and set."""
+    return "\n\n".join(markdown(arrange(own, SCORERS)) for own in count_splits(rows).values())
 
 
 def markdown_errors(rows: Sequence[Row]) -> str:

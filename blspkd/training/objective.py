@@ -12,6 +12,7 @@ from blspkd.config import LossConfig
 from blspkd.data.batching import Batch
 from blspkd.errors import ConfigError, ModelError
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.own_length import OwnLength
 from blspkd.training.terms import make_terms
 from blspkd.training.terms.kd import KnowledgeDistillation
 from blspkd.training.terms.term import Step
@@ -34,6 +35,10 @@ class Denominators:
     response: float
     utterances: float
 
+    def __add__(self, other: "Denominators") -> "Denominators":
+        return Denominators(self.input + other.input, self.response + other.response,
+                            self.utterances + other.utterances)
+
     @classmethod
     def of(cls, batches: list[Batch]) -> "Denominators":
         return cls(input=float(sum(int(batch.n_tokens.sum()) for batch in batches)),
@@ -52,13 +57,16 @@ class Objective:
 class KdObjective(nn.Module):
     """SpeechLlm with its loss, as one module, so that DistributedDataParallel sees a single forward call."""
 
-    def __init__(self, speech_llm: SpeechLlm, config: LossConfig):
+    def __init__(self, speech_llm: SpeechLlm, config: LossConfig, seed: int = 0):
+        """seed: of the steps with `own_length`."""
         super().__init__()
         self.speech_llm = speech_llm
+        self.own_length = OwnLength(config.own_length, config.own_length_by, seed)
         self.terms = make_terms(config, speech_llm)
         self.distillation = KnowledgeDistillation(config, speech_llm.adapter.aligned) if config.distils else None
         self.negatives = any(term.negatives for term in self.terms.values())
         self.units = {}  # what is summed, and which denominator makes it a mean
+        self.of_aligned = {"input_kl", "input_top1"}  # those of steps with the transcripts' numbers of tokens only
         if self.distillation:
             self.units |= self.distillation.units
         for name, term in self.terms.items():
@@ -67,17 +75,26 @@ class KdObjective(nn.Module):
                     raise ConfigError(f"loss: terms: {name}: '{logged}' is logged by another part of the loss already; "
                                       "rename it")
                 self.units[logged] = term.unit
+                if "aligned" in term.needs:
+                    self.of_aligned.add(logged)
         if speech_llm.adapter.aligned:
             self.units |= {COUNT: "utterances", NEAREST: "input"}
 
-    def forward(self, batch: Batch, denominators: Denominators) -> Objective:
-        """Loss of one micro-batch, to be summed over micro-batches and ranks."""
-        step = Step(self.speech_llm, batch)
+    def forward(self, batch: Batch, denominators: Denominators, step_number: int | None = None) -> Objective:
+        """Loss of one micro-batch, to be summed over micro-batches and ranks.
+
+        step_number: optimiser steps before this one; None in validation.
+        """
+        step = Step(self.speech_llm, batch, self.own_length.of(batch, step_number))
         loss, sums = 0.0, []
         if self.distillation:
             distilled = self.distillation(step, denominators.input, denominators.response)
             loss, sums = distilled.loss, [*distilled.details]
         for term in self.terms.values():
+            if "aligned" in term.needs and not step.aligned:
+                loss = loss + _untouched(term)
+                sums += [torch.zeros(())] * (1 + len(term.reports))
+                continue
             found = term(step)
             loss = loss + term.weight * found.loss / getattr(denominators, term.unit)
             sums += [found.loss, *found.details]
@@ -85,16 +102,23 @@ class KdObjective(nn.Module):
             predicted = step.speech.n_predicted
             sums.append((predicted == batch.n_tokens.to(predicted.device)).sum())
             sums.append(self._read_right(step))
-        return Objective(loss, torch.stack([value.detach().float() for value in sums]))
+        return Objective(loss, torch.stack([value.detach().float().to(loss.device) for value in sums]))
 
-    def means(self, sums: Tensor, counts: Denominators, training: bool) -> dict[str, float]:
-        """Means by name; what is not computed (in training: without a weight) is left out."""
+    def means(self, sums: Tensor, counts: Denominators, training: bool, of_aligned: Denominators | None = None
+              ) -> dict[str, float]:
+        """Means by name; what is not computed (in training: without a weight) is left out.
+
+        of_aligned: counts of the steps with the transcripts' numbers of tokens; None: that is all of them.
+        """
+        of_aligned = of_aligned or counts
         computed = set(self.units)
         if self.distillation:
             computed = self.distillation.computed(training) | (computed - self.distillation.units.keys())
         if training:
             computed -= {NEAREST}
-        means = {name: float(value) / max(1.0, getattr(counts, unit))
+        if not of_aligned.utterances:
+            computed -= self.of_aligned
+        means = {name: float(value) / max(1.0, getattr(of_aligned if name in self.of_aligned else counts, unit))
                  for (name, unit), value in zip(self.units.items(), sums, strict=True)}
         return {name: 100 * value if name.endswith(PERCENT) else value
                 for name, value in means.items() if name in computed}
@@ -129,3 +153,8 @@ class KdObjective(nn.Module):
             self.terms.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"{path}: the weights of the loss terms cannot be loaded: {error}") from None
+
+
+def _untouched(term: nn.Module) -> Tensor | float:
+    """0, as a function of the term's weights: ranks add up gradients of all that is trained, in every step."""
+    return sum((0 * weight.sum() for weight in term.parameters()), 0.0)

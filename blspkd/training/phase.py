@@ -52,7 +52,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     examples = {name: _examples(config, folder, name, prompt, output_dir)
                 for name, folder in (("train", train_dir), ("valid", valid_dir))}
 
-    objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss)
+    objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss,
+                            config.training.seed)
     speech_llm = objective.speech_llm
     speech_llm.know_text(prompt.text_ids(len(speech_llm.embedding_table)))
     freeze(speech_llm, config.training.freeze_param)

@@ -69,6 +69,7 @@ class KdTrainer(Trainer):
         self.objective = objective
         self._sums = torch.zeros(len(objective.units))  # of the steps since the last log line
         self._counts = Denominators(0.0, 0.0, 0.0)
+        self._of_aligned = Denominators(0.0, 0.0, 0.0)  # the same without steps of `own_length`
         self._bad, self._seen = 0, 0
 
     def get_train_dataloader(self) -> DataLoader:
@@ -105,8 +106,9 @@ class KdTrainer(Trainer):
             values = torch.tensor([counts.input, counts.response, counts.utterances], device=device)
             dist.all_reduce(values)
             counts = Denominators(*values.tolist())
-        for name in vars(counts):
-            setattr(self._counts, name, getattr(self._counts, name) + getattr(counts, name))
+        self._counts += counts
+        if not self.objective.own_length.drawn(self.state.global_step):
+            self._of_aligned += counts
         return counts
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
@@ -120,7 +122,7 @@ class KdTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False,
                      num_items_in_batch: Denominators | None = None):
         """Loss of one micro-batch, a share of the step's global mean."""
-        result = model(inputs, num_items_in_batch)
+        result = model(inputs, num_items_in_batch, self.state.global_step)
         self._sums += result.sums.cpu()
         if not torch.isfinite(result.loss):  # before it can reach the weights, or a checkpoint
             raise ModelError(f"the loss is {float(result.loss)} at step {self.state.global_step}; lower learning_rate, "
@@ -134,9 +136,9 @@ class KdTrainer(Trainer):
             sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
                 dist.all_reduce(sums)
-            logs |= self.objective.means(sums.cpu(), self._counts, training=True)
+            logs |= self.objective.means(sums.cpu(), self._counts, training=True, of_aligned=self._of_aligned)
             self._sums.zero_()
-            self._counts = Denominators(0.0, 0.0, 0.0)
+            self._counts, self._of_aligned = Denominators(0.0, 0.0, 0.0), Denominators(0.0, 0.0, 0.0)
         super().log(logs, start_time)
         if self.is_world_process_zero() and "train_runtime" not in logs:
             values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items()

@@ -24,7 +24,7 @@ class EchoListener:
     extractor = SimpleNamespace(sampling_rate=16000)
     prompt = SimpleNamespace(split=lambda transcript, instruction: SimpleNamespace(input=transcript.split()))
 
-    def listen(self, waveforms, snap, recount):
+    def listen(self, waveforms, snap, recount, n_tokens):
         return [TEXTS[len(waveform) // 1000 - 1] for waveform in waveforms]
 
     def reply(self, speech, instructions, options):

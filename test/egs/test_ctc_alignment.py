@@ -11,7 +11,7 @@ BASE = Path(__file__).resolve().parents[2] / "egs/mini/blspkd1/base"
 
 def test_ctc_alignment_is_the_most_likely_of_all_paths(monkeypatch):
     monkeypatch.syspath_prepend(str(BASE))
-    from ctc_alignment import align
+    from blspkd.models.ctc_alignment import align
 
     random = np.random.default_rng(0)
     targets = [np.array(target) for target in ([1, 2], [1, 1], [2], [1, 2, 1], [2, 2, 2])]

@@ -141,7 +141,9 @@ def test_the_models_after_the_first_of_two_phases_are_a_system_of_their_own(conf
     (BEAMS.replace("system: beams", "system: other"), 1, "system: 'other' is not the file's name"),
     (BEAMS + "training: {max_steps: 3}\n", 1, "unknown key 'training'"),
     (BEAMS.replace("of: blspkd", "of: blsp").replace("num_beams: 4", "snap: hard"), 1,
-     r"beams\.yaml: inference: snap and recount: the tokens of 'blsp' stand for no text tokens"),
+     r"beams\.yaml: inference: snap, recount and count: the tokens of 'blsp' stand for no text tokens"),
+    (BEAMS.replace("of: blspkd", "of: blsp").replace("num_beams: 4", "count: transcript"), 1,
+     r"beams\.yaml: inference: snap, recount and count: the tokens of 'blsp' stand for no text tokens"),
     (BEAMS, 4, "systems: beams: 4 seeds, but 'blspkd', whose models it decodes, has 3"),
 ])
 def test_what_cannot_be_decoded_otherwise_is_told_beforehand(conf_dir, text, seeds, message):
@@ -352,6 +354,21 @@ def test_types_of_questions_have_a_table_of_their_own(conf_dir, tmp_path):
     page = comparison_page.markdown(comparison)
     assert "### repeat by type of question: test\n\n| system | repeat:who exact match (n=3) |" in page
     assert page.count("repeat:who") == 1 and "repeat:who" not in comparison_page.screen(comparison)
+
+
+def test_parts_by_the_number_of_tokens_have_a_table_whose_cells_say_how_many(conf_dir, tmp_path):
+    runs = plan(CONFIG, "small", conf_dir)
+    for run, n in zip(runs, (3, 4, 5), strict=True):
+        make_run(tmp_path, run, 30)
+        update_results(tmp_path / run.name / "results.json",
+                       [Row(run.system, "test", "repeat:tokens=right", "exact_match", 50.0, [0.0, 100.0], n, run.seed,
+                            "s")] * (not run.reads), lambda row: False)
+    comparison = Comparison("blspkd", "small", 7, measure(runs, "blspkd", tmp_path, DECODE, ["test"]))
+    page = comparison_page.markdown(comparison)
+    assert "### repeat by the number of speech tokens: test\n\nRight: " in page
+    assert "| system | repeat:tokens=right exact match |" in page and "by type of question" not in page
+    assert "| BLSP-KD | 50.0 (n=3) |" in page and "| BLSP | 50.0 (n=5) |" in page
+    assert "tokens=" not in comparison_page.screen(comparison)
 
 
 def test_snapshots_of_the_plan_are_read_where_they_have_results(conf_dir, tmp_path):

@@ -36,10 +36,13 @@ class FakeListener:
         self.by_length = {100 * number: text for number, text in enumerate(transcripts, 1)}
         self.die_after = die_after
         self.listened = self.answered = 0
+        self.told = {}  # samples -> the number of tokens that was given
 
-    def listen(self, waveforms, snap, recount):
+    def listen(self, waveforms, snap, recount, n_tokens):
         self.listened += len(waveforms)
         self.snap, self.recount = snap, recount
+        if n_tokens is not None:
+            self.told |= dict(zip(map(len, waveforms), n_tokens, strict=True))
         return [torch.zeros(len(waveform), 1) for waveform in waveforms]
 
     def reply(self, speech, instructions, options):
@@ -183,6 +186,27 @@ def test_snapped_tokens_are_other_answers_of_what_listens_only(data_dir, tmp_pat
     assert decode(data_dir, tmp_path / "exp", replace(config, snap="hard")) is None
     recounted = decode(data_dir, tmp_path / "exp", replace(config, snap="hard", recount=1))
     assert recounted.recount == 1 and recounted.answered == 2 * len(WORDS)
+
+
+def test_an_oracle_is_told_how_many_tokens_the_transcript_of_what_it_hears_has(data_dir, tmp_path, config):
+    assert not decode(data_dir, tmp_path / "exp", config).told
+    oracle = decode(data_dir, tmp_path / "exp", replace(config, count="transcript"))
+    assert oracle.told == {100 * number: len(word) for number, word in enumerate(WORDS, 1)}
+    assert oracle.answered == 2 * len(WORDS)  # other answers of what listens; those to typed text stay
+    assert decode(data_dir, tmp_path / "exp", replace(config, count="transcript")) is None
+    with pytest.raises(ConfigError, match="recount: with count 'transcript' the number of tokens is known"):
+        replace(config, count="transcript", recount=1)
+
+
+def test_an_oracle_is_refused_where_there_is_no_transcript_or_more_than_one_count(data_dir, tmp_path, config):
+    config = replace(config, count="transcript", systems=["speech"])
+    listener = FakeListener(WORDS)
+    listener.prompt = SimpleNamespace(split=lambda text, instruction: SimpleNamespace(input=list(text + instruction)))
+    with pytest.raises(ConfigError, match=r"the transcript of utt. has another number of tokens in another"):
+        decode(data_dir, tmp_path / "exp", config, listener=listener)
+    (data_dir / "text").unlink()
+    with pytest.raises(DataError, match=r"text: missing, and count 'transcript' takes the number of speech tokens"):
+        decode(data_dir, tmp_path / "exp", replace(config, tasks={"shout": TASKS["shout"]}))
 
 
 def test_a_task_may_belong_to_some_sets_only(data_dir, tmp_path, config):

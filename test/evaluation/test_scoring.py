@@ -12,7 +12,7 @@ import yaml
 from blspkd.config_file import to_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.decode_dir import DecodeDir
-from blspkd.evaluation.results import Row, read_results, write_results
+from blspkd.evaluation.results import Row, is_by_count, read_results, write_results
 from blspkd.evaluation.scorers import HEALTH, load_decode_config
 from blspkd.evaluation.scoring import score_experiment
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
@@ -195,6 +195,26 @@ def test_questions_are_also_scored_by_their_first_word(exp_dir, config):
                      ("repeat:please", "wer"): (4, pytest.approx(100 / 19, abs=1e-4))}
     config.tasks["qa"].by_first_word = config.tasks["repeat"].by_first_word = False
     assert score_experiment(exp_dir, config, ["heard"]) == whole  # rows that are no longer asked for leave
+
+
+def test_scores_are_also_split_by_whether_the_number_of_tokens_is_right(exp_dir, config):
+    """The second and fourth utterance have a token too many; the two parts of a mean make the whole."""
+    whole = score_experiment(exp_dir, config, ["heard"])
+    config.by_count = config.tasks["qa"].by_first_word = True
+    rows = score_experiment(exp_dir, config, ["heard"])
+    assert [row for row in rows if ":" not in row.task] == whole
+    split = {(row.task, row.metric): row for row in rows if is_by_count(row.task)}
+    assert {row.system for row in split.values()} == {"blspkd+plora"}  # what is typed in has no other number
+    assert split.keys() == {(f"{task}:tokens={part}", metric) for task, own in config.tasks.items()
+                            for metric in own.metrics for part in ("right", "wrong")}
+    right, wrong = (split[f"qa:tokens={part}", "exact_match"] for part in ("right", "wrong"))
+    total, = [row.value for row in whole if row.task == "qa" and row.metric == "exact_match"
+              and row.system == "blspkd+plora"]
+    assert right.n == wrong.n == 2 and (right.value * 2 + wrong.value * 2) / 4 == total
+    assert {row.task for row in rows if ":" in row.task and not is_by_count(row.task)} == {"qa:please"}
+    (exp_dir / "config.yaml").write_text("{system: blsp, training: {seed: 0}, model: {adapter: conv}}")
+    assert not [row for row in score_experiment(exp_dir, config, ["heard"]) if is_by_count(row.task)
+                and row.system == "blsp"]
 
 
 def test_count_accuracy_is_of_the_speech_system_alone(exp_dir, config):

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import load_tokenizer
-from blspkd.errors import AudioError
+from blspkd.errors import AudioError, ConfigError
 from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.speech_llm import SpeechLlm
 
@@ -98,3 +98,19 @@ def test_the_output_head_never_sees_a_slice(listener):
     listener.generate_from_speech([SPEECH, SPEECH[:9000]], ["a", "bb"], GenerationOptions(max_new_tokens=2))
     hook.remove()
     assert seen and all(seen)
+
+
+def test_an_oracle_tells_how_many_tokens_there_are(listener, tiny_llm, tiny_encoder):
+    """Alone and in a batch, and told what the model would have said, nothing changes."""
+    own = listener.listen([SPEECH, SPEECH[:9000]])
+    counts = [len(tokens) for tokens in own]
+    for told, expected in zip(listener.listen([SPEECH, SPEECH[:9000]], n_tokens=counts), own, strict=True):
+        assert torch.equal(told, expected)
+    told = listener.listen([SPEECH, SPEECH[:9000]], n_tokens=[7, 3], recount=-1)
+    assert [len(tokens) for tokens in told] == [7, 3]
+    torch.testing.assert_close(listener.listen([SPEECH[:9000]], n_tokens=[3])[0], told[1], rtol=1e-3, atol=1e-5)
+    config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter="conv", pad_to_30s=False)
+    conv = Listener(SpeechLlm.from_config(config, PromptConfig("Continue:")), load_tokenizer(tiny_llm),
+                    FeatureExtractor(tiny_encoder, pad_to_30s=False))
+    with pytest.raises(ConfigError, match="count: transcript: the tokens of adapter 'conv' stand for no text tokens"):
+        conv.listen([SPEECH], n_tokens=[3])

@@ -146,6 +146,16 @@ def test_types_of_questions_have_a_table_of_their_own_and_are_in_no_other(page):
     assert markdown_types(page.rows) == ""
 
 
+def test_parts_by_the_number_of_tokens_have_a_section_of_their_own(page, tmp_path):
+    rows = [*page.rows, row("blspkd", "test_heard", "qa:tokens=right", "exact_match", 90.0, n=7)]
+    assert markdown_types(rows) == "" and screen(replace(page, rows=rows)) == screen(page)
+    write_page(tmp_path / "a.md", replace(page, rows=rows), [], "c", "x")
+    text = (tmp_path / "a.md").read_text()
+    assert "## By the number of speech tokens" in text and "By type of question" not in text
+
+    assert "| qa:tokens=right exact match<br>test_heard, n=7 |" in text
+
+
 def test_results_page_shows_types_of_questions_below_the_tasks(page, tmp_path):
     write_page(tmp_path / "a.md", page, [], "c", "x")
     rows = [*page.rows, row("blspkd", "test_heard", "qa:who", "exact_match", 90.0)]

@@ -56,8 +56,17 @@ class Adapter(nn.Module):
         raise TypeError(f"{cls.__name__} does not say what it gives")
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether `forward` takes, in training, the transcripts' token ids too: `ids` [sum of n_tokens]."""
+        return False
+
+    @property
     def aligned(self) -> bool:
         return "aligned" in self.gives_now
+
+    def count_as(self, how: str) -> None:
+        """Decide on numbers of tokens as `how` says, in the place of what the options say. Raises ConfigError."""
+        raise ConfigError(f"count: {how}: this adapter counts no text tokens in that way; leave it at model")
 
     def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
         """Frames [B, T, C], zero on padding, with lengths [B] on the CPU -> tokens [B, N, D].

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from blspkd.config_file import from_dict
 from blspkd.errors import ConfigError
 from blspkd.models import cif
 from blspkd.models.adapters.adapter import Adapter, Sides, check_at_least
+from blspkd.models.count_posterior import likeliest_count
+from blspkd.models.ctc_alignment import align, align_count, cuts_between
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
-from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels
+from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels, token_classes
 
 
 class CFormer(Adapter):
@@ -27,7 +30,7 @@ class CFormer(Adapter):
     channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
     """
 
-    free = frozenset({"dropout", "alpha_bias", "count"})
+    free = frozenset({"dropout", "alpha_bias", "count", "count_spread"})
 
     @dataclass
     class Options:
@@ -39,13 +42,23 @@ class CFormer(Adapter):
         stack_frames: int = 1  # encoder frames that become one at the start; 2 halves the cost
         alpha_bias: float = -1.3  # start of the logit of alpha: sigmoid(-1.3) = 0.21 tokens per (stacked) frame
         match_embedding_norm: bool = True  # fix the tokens' RMS to that of the LLM's embeddings
-        # how many tokens at inference: the rounded sum of alpha, the labels of the token counter, or the mean of both
-        count: Literal["alpha", "ctc", "both"] = "alpha"
+        # how many tokens at inference: the rounded sum of alpha, the labels of the token counter's likeliest path, or
+        # the mean of both; the likeliest number over all of its paths (models/count_posterior.py), by itself or times
+        # exp(-|n - sum of alpha| / count_spread)
+        count: Literal["alpha", "ctc", "both", "posterior", "posterior_alpha"] = "alpha"
+        count_spread: float = 1.5  # in tokens; chosen on the validation set of egs/mini
+        # alpha is scaled to the number of tokens as a whole, or to 1 between the middles of neighbouring CTC labels: of the
+        # transcript's in training, at inference of the likeliest path with that number of labels (ctc_alignment.py)
+        scaling: Literal["global", "local"] = "global"
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
             check_at_least(self, 1, "heads", "ffn_dim", "stack_frames")
+            if self.scaling == "local" and self.ctc_classes < 1:
+                raise ConfigError("scaling: local needs the counter that ctc_classes makes; 509 is a good size")
+            if self.count_spread <= 0:
+                raise ConfigError(f"count_spread: {self.count_spread} is not a positive number of tokens")
             if self.count != "alpha" and self.ctc_classes < 1:
                 raise ConfigError(f"count: {self.count} needs the counter that ctc_classes makes; 509 is a good size")
 
@@ -72,9 +85,14 @@ class CFormer(Adapter):
             start_at_scale(self.to_llm, sides.embedding_rms)
         nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
         self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
-        self.count_by = options.count
+        self.options, self.count_by = options, options.count
 
-    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None) -> SpeechTokens:
+    @property
+    def reads_ids(self) -> bool:
+        return self.options.scaling == "local"
+
+    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, ids: Tensor | None = None
+                ) -> SpeechTokens:
         if self.stack:
             frames, lengths = self.stack(frames, lengths)
         for layer in self.pre_cif_layers:
@@ -89,7 +107,10 @@ class CFormer(Adapter):
         predicted = self._count(alpha.detach(), ctc_logits, lengths)
         if n_tokens is None:
             n_tokens = predicted.cpu()
-        fired = cif.fire(self.to_frames(frames).float(), alpha, n_tokens)
+        amounts = alpha
+        if self.options.scaling == "local":
+            amounts = cif.scale_locally(alpha, self._cuts(ctc_logits.detach(), lengths, n_tokens, ids))
+        fired = cif.fire(self.to_frames(frames).float(), amounts, n_tokens)
         tokens = fired.tokens  # [B, N, C]
         for layer in self.post_cif_layers:
             tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))
@@ -98,12 +119,30 @@ class CFormer(Adapter):
         return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha, stacked=stacked,
                             fire_times=fired.times * stacked, ctc_logits=ctc_logits, frame_lengths=lengths)
 
+    def _cuts(self, ctc_logits: Tensor, lengths: Tensor, n_tokens: Tensor, ids: Tensor | None) -> Tensor:
+        """Where each token's stretch of frames ends [B, N]; see `cuts_between`."""
+        if ids is None:
+            spans = align_count(ctc_logits, lengths, n_tokens)
+        else:
+            labels = token_classes(ids, self.options.ctc_classes).cpu().split(n_tokens.tolist())
+            log_probs = ctc_logits.float().log_softmax(-1).cpu().numpy()
+            spans = align(log_probs, lengths.numpy(), [row.numpy() for row in labels])
+        cuts = cuts_between(spans, n_tokens.cpu().numpy(), lengths.numpy())
+        return torch.from_numpy(cuts).to(ctc_logits.device)
+
+    def count_as(self, how: str) -> None:
+        self.count_by = from_dict(CFormer.Options, vars(self.options) | {"count": how}, "count").count
+
     def _count(self, alpha: Tensor, ctc_logits: Tensor | None, lengths: Tensor) -> Tensor:
         """Its own opinion on the number of tokens [B], int64."""
         if self.count_by == "alpha":
             return cif.count(alpha)
         if self.count_by == "ctc":
             return count_labels(ctc_logits, lengths)
+        if self.count_by == "posterior":
+            return likeliest_count(ctc_logits, lengths)
+        if self.count_by == "posterior_alpha":
+            return likeliest_count(ctc_logits, lengths, cif.total(alpha), self.options.count_spread)
         labels = count_labels(ctc_logits, lengths, SURE_BLANK)
         return ((cif.total(alpha) + labels) / 2).round().clamp(min=1).long()
 

@@ -48,6 +48,12 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
     if model.recount and "aligned" not in gives:
         raise ConfigError(f"model: recount: {model.recount}: adapter '{model.adapter}' does not count text tokens; "
                           "leave it at 0")
+    if model.recount and model.recount_by == "llm" and model.recount_weight and "ctc" not in gives:
+        raise ConfigError(f"model: recount_by: llm: recount_weight {model.recount_weight} is that of a token counter, "
+                          f"which adapter '{model.adapter}' with these adapter_options does not have; set it to 0")
+    if loss.own_length and "aligned" not in gives:
+        raise ConfigError(f"loss: own_length: {loss.own_length}: adapter '{model.adapter}' always has a number of its "
+                          "own; leave it at 0")
     needs = {name: TERMS[name].needs_with(chosen) for name, chosen in options.items()}
     for name in options:
         if "llm" in needs[name] and not loss.distils:

@@ -42,7 +42,7 @@ class KnowledgeDistillation(nn.Module):
     def forward(self, step: Step, input_positions: float, response_positions: float) -> TermSums:
         """input_positions, response_positions: of the whole optimiser step, see `Denominators`."""
         config, batch, student = self.config, step.batch, step.student
-        with_input = self._with_input(self.training)
+        with_input = step.aligned and self._with_input(self.training)
         rows = step.sequences.positions(self.shifted, with_input).to(student.device, non_blocking=True)  # [n]
         n_input = int(batch.n_tokens.sum()) if with_input else 0
         weights = torch.full((len(rows),), config.w_response / response_positions, device=student.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blspkd.data.batching import Batch, TokenBatch
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.models.speech_tokens import SpeechTokens
+from blspkd.training.own_length import OtherLength
 
 
 class Step:
@@ -19,8 +20,14 @@ class Step:
     The LLM runs only if some term asks for `student`.
     """
 
-    def __init__(self, model: SpeechLlm, batch: Batch):
-        self.model, self.batch = model, batch
+    def __init__(self, model: SpeechLlm, batch: Batch, other_length: OtherLength | None = None):
+        """other_length: numbers of speech tokens in the place of the transcripts'."""
+        self.model, self.batch, self.other_length = model, batch, other_length
+
+    @property
+    def aligned(self) -> bool:
+        """Whether there is a speech token for every token of the transcript, where the adapter is one that aligns."""
+        return self.other_length is None
 
     @cached_property
     def frames(self) -> tuple[Tensor, Tensor]:
@@ -32,12 +39,14 @@ class Step:
 
     @cached_property
     def speech(self) -> SpeechTokens:
-        """What the adapter makes of them, told how many tokens the transcripts have."""
-        return self.model.adapt(*self.frames, self.batch.n_tokens)
+        """What the adapter makes of them, told how many tokens the transcripts have, if it is not another number."""
+        if self.other_length is None:
+            return self.model.adapt(*self.frames, self.batch.n_tokens, ids=self.input_ids)
+        return self.model.adapt(*self.frames, self.other_length.n_tokens, reach=0)
 
     @cached_property
     def sequences(self) -> TokenBatch:
-        """The student's layout: the teacher's, unless the adapter has a rate of its own."""
+        """The student's layout: the teacher's, unless the number of speech tokens is another one."""
         return self.model.student_sequences(self.batch, self.speech)
 
     @cached_property

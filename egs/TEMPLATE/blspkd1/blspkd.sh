@@ -172,7 +172,7 @@ if stage evaluate; then
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${exp}/.done/decode_${name}.json" "${decoder_identity[@]//%s/${name}}" --text "${inference_config}" \
-                --ignore "metrics normalize bleu_tokenize by_first_word means typed num_bootstrap num_examples" \
+                --ignore "metrics normalize bleu_tokenize by_first_word by_count means typed num_bootstrap num_examples" \
                 --value "inference_args=${inference_args}" \
                 --data "${dir}" wav.scp segments reco2channel "text*" instruction \
                 --remedy "To decode again, remove ${exp}/decode_*_${name}{,.*}; to keep it, copy ${exp} to another --tag"

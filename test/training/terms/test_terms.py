@@ -37,6 +37,7 @@ COUNTER = {"count": "ctc", "ctc_classes": 7}
     ({"adapter": "conv"}, {}, "w_input: needs as many speech tokens as text tokens, which adapter 'conv' does not"),
     ({"adapter": "conv", "snap": "hard"}, {"w_input": 0}, "model: snap: hard: the tokens of adapter 'conv' stand"),
     ({"adapter": "conv", "recount": 1}, {"w_input": 0}, "model: recount: 1: adapter 'conv' does not count text tokens"),
+    ({"recount": 1, "recount_by": "llm"}, {}, "model: recount_by: llm: recount_weight 4.0 is that of a token counter"),
     ({"adapter": "conv"}, {"w_input": 0, "terms": {"embedding": {}}}, "embedding: needs 'aligned', which adapter"),
     ({"adapter": "conv"}, {"w_input": 0, "terms": {"quantity": {}}}, "quantity: needs 'alpha'"),
     ({}, {"terms": {"contrast": {"temperature": -1}}}, "temperature: -1.0 is not a positive number"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ctc_alignment import align, word_frames, word_tokens
+from ctc_alignment import word_frames, word_tokens
 from recogniser_augment import ENCODER_STRIDE
 from recogniser_evaluation import encode
 from recogniser_model import load_with_ctc_head
@@ -12,6 +12,7 @@ from training_loop import prepare_cpu
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from blspkd.data.pretrained import load_pretrained
+from blspkd.models.ctc_alignment import align
 
 BEFORE, BEHIND = 0.4, 0.25  # seconds: a word lasts at most this long around the frames that CTC gives to it
 

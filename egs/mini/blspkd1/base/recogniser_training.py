@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from base_output import fingerprint, write_record
-from ctc_alignment import align, word_frames, word_tokens
+from ctc_alignment import word_frames, word_tokens
 from recogniser_augment import ENCODER_STRIDE, make_batch, pad_to_chunk
 from recogniser_evaluation import evaluate_recogniser
 from recogniser_model import (
@@ -42,6 +42,7 @@ from blspkd.data.pretrained import load_pretrained
 from blspkd.errors import ConfigError
 from blspkd.files import atomic_path
 from blspkd.kaldi.data_dir import KaldiDir
+from blspkd.models.ctc_alignment import align
 
 LABEL_SMOOTHING = 0.05
 EARLIER, LATER = 4, 1  # encoder frames before and behind those that CTC gives to a word, where it may be spoken too
