@@ -12,6 +12,7 @@ from blspkd.audio.samples import AudioSource, load
 from blspkd.config import DataConfig
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
 from blspkd.data.prompts import Prompt
+from blspkd.data.tags import Tags
 from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
 from blspkd.kaldi.data_dir import KaldiDir
@@ -29,6 +30,10 @@ class Example:
     input: np.ndarray
     suffix: np.ndarray
     response: np.ndarray  # continuation and end-of-turn token
+    tags: Tags = ()  # in front of the instruction, where data operations put some
+    weight: float = 1.0  # factor of the response's share in the loss
+    score: float | None = None  # R of the response, 0 to 1, where the data operation `prefer` marks it ...
+    is_bad: bool = False  # ... and whether that is below the threshold
 
     @property
     def n_tokens(self) -> int:

@@ -12,6 +12,8 @@ A file with the key `of` makes a system that is another one's trained models, de
 With `phase: align` the models are those after the first of two phases (training/phases.py).
 """
 
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from blspkd.evaluation_config import BudgetConfig, CompareConfig, DecodeConfig, 
 TRANSCRIPT = "transcript"
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount")
+            "snap", "recount", "tags")
 OF_SPEECH_TOKENS = ("snap", "recount")
 
 
@@ -72,7 +74,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            allowed = [key for key in DECODING if key not in OF_SPEECH_TOKENS]
+            allowed = [key for key in DECODING if key not in (*OF_SPEECH_TOKENS, "tags")]
             _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
@@ -116,8 +118,8 @@ def _check_inference(path: Path, inference: Mapping[str, object], allowed: Seque
 
 
 def _words(inference: Mapping[str, object]) -> str:
-    """Options of a command line."""
-    return " ".join(f"--{key}={str(value).lower() if isinstance(value, bool) else value}"
+    """Options of a command line, quoted as for a shell."""
+    return " ".join(shlex.quote(f"--{key}={json.dumps(value) if isinstance(value, bool | dict) else value}")
                     for key, value in inference.items())
 
 
