@@ -103,6 +103,7 @@ class BudgetConfig:
     max_seeds: int = 0  # seeds per system at most; 0: as many as `systems` says
     max_utterances: int = 0  # of each test set; 0: all
     systems: list = field(default_factory=list)  # some of the comparison's systems; empty: all of them
+    further: dict[str, int] = field(default_factory=dict)  # systems of this budget alone, and their seeds
 
 
 @dataclass
@@ -127,9 +128,13 @@ class CompareConfig:
                 if name not in self.systems:
                     raise ConfigError(f"budgets.{budget}.systems: '{name}' is not one of systems: "
                                       f"{', '.join(self.systems)}")
+            for name in limit.further.keys() & self.systems.keys():
+                raise ConfigError(f"budgets.{budget}.further: '{name}' is one of systems already; name it in the "
+                                  "budget's systems")
             if limit.systems and self.reference not in limit.systems:
                 raise ConfigError(f"budgets.{budget}.systems: the reference '{self.reference}' has to be among them")
-        for name, seeds in self.systems.items():
+        further = [item for limit in self.budgets.values() for item in limit.further.items()]
+        for name, seeds in [*self.systems.items(), *further]:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name) or seeds < 1:
                 raise ConfigError(f"systems: '{name}: {seeds}' is not a name (letters, digits, + - _ .) and a number "
                                   "of seeds, at least 1")
@@ -138,7 +143,7 @@ class CompareConfig:
         """What is compared on this budget, and nothing else."""
         limit = self.budgets[budget]
         systems = {name: seeds for name, seeds in self.systems.items() if name in limit.systems or not limit.systems}
-        return replace(self, systems=systems, budgets={budget: limit},
+        return replace(self, systems=systems | limit.further, budgets={budget: replace(limit, systems=[], further={})},
                        chance=self.chance if self.chance in systems else "",
                        snapshots=[name for name in self.snapshots if name in systems])
 

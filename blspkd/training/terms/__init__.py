@@ -52,8 +52,8 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
                               f"adapter_options does not give; set its weight to 0, or change the adapter")
         if TERMS[name].scored and not loss.w_response_ce:
-            raise ConfigError(f"loss: terms: {name}: changes the cross-entropy of the response, and w_response_ce is 0; "
-                              "set that to 1, or the term's weight to 0")
+            raise ConfigError(f"loss: terms: {name}: changes the cross-entropy of the response, and w_response_ce is "
+                              "0; set that to 1, or the term's weight to 0")
     if not loss.distils and not any("aligned" in TERMS[name].needs for name in options):
         raise ConfigError("loss: w_input, w_response and w_response_ce are all 0, and no term trains what the LLM "
                           "would read; add terms: embedding")

@@ -41,9 +41,9 @@ class Advantage(Term):
         nn.init.zeros_(self.value.bias)
 
     def ce_factors(self, step: Step) -> Tensor:
-        with torch.no_grad():
-            reward, is_scored = self._rewards(step)
-            return torch.where(is_scored, 0.5 * self._weights(reward - self.values(step)), 1.0)
+        reward, is_scored = self._rewards(step)
+        advantage = reward - self.values(step).detach()  # not under no_grad: the states are made here, for all
+        return torch.where(is_scored, 0.5 * self._weights(advantage), 1.0)
 
     def forward(self, step: Step) -> TermSums:
         reward, is_scored = self._rewards(step)

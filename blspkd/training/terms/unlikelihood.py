@@ -9,7 +9,7 @@ from blspkd.training.terms.term import Step, Term, TermSums
 class Unlikelihood(Term):
     """-sum_good log p - a sum_bad log max(1 - p, 1e-20), over the tokens of the responses.
 
-    The first sum is the cross-entropy (`w_response_ce`), from which bad examples are taken; the second is this term, and
+    The first sum is the cross-entropy (`w_response_ce`), from which bad examples are taken; the second is this term,
     a its weight. Bad is what `{name: prefer, mode: mark}` says. A KL of the response still holds for bad examples too.
     """
 
