@@ -16,9 +16,9 @@ class Advantage(Term):
     """1/2 w(A) CE + 1/2 (R - V)^2 at every token of the responses, A = R - V(h), w(A) = min(exp(A / beta), 1000).
 
     V is linear on the LLM's states h that predict the tokens. The first summand is the cross-entropy
-    (`w_response_ce`) with the factor 1/2 w(A); the second is this term. Both see V's states as constants and the first
-    one A, too: only CE teaches the model to listen, only the square teaches V. R is what `{name: prefer, mode: mark}`
-    says. A KL of the response is not weighted.
+    (`w_response_ce`) with the factor 1/2 w(A); the second is this term. h is a constant to V, and A is one to the
+    factor: only CE teaches the model to listen, only the square teaches V. R is what `{name: prefer, mode: mark}` says.
+    A KL of the response is not weighted.
     """
 
     unit = "response"
