@@ -27,6 +27,13 @@ class PromptConfig:
 
 
 @dataclass
+class TrainedPrompt(PromptConfig):
+    """The prompt of a model whose training put tags in front of the instruction (data/tags.py)."""
+
+    tags: dict[str, list] = field(default_factory=dict)  # {key: the values that it has seen}, in their order
+
+
+@dataclass
 class ContinuationConfig:
     """Stage 2: how the LLM continues the transcripts."""
 

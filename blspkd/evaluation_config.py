@@ -14,6 +14,7 @@ class TaskConfig:
 
     instruction: str = ""  # empty: by utterance, from the data directory's file `instruction`
     metrics: list = field(default_factory=list)  # names in blspkd/evaluation/scorers/__init__.py
+    tags: dict[str, str] = field(default_factory=dict)  # in front of the instruction, {key: value} of the training's
     normalize: bool = True  # wer, cer and exact_match: lower case, no punctuation
     bleu_tokenize: str = "13a"  # sacreBLEU's tokenizer; zh, ja-mecab, ... for languages without spaces
     # scores also by the first word of the instruction, as tasks of their own: qa:who, qa:when
@@ -33,6 +34,7 @@ class DecodeConfig:
     # system cascade: a data directory (data/train) whose text's style the transcripts get; empty: as they were written
     transcript_style: str = ""
     typed: str = ""  # folder whose decode_<task>_<set>.text agreement is measured with; empty: the experiment's own
+    tags: dict[str, str] = field(default_factory=dict)  # of every task; what a task says itself comes first
     device: str = "auto"  # auto: the first GPU that is visible, else the CPU; or cpu, cuda, cuda:1 ...
     # of frozen weights; empty: the trained model's own, and float32 for an LLM by itself (--reads of stage 4)
     dtype: Literal["", "float32", "bfloat16", "float16"] = ""

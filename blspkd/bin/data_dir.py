@@ -7,6 +7,7 @@ from typing import get_args
 from blspkd.data.operations import filter as filters
 from blspkd.data.operations.limits import Limits
 from blspkd.errors import DataError, command
+from blspkd.evaluation import continuation_scores
 from blspkd.kaldi import check, fix, recordings, select, verbs
 from blspkd.kaldi.data_dir import parse_channel
 
@@ -79,6 +80,11 @@ def filter_(args: argparse.Namespace) -> None:
     result = filters.filter_dir(args.src_dir, args.dest_dir, limits, test_dirs=args.test_dirs, llm=args.llm,
                                 report=args.report, num_jobs=args.nj)
     print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{filters.REPORT}'}")
+
+
+def score(args: argparse.Namespace) -> None:
+    scores = continuation_scores.write_scores(args.dir, args.rules.split(), args.table)
+    print(f"{args.dir}/{args.table}: {scores}")
 
 
 def choose_channel(args: argparse.Namespace) -> None:
@@ -179,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
            help="data directories whose sentences must not be trained on")
     option(leaving_out, "--llm", default="", metavar="LLM", help="Hugging Face id or folder: its tokens are counted")
     option(leaving_out, "--report", metavar="FILE", help="default: DEST_DIR/filter.json")
+    scoring = verb(score, "score every continuation from 0 (bad) to 1 by rules, for the data operation `prefer`", "DIR")
+    option(scoring, "--rules", default=" ".join(continuation_scores.USUAL), metavar="RULES",
+           help=f"some of {', '.join(continuation_scores.RULES)} (default: %(default)s)")
+    option(scoring, "--table", default="utt2score", metavar="FILE", help="file to write in DIR (default: utt2score)")
     running = verb(materialize, "run the commands in wav.scp into DUMP_DIR, and let wav.scp name the files", "DIR",
                    "DUMP_DIR")
     option(running, "--allow_pipes", type=_true_or_false, default=False, metavar="true|false",

@@ -41,12 +41,15 @@ def main(words: list[str] | None = None) -> None:
     from blspkd.evaluation.cascade import describe_experiment
     from blspkd.evaluation.decoding import decode_set, fingerprint_model, fingerprint_text_llm
     from blspkd.evaluation.eval_set import TYPED
+    from blspkd.evaluation.task_tags import with_tags
     from blspkd.models.base_models import choose_device, model_identity
     from blspkd.models.listener import Listener
+    from blspkd.models.model_folder import read_config
     from blspkd.training.run import prompt_of
 
     device = choose_device(config.device)
     data_dirs = args.data_dir[args.job - 1::args.num_jobs]
+    config = with_tags(config, read_config(Path(args.model_dir)).prompt.tags if args.model_dir else {})
     if args.model_dir:
         def load() -> Listener:
             listener = Listener.from_pretrained(args.model_dir, device, config.dtype)

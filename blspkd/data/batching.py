@@ -55,6 +55,7 @@ class Batch:
     sequences: TokenBatch
     examples: list[Example]
     errors: list[str]  # utterances whose audio could not be read, and why
+    weights: Tensor  # [B] float32: factors of the responses' shares in the loss
     encoded: bool = False  # features are cached frames of the speech encoder
     teacher: Tensor | None = None  # [n, D] cached teacher states: all input positions, then all of the responses
 
@@ -64,7 +65,13 @@ class Batch:
         sequences = TokenBatch(**{**vars(self.sequences), "ids": self.sequences.ids.to(device, non_blocking=True)})
         teacher = self.teacher if self.teacher is None else self.teacher.to(device, non_blocking=True)
         return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences,
-                        "teacher": teacher})
+                        "weights": self.weights.to(device, non_blocking=True), "teacher": teacher})
+
+    def of_responses(self, values: Tensor) -> Tensor:
+        """Values of the examples [B] -> the same at the positions of all responses, in their order [M]."""
+        lengths = [len(example.response) for example in self.examples]
+        repeats = torch.tensor(lengths, dtype=torch.int64).to(values.device, non_blocking=True)
+        return values.repeat_interleave(repeats, output_size=sum(lengths))
 
 
 def collate(loaded: list[LoadedExample]) -> Batch:
@@ -81,6 +88,7 @@ def collate(loaded: list[LoadedExample]) -> Batch:
         sequences=lay_out(examples, [example.n_tokens for example in examples]),
         examples=examples,
         errors=[item.error for item in loaded if item.features is None],
+        weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
         encoded=any(item.encoded for item in good),
         teacher=_teacher_states(good),
     )

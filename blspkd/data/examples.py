@@ -14,6 +14,7 @@ from blspkd.data.features import Augmenter, FeatureExtractor, Features
 from blspkd.data.negative import draw_negative
 from blspkd.data.operations.mask_speech import WordMasking
 from blspkd.data.prompts import Prompt
+from blspkd.data.tags import Tags
 from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import AudioError, DataError
 from blspkd.kaldi.data_dir import KaldiDir
@@ -34,6 +35,10 @@ class Example:
     negative: np.ndarray | None = None  # another utterance's transcript (negative.py); None: not drawn, or none found
     masking: WordMasking | None = None  # words of which some are masked when it is augmented; None: none
     rate: float = 1.0  # share of the epochs that hear it, drawn anew for each (data/operations/mix.py)
+    tags: Tags = ()  # in front of the instruction, where data operations put some
+    weight: float = 1.0  # factor of the response's share in the loss
+    score: float | None = None  # R of the response, 0 to 1, where the data operation `prefer` marks it ...
+    is_bad: bool = False  # ... and whether that is below the threshold
 
     @property
     def n_tokens(self) -> int:

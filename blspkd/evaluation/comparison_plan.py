@@ -13,6 +13,8 @@ With `phase: align` the models are those after the first of two phases (training
 With `merge: {none: 0.5}` or `merge: {blspkd+plora: 0.3}` it is those models merged with another's of the same seed.
 """
 
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ TRANSCRIPT = "transcript"
 NONE = "none"  # in `merge`: the base models as they are, see models/merging.py
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount", "recount_by", "recount_weight", "count")
+            "snap", "recount", "recount_by", "recount_weight", "count", "tags")
 OF_SPEECH_TOKENS = ("snap", "recount", "recount_by", "recount_weight", "count")
 
 
@@ -75,7 +77,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            allowed = [key for key in DECODING if key not in OF_SPEECH_TOKENS]
+            allowed = [key for key in DECODING if key not in (*OF_SPEECH_TOKENS, "tags")]
             _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
@@ -119,8 +121,8 @@ def _check_inference(path: Path, inference: Mapping[str, object], allowed: Seque
 
 
 def _words(inference: Mapping[str, object]) -> str:
-    """Options of a command line."""
-    return " ".join(f"--{key}={str(value).lower() if isinstance(value, bool) else value}"
+    """Options of a command line, quoted as for a shell."""
+    return " ".join(shlex.quote(f"--{key}={json.dumps(value) if isinstance(value, bool | dict) else value}")
                     for key, value in inference.items())
 
 

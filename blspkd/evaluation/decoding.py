@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blspkd.config import ModelConfig, PromptConfig
+from blspkd.data.tags import tagged
 from blspkd.errors import ConfigError
 from blspkd.evaluation import transcript_style
 from blspkd.evaluation.cascade import transcripts_dir
@@ -122,13 +123,15 @@ class _Decoder:
             key = f"{self.config.seed} {task} {self.system} {self.places[batch[0]]}"
             torch.manual_seed(int(text_digest(key)[:14], 16))
         instructions = [self.eval_set.instructions[task][utt_id] for utt_id in batch]
+        tags = self.config.tasks[task].tags
+        asked = [tagged(instruction, tags.values()) for instruction in instructions]
         if speech is None:
             typed = [self.eval_set.typed(self.system, utt_id) for utt_id in batch]
-            answers = self.listener.generate_from_text(typed, instructions, self.options)
+            answers = self.listener.generate_from_text(typed, asked, self.options)
         else:
-            answers = self.listener.reply(speech, instructions, self.options)
+            answers = self.listener.reply(speech, asked, self.options)
         rows = []
-        for utt_id, instruction, answer in zip(batch, instructions, answers, strict=True):
+        for utt_id, instruction, question, answer in zip(batch, instructions, asked, answers, strict=True):
             transcript = self.eval_set.utterances[utt_id].text
             rows.append({
                 "utt_id": utt_id,
@@ -137,9 +140,10 @@ class _Decoder:
                 "reference": self.eval_set.references[task][utt_id],
                 "hypothesis": answer.text,
                 "n_tokens": answer.n_tokens,
-                "n_tokens_reference": self._count_tokens(transcript, instruction),
+                "n_tokens_reference": self._count_tokens(transcript, question),
                 "source_utt_id": self.eval_set.heard(self.system, utt_id),
                 "finished": answer.finished,
+                **({"tags": tags} if tags else {}),
                 **({"recognised": self.eval_set.recognised[utt_id]} if self.system == "cascade" else {}),
             })
         return rows
@@ -165,6 +169,7 @@ def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, con
                     references["style"] = [transcript_style.RULES,
                                            contents_digests([Path(config.transcript_style) / "text"])]
             fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
+                           **({"tags": task_config.tags} if task_config.tags else {}),
                            "options": options | (listening if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))
     return directories

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LEAST_CHUNK_BYTES = 96 << 20
+LEAST_CHUNK_BYTES = 96 << 20
 _HEAD_BLOCK = 8192  # rows of a half-precision output head that are widened at a time
 # Temporaries of a size that stays in a CPU's caches, several times faster there; a GPU prefers few, large steps.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
@@ -84,7 +84,7 @@ class _Distillation(torch.autograd.Function):
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
         weights = weights.to(wide)
         temperature = 1.0 if teacher is None else divergence.temperature
-        chunk_bytes = chunk_bytes or max(_LEAST_CHUNK_BYTES, 2 * head.numel())
+        chunk_bytes = chunk_bytes or max(LEAST_CHUNK_BYTES, 2 * head.numel())
         rows = max(1, min(n, chunk_bytes // (2 * vocabulary * wide.itemsize)))
         block_rows = max(1, _BLOCK_BYTES.get(student.device.type, _BLOCK_BYTES["cuda"]) // (vocabulary * wide.itemsize))
         hidden = [student] if teacher is None else [student, teacher]
@@ -92,7 +92,7 @@ class _Distillation(torch.autograd.Function):
         for start in range(0, n, rows):
             chunk = slice(start, min(start + rows, n))
             inputs = torch.cat([states[chunk] for states in hidden]).to(wide) / temperature
-            _multiply_head(inputs, head, head_bias, temperature, out=logits[:len(inputs)])
+            multiply_head(inputs, head, head_bias, temperature, out=logits[:len(inputs)])
             scaled = logits[:len(inputs)].view(len(hidden), -1, vocabulary)  # student's, teacher's
             for first in range(start, chunk.stop, block_rows):
                 block = slice(first, min(first + block_rows, chunk.stop))
@@ -104,7 +104,7 @@ class _Distillation(torch.autograd.Function):
                     if part is not None:
                         detail[block] = part
             if gradient is not None and (teacher is not None or labels is not None):
-                gradient[chunk] = _times_head(scaled[0], head)
+                gradient[chunk] = times_head(scaled[0], head)
         if divergence.temperature_squared:
             values *= divergence.temperature**2
         loss = (values * weights).sum()
@@ -187,7 +187,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor,
     return entropy, q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0)).mul_(labelled[:, None])
 
 
-def _multiply_head(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, out: Tensor) -> None:
+def multiply_head(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, out: Tensor) -> None:
     """out = hidden [n, D] x head [V, D] + bias / temperature, summed in hidden's type; a narrower head is widened
     block by block."""
     step = len(head) if head.dtype == hidden.dtype else _HEAD_BLOCK
@@ -198,7 +198,7 @@ def _multiply_head(hidden: Tensor, head: Tensor, bias: Tensor | None, temperatur
         out.add_(bias.to(out.dtype) / temperature)
 
 
-def _times_head(slope: Tensor, head: Tensor) -> Tensor:
+def times_head(slope: Tensor, head: Tensor) -> Tensor:
     """slope [n, V] x head [V, D] -> [n, D], likewise."""
     if head.dtype == slope.dtype:
         return slope @ head

@@ -34,7 +34,7 @@ def describe(name: str, revision: str | None = None) -> dict:
     described = {
         "model": str(name), "folder": str(folder), "adapter": saved.model.adapter, "plora_rank": saved.model.plora_rank,
         "plora_positions": saved.model.plora_positions if saved.model.plora_rank else None,
-        "instruction": saved.prompt.instruction,
+        "instruction": saved.prompt.instruction, "tags": saved.prompt.tags,
         "trained": _trained(folder, saved.model, problems),
         "base_models": {key: _base_model(folder, saved.model, key, problems) for key in BASES},
     }
@@ -52,6 +52,9 @@ def as_text(described: dict) -> str:
                    "PLoRA": f"rank {described['plora_rank']}, at {described['plora_positions']} positions, "}
         lines.append(_line(what, f"{details.get(what, '')}{_weights_text(weights)}"))
     lines.append(_line("instruction", described["instruction"]))
+    if described["tags"]:
+        lines.append(_line("tags", "; ".join(f"{key}: {', '.join(values)}"
+                                             for key, values in described["tags"].items())))
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from blspkd.config import ModelConfig, PromptConfig
+from blspkd.config import ModelConfig, TrainedPrompt
 from blspkd.config_file import load_config, nearest, save_config
 from blspkd.data.pretrained import pinned, split_revision
 from blspkd.errors import ConfigError, ModelError
@@ -34,7 +34,7 @@ class SpeechLlmConfig:
     """config.yaml: what `SpeechLlm.save_pretrained` writes beside the weights."""
 
     model: ModelConfig
-    prompt: PromptConfig
+    prompt: TrainedPrompt
 
 
 def find_folder(name: str | Path, revision: str | None = None) -> Path:

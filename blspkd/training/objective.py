@@ -88,7 +88,7 @@ class KdObjective(nn.Module):
         step = Step(self.speech_llm, batch, self.own_length.of(batch, step_number))
         loss, sums = 0.0, []
         if self.distillation:
-            distilled = self.distillation(step, denominators.input, denominators.response)
+            distilled = self.distillation(step, denominators.input, denominators.response, self._ce_factors(step))
             loss, sums = distilled.loss, [*distilled.details]
         for term in self.terms.values():
             if "aligned" in term.needs and not step.aligned:
@@ -104,6 +104,11 @@ class KdObjective(nn.Module):
             sums.append(self._read_right(step))
         return Objective(loss, torch.stack([value.detach().float().to(loss.device) for value in sums]))
 
+    def _ce_factors(self, step: Step) -> Tensor | None:
+        """What the terms leave of the response's cross-entropy [M]; None: all of it."""
+        factors = [found for term in self.terms.values() if (found := term.ce_factors(step)) is not None]
+        return torch.stack(factors).prod(0) if factors else None
+
     def means(self, sums: Tensor, counts: Denominators, training: bool, of_aligned: Denominators | None = None
               ) -> dict[str, float]:
         """Means by name; what is not computed (in training: without a weight) is left out.
@@ -116,6 +121,8 @@ class KdObjective(nn.Module):
             computed = self.distillation.computed(training) | (computed - self.distillation.units.keys())
         if training:
             computed -= {NEAREST}
+        else:
+            computed -= {logged for name, term in self.terms.items() if term.scored for logged in (name, *term.reports)}
         if not of_aligned.utterances:
             computed -= self.of_aligned
         means = {name: float(value) / max(1.0, getattr(of_aligned if name in self.of_aligned else counts, unit))

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 import transformers
 
-from blspkd.config import PromptConfig, TrainConfig
+from blspkd.config import PromptConfig, TrainConfig, TrainedPrompt
 from blspkd.config_file import load_config
 from blspkd.data.examples import Example, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.operations import apply_operations
 from blspkd.data.prompts import Prompt, load_tokenizer
+from blspkd.data.tags import known_tags
 from blspkd.errors import ConfigError, writing
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.base_models import model_identity
@@ -52,6 +53,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     examples = {name: _examples(config, folder, name, prompt, output_dir)
                 for name, folder in (("train", train_dir), ("valid", valid_dir))}
 
+    if tags := known_tags(examples["train"]):
+        prompt_config = TrainedPrompt(**vars(prompt_config), tags=tags)
     objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss,
                             config.training.seed)
     speech_llm = objective.speech_llm
@@ -99,7 +102,8 @@ def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, outpu
     logger.info("%s: %s", folder, selection)
     examples = selection.examples
     if name == "train" and config.data.operations:
-        examples, record = apply_operations(config.data.operations, examples, data, config.training.seed)
+        examples, record = apply_operations(config.data.operations, examples, data, config.training.seed, prompt,
+                                            config.data.max_tokens)
         if config.training.cache_encoder_frames and any(example.masking for example in examples):
             raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of data.operations: "
                               "mask_speech; leave it out, or switch the cache off")

@@ -16,7 +16,7 @@ from blspkd.model_files import file_digest
 from blspkd.models.adapters import adapter_options
 from blspkd.training.checkpoint import Split, begun_with
 from blspkd.training.phases import alignment_of
-from blspkd.training.terms import resolved_terms
+from blspkd.training.terms import TERMS, resolved_terms, term_options
 
 # Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
 # change together with the number of ranks.
@@ -37,9 +37,20 @@ def resolved(config: TrainConfig, where: str | Path | None = None) -> TrainConfi
         if first := alignment_of(config):
             resolved(first, "align")
         model = replace(config.model, adapter_options=asdict(adapter_options(config.model)))
+        _check_marks(config)
         return replace(config, model=model, loss=replace(config.loss, terms=resolved_terms(config.loss, model)))
     except ConfigError as error:
         raise ConfigError(f"{where or 'options'}: {error}") from None
+
+
+def _check_marks(config: TrainConfig) -> None:
+    """Terms that go by scores need a data operation that marks the examples. Raises ConfigError."""
+    scored = [name for name in term_options(config.loss, config.model) if TERMS[name].scored]
+    marked = any(entry.get("name") == "prefer" and entry.get("mode") == "mark" for entry in config.data.operations
+                 if isinstance(entry, dict))
+    if scored and not marked:
+        raise ConfigError(f"loss: terms: {scored[0]}: needs to know which examples are good; add {{name: prefer, mode: "
+                          "mark} to data.operations, or set its weight to 0")
 
 
 def prompt_of(data_dir: str | Path, llm: str, needed: bool = True) -> PromptConfig:

@@ -13,6 +13,7 @@ from blspkd.errors import ConfigError
 from blspkd.models.adapters import adapter_gives
 from blspkd.models.adapters.adapter import TRAINED_BY_TERMS
 from blspkd.models.speech_llm import SpeechLlm
+from blspkd.training.terms.advantage import Advantage
 from blspkd.training.terms.contrast import Contrast
 from blspkd.training.terms.embedding import Embedding
 from blspkd.training.terms.encoder_ctc import EncoderCtc
@@ -21,9 +22,11 @@ from blspkd.training.terms.ot_align import OtAlign
 from blspkd.training.terms.quantity import Quantity
 from blspkd.training.terms.term import Term
 from blspkd.training.terms.token_count import TokenCount
+from blspkd.training.terms.unlikelihood import Unlikelihood
 
 TERMS: dict[str, type[Term]] = {"quantity": Quantity, "embedding": Embedding, "contrast": Contrast,
-                               "ctc": TokenCount, "encoder_ctc": EncoderCtc, "ot_align": OtAlign, "match": Match}
+                               "ctc": TokenCount, "encoder_ctc": EncoderCtc, "ot_align": OtAlign, "match": Match,
+                               "unlikelihood": Unlikelihood, "advantage": Advantage}
 
 
 def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options]:
@@ -65,6 +68,9 @@ def term_options(loss: LossConfig, model: ModelConfig) -> dict[str, Term.Options
         for missing in sorted(needs[name] - gives - {"llm", "encoder"}):
             raise ConfigError(f"loss: terms: {name}: needs '{missing}', which adapter '{model.adapter}' with these "
                               f"adapter_options does not give; set its weight to 0, or change the adapter")
+        if TERMS[name].scored and not loss.w_response_ce:
+            raise ConfigError(f"loss: terms: {name}: changes the cross-entropy of the response, and w_response_ce is "
+                              "0; set that to 1, or the term's weight to 0")
     if not loss.distils and not any(TERMS[name].teaches(chosen) for name, chosen in options.items()):
         raise ConfigError("loss: w_input, w_response and w_response_ce are all 0, and no term trains what the LLM "
                           "would read; add terms: embedding")

@@ -1,7 +1,9 @@
 """Knowledge distillation (arXiv 2405.19041, section 3.1): KL(teacher || student) over input and response.
 
     input KL    = 1/N sum_n KL(p(. | t_1 ... t_n) || q(. | s_1 ... s_n))              N tokens of all transcripts
-    response KL = 1/M sum_m KL(p(. | text, y_1 ... y_m-1) || q(. | speech, y_1 ... y_m-1))   M of all responses
+    response KL = 1/M sum_m w KL(p(. | text, y_1 ... y_m-1) || q(. | speech, y_1 ... y_m-1)) M of all responses
+
+w is the weight of the example, 1 unless a data operation gives it another.
 
 Both, and BLSP's cross-entropy on the response, are one call that never keeps logits (losses/distillation.py).
 """
@@ -39,19 +41,27 @@ class KnowledgeDistillation(nn.Module):
             names.add("response_ce")
         return names
 
-    def forward(self, step: Step, input_positions: float, response_positions: float) -> TermSums:
-        """input_positions, response_positions: of the whole optimiser step, see `Denominators`."""
+    def forward(self, step: Step, input_positions: float, response_positions: float,
+                ce_factors: Tensor | None = None) -> TermSums:
+        """input_positions, response_positions: of the whole optimiser step, see `Denominators`.
+
+        ce_factors: of the cross-entropy at each response position [M], see `Term`. With them and with the weights of
+        the examples the loss is a weighted sum over the same number of positions; what is reported has no weights.
+        """
         config, batch, student = self.config, step.batch, step.student
         with_input = step.aligned and self._with_input(self.training)
         rows = step.sequences.positions(self.shifted, with_input).to(student.device, non_blocking=True)  # [n]
         n_input = int(batch.n_tokens.sum()) if with_input else 0
         weights = torch.full((len(rows),), config.w_response / response_positions, device=student.device)
         weights[:n_input] = config.w_input / input_positions
+        shares = batch.of_responses(batch.weights)  # [M]
+        weights[n_input:] *= shares
         labels = label_weights = None
         if self._with_labels(self.training):
-            answers = batch.sequences.ids[batch.sequences.response_mask.to(batch.sequences.ids.device)]
+            answers = step.response_ids
             labels = torch.cat([answers.new_full((n_input,), -100), answers])
             label_weights = torch.full_like(weights, config.w_response_ce / response_positions)
+            label_weights[n_input:] *= shares if ce_factors is None else shares * ce_factors
         teacher = self._teacher(step, with_input, len(rows)) if self._with_teacher(self.training) else None
         head, bias = step.model.head
         distilled = distillation_loss(student.index_select(0, rows), teacher, head, weights, self.divergence,

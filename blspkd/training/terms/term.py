@@ -55,6 +55,17 @@ class Step:
         return self.model.student_states(self.sequences, self.speech).flatten(0, 1)
 
     @cached_property
+    def responses(self) -> Tensor:
+        """The LLM's states that predict the responses' tokens, one response behind the other [M, D]."""
+        return self.student.index_select(0, self.sequences.positions(True, False).to(self.student.device))
+
+    @cached_property
+    def response_ids(self) -> Tensor:
+        """The responses' tokens [M]."""
+        sequences = self.batch.sequences
+        return sequences.ids[sequences.response_mask.to(sequences.ids.device)]
+
+    @cached_property
     def input_ids(self) -> Tensor:
         """The transcripts' tokens, one behind the other [sum of n_tokens]."""
         sequences = self.batch.sequences
@@ -99,6 +110,9 @@ class Term(nn.Module):
     # of what adapters give (models/adapters/adapter.py); `llm`: it has to run; `encoder`: it has to be trained
     needs: ClassVar[frozenset[str]] = frozenset()
     reports: ClassVar[tuple[str, ...]] = ()  # names of further sums that are logged, means over the same unit
+    # it changes the response's cross-entropy by R and `is_bad` of the examples, see `ce_factors`; those of the
+    # validation set have neither, so that it is not measured there
+    scored: ClassVar[bool] = False
 
     def __init_subclass__(cls):
         if not issubclass(cls.Options, Term.Options):
@@ -119,6 +133,10 @@ class Term(nn.Module):
     def teaches(cls, options: Options) -> bool:
         """Whether it can teach without the LLM and other terms: it says what tokens or frames are to be like."""
         return "aligned" in cls.needs_with(options)
+
+    def ce_factors(self, step: Step) -> Tensor | None:
+        """Factors of the cross-entropy at the positions of all responses [M], without gradient; None: all 1."""
+        return None
 
     def forward(self, step: Step) -> TermSums:
         """The sums of one micro-batch, the loss without its weight."""
