@@ -194,7 +194,7 @@ class TrainingConfig:
     """Optimisation, checkpoints and logging."""
 
     init_from: str = ""  # exp/<tag>/model: start from its trained weights; empty: a new adapter
-    freeze_param: list = field(default_factory=list)  # what stays as init_from made it: beginnings of names, "adapter.x"
+    freeze_param: list = field(default_factory=list)  # stays as init_from made it: beginnings of names, "adapter.x"
     max_steps: int = -1  # optimiser steps; -1: num_epochs decides
     num_epochs: float = 1.0
     learning_rate: float = 1.0e-4

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from blspkd.config_file import load_config
-from blspkd.errors import ConfigError
 from blspkd.evaluation.comparison_plan import plan
 from blspkd.evaluation.continuation_scores import write_scores
 from blspkd.evaluation.scorers.health import Looped
-from blspkd.evaluation_config import BudgetConfig, CompareConfig
+from blspkd.evaluation_config import CompareConfig
 from blspkd.kaldi.tables import read_continuations, read_table
 from blspkd.training.run import resolved
 
@@ -101,8 +100,8 @@ def test_directories_controls_and_scores_from_end_to_end(data_dir, tmp_path, pla
 def test_the_neighbours_are_planned_and_the_other_budgets_have_none_of_them(tmp_path):
     conf = shutil.copytree(MINI / "conf", tmp_path / "conf")
     config = load_config(CompareConfig, conf / "compare.yaml")
-    runs = {run.system: run for run in plan(config, "neighbours", conf / "compare", check=resolved)}
-    ours = {name for name in config.budgets["neighbours"].further if name.startswith(("prefer-", "tags"))}
+    runs = {run.system: run for run in plan(config, "planted", conf / "compare", check=resolved)}
+    ours = {name for name in config.budgets["planted"].systems if name.startswith(("prefer-", "tags"))}
     assert len(ours) == 10 and ours <= runs.keys() and {"blspkd", "blspkd-ce", "text"} <= runs.keys()
     assert runs["prefer-tag-good"].inference == "'--tags={\"quality\": \"good\"}'"
     assert runs["prefer-tag-good"].of == "prefer-tag-seed0" and runs["blspkd"].max_steps == 800
@@ -110,14 +109,3 @@ def test_the_neighbours_are_planned_and_the_other_budgets_have_none_of_them(tmp_
     for name in ours:
         first = (conf / f"compare/{name}.yaml").read_text().splitlines()[0].lower()
         assert first.startswith("# ") and re.search(r"\b(not|no)\b", first), name  # what it is, and what it is not
-
-
-def test_a_budget_s_further_systems_are_checked(tmp_path):
-    for further, message in (({"blspkd": 1}, "further: 'blspkd' is one of systems already"),
-                             ({"a b": 1}, "'a b: 1' is not a name"), ({"a": 0}, "'a: 0' is not a name")):
-        with pytest.raises(ConfigError, match=message):
-            CompareConfig({"blspkd": 1}, budgets={"full": BudgetConfig(further=further)})
-    config = CompareConfig({"blspkd": 2, "blsp": 1}, budgets={"x": BudgetConfig(systems=["blspkd"], further={"a": 3}),
-                                                              "y": BudgetConfig(further={"a": 3})})
-    assert config.of_budget("x").systems == {"blspkd": 2, "a": 3}
-    assert config.of_budget("y").systems == {"blspkd": 2, "blsp": 1, "a": 3}

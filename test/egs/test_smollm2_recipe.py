@@ -99,7 +99,8 @@ def test_the_configuration_is_in_order():
     assert list(tasks.tasks_of("facts_natural")) == ["answer"] and "reply" in tasks.tasks_of("test_an4")
     compare = load_config(CompareConfig, RECIPE / "conf/compare.yaml")
     runs = {run.name: run for run in plan(compare, "full", RECIPE / "conf/compare", check=resolved)}
-    assert runs["cascade-raw"].inference == "--transcript_style=" and runs["align-snap-seed2"].of == "blspkd-seed2/align"
+    assert runs["cascade-raw"].inference == "--transcript_style="
+    assert runs["align-snap-seed2"].of == "blspkd-seed2/align"
 
 
 def test_stage_1_makes_the_directories(tmp_path):

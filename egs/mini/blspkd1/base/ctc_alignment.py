@@ -5,6 +5,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blspkd.data.control_tokens import read_texts
 
+
 def word_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[int]], list[np.ndarray]]:
     """The tokens of each text, and the number of the word that each is part of.
 
