@@ -29,9 +29,9 @@ CHUNK = 1 << 24  # numbers in a piece of the logits [n, V]
 class Rescorer:
     """Scores of the tokens that numbers of `own`'s utterances, within reach, make."""
 
-    def __init__(self, model: SpeechLlm, own: SpeechTokens, reach: int, weight: float):
-        """model: knows its prompt's turn. Raises ConfigError without a token counter."""
-        self.model = model
+    def __init__(self, model: SpeechLlm, own: SpeechTokens, reach: int):
+        """model: knows its prompt's turn, and the weight. Raises ConfigError without a token counter."""
+        self.model, weight = model, model.config.recount_weight
         if weight and own.ctc_logits is None:
             raise ConfigError("recount_by: llm: the adapter has no token counter, whose posterior of the number has "
                               "recount_weight; set that to 0, or train with ctc_classes")

@@ -59,8 +59,9 @@ class SpeechLlm(nn.Module):
         self.prefix = SharedPrefix()
         self.turn: tuple[list[int], list[int]] = ([], [])  # what stands around a transcript; a Listener knows it
         self.is_text: Tensor | None = None  # [V] bool: where text has its embeddings; None: all
-        self.adapter = make_adapter(config, Sides(encoder.width, embeddings.embedding_dim, self.embedding_rms,
-                                                  config.attn_implementation))
+        self.adapter = make_adapter(config, Sides(
+            encoder.width, embeddings.embedding_dim, self.embedding_rms, len(embeddings.weight),
+            config.attn_implementation))
         encoder.requires_grad_(False)
         if config.train_encoder:
             unfreeze(encoder.encoder, config.train_encoder_layers)
@@ -188,18 +189,15 @@ class SpeechLlm(nn.Module):
 
     def adapt(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, reach: int | None = None,
               ids: Tensor | None = None) -> SpeechTokens:
-        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`.
-
-        ids: the transcripts' tokens [sum of n_tokens], in training, for adapters that read them.
-        """
-        adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths)
-        if ids is not None and self.adapter.reads_ids:
-            return adapter(n_tokens, ids)
+        """Frames [B, T, C] -> speech tokens [B, N, D]; reach: of a recount, else `model.recount`; ids: see `reads`."""
+        further = {"ids": ids} if "ids" in self.adapter.reads else {}
+        if "embeddings" in self.adapter.reads:
+            further["embeddings"] = self.embedding_table.detach()
+        adapter = partial(self.adapter, frames.to(self.adapter_dtype), lengths, **further)
         speech, reach = adapter(n_tokens), self.config.recount if reach is None else reach
         if n_tokens is not None or not reach:
             return speech
-        by_llm = self.config.recount_by == "llm"
-        rescore = Rescorer(self, speech, reach, self.config.recount_weight) if by_llm else None
+        rescore = Rescorer(self, speech, reach) if self.config.recount_by == "llm" else None
         return recount(adapter, speech, reach, self.nearest, rescore)
 
     @property

@@ -172,7 +172,7 @@ def test_teacher_and_student_agree_when_speech_tokens_are_the_text_embeddings(ob
     llm = model.speech_llm
 
     class Oracle(torch.nn.Module):
-        aligned, reads_ids = True, False
+        aligned, reads = True, frozenset()
 
         def forward(self, frames, lengths, n_tokens):
             from blspkd.models.speech_tokens import SpeechTokens

@@ -26,6 +26,7 @@ class Sides:
     encoder_width: int  # C
     llm_width: int  # D
     embedding_rms: float  # of the embeddings that the LLM reads text with
+    vocabulary: int = 0  # V, of those embeddings
     attn_implementation: str = "sdpa"
 
 
@@ -56,9 +57,13 @@ class Adapter(nn.Module):
         raise TypeError(f"{cls.__name__} does not say what it gives")
 
     @property
-    def reads_ids(self) -> bool:
-        """Whether `forward` takes, in training, the transcripts' token ids too: `ids` [sum of n_tokens]."""
-        return False
+    def reads(self) -> frozenset[str]:
+        """What else `forward` takes, by name.
+
+        ids:        the transcripts' token ids [sum of n_tokens], in training where n_tokens are the transcripts', else None
+        embeddings: what the LLM reads text tokens as [V, D]
+        """
+        return frozenset()
 
     @property
     def aligned(self) -> bool:

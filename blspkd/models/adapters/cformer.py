@@ -20,6 +20,7 @@ from blspkd.models.count_posterior import likeliest_count
 from blspkd.models.ctc_alignment import align, align_count, cuts_between
 from blspkd.models.speech_encoder import attention_mask
 from blspkd.models.speech_tokens import EmbeddingNorm, SpeechTokens, start_at_scale
+from blspkd.models.text_residual import TextResidual
 from blspkd.models.token_counter import SURE_BLANK, TokenCounter, count_labels, token_classes
 
 
@@ -50,11 +51,17 @@ class CFormer(Adapter):
         # alpha is scaled to the number of tokens as a whole, or to 1 between the middles of neighbouring CTC labels: of the
         # transcript's in training, at inference of the likeliest path with that number of labels (ctc_alignment.py)
         scaling: Literal["global", "local"] = "global"
+        # added to every token: the embeddings of what the token counter hears in its frames, by its probabilities or the
+        # likeliest one alone, times a learnt gate that starts at 0 (models/text_residual.py)
+        text_residual: Literal["none", "posterior", "best"] = "none"
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
         def __post_init__(self):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
             check_at_least(self, 1, "heads", "ffn_dim", "stack_frames")
+            if self.text_residual != "none" and self.ctc_classes < 1:
+                raise ConfigError(f"text_residual: {self.text_residual} needs the counter that ctc_classes makes, with a "
+                                  "class for every token of the LLM")
             if self.scaling == "local" and self.ctc_classes < 1:
                 raise ConfigError("scaling: local needs the counter that ctc_classes makes; 509 is a good size")
             if self.count_spread <= 0:
@@ -85,14 +92,22 @@ class CFormer(Adapter):
             start_at_scale(self.to_llm, sides.embedding_rms)
         nn.init.constant_(self.to_alpha.bias, options.alpha_bias)
         self.counter = TokenCounter(width, options.ctc_classes) if options.ctc_classes else None
+        self.text = None
+        if options.text_residual != "none":
+            if options.ctc_classes < sides.vocabulary:
+                raise ConfigError(f"adapter_options: text_residual: {options.text_residual}: of ctc_classes "
+                                  f"{options.ctc_classes} some stand for several of the LLM's {sides.vocabulary} tokens; "
+                                  f"set ctc_classes to {sides.vocabulary}")
+            self.text = TextResidual(options.text_residual == "best")
         self.options, self.count_by = options, options.count
 
     @property
-    def reads_ids(self) -> bool:
-        return self.options.scaling == "local"
+    def reads(self) -> frozenset[str]:
+        wanted = {"ids": self.options.scaling == "local", "embeddings": self.text is not None}
+        return frozenset(name for name, is_read in wanted.items() if is_read)
 
-    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, ids: Tensor | None = None
-                ) -> SpeechTokens:
+    def forward(self, frames: Tensor, lengths: Tensor, n_tokens: Tensor | None = None, ids: Tensor | None = None,
+                embeddings: Tensor | None = None) -> SpeechTokens:
         if self.stack:
             frames, lengths = self.stack(frames, lengths)
         for layer in self.pre_cif_layers:
@@ -115,6 +130,8 @@ class CFormer(Adapter):
         for layer in self.post_cif_layers:
             tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))
         tokens = self.norm(self.to_llm(self.post_cif_norm(tokens)))  # [B, N, D]
+        if self.text is not None:
+            tokens = tokens + self.text(ctc_logits, amounts, n_tokens, embeddings)
         stacked = self.stack.number if self.stack else 1
         return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha, stacked=stacked,
                             fire_times=fired.times * stacked, ctc_logits=ctc_logits, frame_lengths=lengths)

@@ -1,0 +1,24 @@
+"""Every system of the mini recipe's conf/compare can be planned, also those that compare.yaml does not name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from blspkd.config_file import load_config
+from blspkd.evaluation.comparison_plan import plan
+from blspkd.evaluation_config import BudgetConfig, CompareConfig
+from blspkd.training.run import resolved
+
+CONF = Path(__file__).resolve().parents[2] / "egs/mini/blspkd1/conf"
+
+
+def test_every_file_is_a_system(monkeypatch):
+    config = load_config(CompareConfig, CONF / "compare.yaml")
+    names = sorted(path.stem for path in (CONF / "compare").glob("*.yaml"))
+    assert set(config.systems) <= set(names)
+    every = replace(config, systems=dict.fromkeys(names, 1), budgets={"full": BudgetConfig()})
+    runs = {run.system: run for run in plan(every, "full", CONF / "compare", check=resolved)}
+    assert runs.keys() == set(names)
+    assert all(path.read_text().startswith("# ") for path in (CONF / "compare").glob("*.yaml"))
+    assert runs["oracle"].of == "blspkd+best-seed0" and runs["oracle"].inference == "--count=transcript"
+    assert runs["blspkd+rescored"].inference == ("--count=posterior_alpha --recount=1 --recount_by=llm "
+                                                 "--recount_weight=4.0")
