@@ -72,8 +72,8 @@ class ModelConfig:
     # at inference: so many tokens more and fewer are tried, and the number is taken whose tokens are nearest to text
     # embeddings (models/recount.py); 0: the adapter's own
     recount: int = 0
-    # llm: not the number whose tokens are nearest to embeddings, but the one whose nearest text tokens the LLM finds most
-    # probable, together with recount_weight times the token counter's log-probability of it (models/rescore.py)
+    # llm: not the number whose tokens are nearest to embeddings, but the one whose nearest text tokens the LLM finds
+    # most probable, together with recount_weight times the token counter's log-probability of it (models/rescore.py)
     recount_by: Literal["nearest", "llm"] = "nearest"
     recount_weight: float = 4.0  # chosen on the validation set of egs/mini, clean and with noise at 10 dB
     embedding_rms: float = 0.0  # scale of the speech tokens; 0: that of the training text's embeddings, by frequency

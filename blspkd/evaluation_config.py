@@ -57,7 +57,7 @@ class DecodeConfig:
     recount: int = -1  # as model.recount has it, or so many tokens more and fewer
     recount_by: Literal["model", "nearest", "llm"] = "model"  # as model.recount_by has it, or otherwise
     recount_weight: float = -1.0  # with recount_by: llm, as model.recount_weight; -1: as the model has it
-    # speech tokens as the adapter counts them, or as another of its options `count` has it (models/adapters/cformer.py);
+    # speech tokens as the adapter counts them, or by another choice of its option `count` (models/adapters/cformer.py);
     # transcript: as many as the transcript has (an oracle)
     count: Literal["model", "transcript", "alpha", "ctc", "both", "posterior", "posterior_alpha"] = "model"
 

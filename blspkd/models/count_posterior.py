@@ -1,8 +1,8 @@
 """How probable every number of tokens is: P(n | x), summed over all CTC paths that say n labels.
 
 The likeliest path has one number; others together may make another one likelier. The sum is an exact recursion over
-frames (CTC's forward pass, Graves et al. 2006, with a number of labels in the place of their sequence). a_t(n, k) is the
-probability of all paths of t frames that say n labels and end in symbol k (0: blank), and p_t CTC's distribution:
+frames (CTC's forward pass, Graves et al. 2006, with a number of labels in the place of their sequence). a_t(n, k) is
+the probability of all paths of t frames that say n labels and end in symbol k (0: blank), and p_t CTC's distribution:
 
     a_t(n, 0) = p_t(0) * sum_j a_{t-1}(n, j)
     a_t(n, k) = p_t(k) * (a_{t-1}(n, k) + sum_{j != k} a_{t-1}(n - 1, j))       P(n | x) = sum_k a_T(n, k)
@@ -23,8 +23,8 @@ AHEAD = 4  # numbers beyond the likeliest path's that a pass starts with
 def log_count_posterior(logits: Tensor, frame_lengths: Tensor, highest: int) -> Tensor:
     """log P(n | x) for n = 0 ... highest: logits [B, T, K + 1] and lengths [B] -> [B, highest + 1], float64.
 
-    Each a(n, .) is kept as a vector that sums to 1 and the logarithm of its sum, so that nothing underflows, and no frame
-    needs an exponential or a logarithm of every class.
+    Each a(n, .) is kept as a vector that sums to 1 and the logarithm of its sum, so that nothing underflows, and no
+    frame needs an exponential or a logarithm of every class.
     """
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     probabilities = logits.to(wide).softmax(-1)  # [B, T, K + 1]

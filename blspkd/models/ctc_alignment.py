@@ -99,8 +99,8 @@ def align_count(logits: Tensor, lengths: Tensor, counts: Tensor) -> np.ndarray:
 def cuts_between(spans: np.ndarray, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Where each label's stretch ends, in whole frames: half-way to the next label, the last at the utterance's end.
 
-    spans: [B, U, 2] of `align`; counts: [B] labels; lengths: [B] frames. Returns [B, U] int64; -1 behind the last label,
-    and everywhere where the labels do not fit into the frames.
+    spans: [B, U, 2] of `align`; counts: [B] labels; lengths: [B] frames. Returns [B, U] int64; -1 behind the last
+    label, and everywhere where the labels do not fit into the frames.
     """
     cuts = np.full(spans.shape[:2], -1, dtype=np.int64)
     fits = ~np.isnan(spans[:, 0, 0])

@@ -23,7 +23,8 @@ def recount(tokens_of: Callable[[Tensor], SpeechTokens], own: SpeechTokens, reac
 
     tokens_of: numbers [B], on the CPU -> speech tokens; nearest: tokens [n, D] -> ids and shares [n] (see nearest.py).
     Certainty is the mean log share. rescore: ids [n] and numbers [B] -> [B], how good these texts are; then it is the
-    best text's number instead (rescore.py). It costs 2 * reach passes of the adapter, and one more where a number changes.
+    best text's number instead (rescore.py). It costs 2 * reach passes of the adapter, and one more where a number
+    changes.
     """
     if not reach:
         return own

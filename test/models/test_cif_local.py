@@ -44,7 +44,8 @@ def test_every_token_is_the_weighted_mean_of_its_own_stretch(sizes, seed, silent
     generator = torch.Generator().manual_seed(seed)
     lengths = [sum(row) for row in sizes]
     alphas = [torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) >= silent) for n in lengths]
-    alpha, frames = pad_sequence(alphas, batch_first=True), torch.randn(len(sizes), max(lengths), 2, generator=generator)
+    alpha = pad_sequence(alphas, batch_first=True)
+    frames = torch.randn(len(sizes), max(lengths), 2, generator=generator)
     cuts = pad_sequence([torch.tensor(row).cumsum(0) for row in sizes], batch_first=True, padding_value=-1)
     fired = fire(frames, scale_locally(alpha, cuts), torch.tensor([len(row) for row in sizes]))
     for row, size in enumerate(sizes):

@@ -71,7 +71,7 @@ def test_nothing_underflows_in_long_utterances_that_are_sure():
     logits[0, torch.arange(600), [0 if t % 3 else 1 + t % 29 for t in range(600)]] = 60.0
     log_p = log_count_posterior(logits, torch.tensor([600]), 250)[0]
     assert log_p[200] == pytest.approx(0, abs=1e-9) and likeliest_count(logits, torch.tensor([600])).tolist() == [200]
-    # one token fewer: its frame is blank (200 places), or repeats the one before (which blanks keep apart): 60 nats less
+    # one token fewer: its frame is blank, in 200 places: 60 nats less
     assert log_p[199] == pytest.approx(math.log(200) - 60, abs=1e-3) and log_p[0] < -11000
 
 

@@ -60,7 +60,7 @@ class Adapter(nn.Module):
     def reads(self) -> frozenset[str]:
         """What else `forward` takes, by name.
 
-        ids:        the transcripts' token ids [sum of n_tokens], in training where n_tokens are the transcripts', else None
+        ids:        the transcripts' token ids [sum of n_tokens], in training with the transcripts' n_tokens, else None
         embeddings: what the LLM reads text tokens as [V, D]
         """
         return frozenset()

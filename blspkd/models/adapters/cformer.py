@@ -48,11 +48,11 @@ class CFormer(Adapter):
         # exp(-|n - sum of alpha| / count_spread)
         count: Literal["alpha", "ctc", "both", "posterior", "posterior_alpha"] = "alpha"
         count_spread: float = 1.5  # in tokens; chosen on the validation set of egs/mini
-        # alpha is scaled to the number of tokens as a whole, or to 1 between the middles of neighbouring CTC labels: of the
-        # transcript's in training, at inference of the likeliest path with that number of labels (ctc_alignment.py)
+        # alpha is scaled to the number of tokens as a whole, or to 1 between the middles of neighbouring CTC labels: of
+        # the transcript's in training, at inference of the likeliest path with so many labels (ctc_alignment.py)
         scaling: Literal["global", "local"] = "global"
-        # added to every token: the embeddings of what the token counter hears in its frames, by its probabilities or the
-        # likeliest one alone, times a learnt gate that starts at 0 (models/text_residual.py)
+        # added to every token: the embeddings of what the token counter hears in its frames, by its probabilities or
+        # the likeliest one alone, times a learnt gate that starts at 0 (models/text_residual.py)
         text_residual: Literal["none", "posterior", "best"] = "none"
         ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
 
@@ -60,8 +60,8 @@ class CFormer(Adapter):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
             check_at_least(self, 1, "heads", "ffn_dim", "stack_frames")
             if self.text_residual != "none" and self.ctc_classes < 1:
-                raise ConfigError(f"text_residual: {self.text_residual} needs the counter that ctc_classes makes, with a "
-                                  "class for every token of the LLM")
+                raise ConfigError(f"text_residual: {self.text_residual} needs the counter that ctc_classes makes, with "
+                                  "a class for every token of the LLM")
             if self.scaling == "local" and self.ctc_classes < 1:
                 raise ConfigError("scaling: local needs the counter that ctc_classes makes; 509 is a good size")
             if self.count_spread <= 0:
@@ -96,8 +96,8 @@ class CFormer(Adapter):
         if options.text_residual != "none":
             if options.ctc_classes < sides.vocabulary:
                 raise ConfigError(f"adapter_options: text_residual: {options.text_residual}: of ctc_classes "
-                                  f"{options.ctc_classes} some stand for several of the LLM's {sides.vocabulary} tokens; "
-                                  f"set ctc_classes to {sides.vocabulary}")
+                                  f"{options.ctc_classes} some stand for several of the LLM's {sides.vocabulary} "
+                                  f"tokens; set ctc_classes to {sides.vocabulary}")
             self.text = TextResidual(options.text_residual == "best")
         self.options, self.count_by = options, options.count
 
