@@ -112,7 +112,7 @@ def test_two_ranks_equal_one(scored, tiny_llm, tiny_encoder, tmp_path, name):
     for folder, extra in ("two", []), ("one", ["--gradient_accumulation", "2"]):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if folder == "two" else []
         subprocess.run([sys.executable, *launcher, "-m", "blspkd.bin.train", *command, *extra, "--output_dir",
-                        str(tmp_path / folder)], check=True, env=environment, capture_output=True, timeout=150)
+                        str(tmp_path / folder)], check=True, env=environment, capture_output=True, timeout=300)
         found.append(load_file(tmp_path / folder / "model/adapter.safetensors"))
     for key in found[0]:
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-5)
