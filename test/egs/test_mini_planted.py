@@ -97,7 +97,7 @@ def test_directories_controls_and_scores_from_end_to_end(data_dir, tmp_path, pla
                                          status=1)
 
 
-def test_the_neighbours_are_planned_and_the_other_budgets_have_none_of_them(tmp_path):
+def test_the_rows_on_planted_data_are_planned_and_the_other_budgets_have_none_of_them(tmp_path):
     conf = shutil.copytree(MINI / "conf", tmp_path / "conf")
     config = load_config(CompareConfig, conf / "compare.yaml")
     runs = {run.system: run for run in plan(config, "planted", conf / "compare", check=resolved)}

@@ -1,4 +1,4 @@
-"""Copies of a data directory with something planted in its continuations, and the controls (stage 5, `neighbours`).
+"""Copies of a data directory with something planted in its continuations, and the controls (stage 5, budget `planted`).
 
     python base/planted.py bad data/train data/train_bad --foreign data/local/lm/train.jsonl [--share 0.3] [--seed 0]
     python base/planted.py styles data/train_bad data/train_planted [--seed 0]
