@@ -174,8 +174,8 @@ def scale_locally(alpha: Tensor, cuts: Tensor) -> Tensor:
     """Alpha that sums to 1 between neighbouring cuts, so that an error of one token moves no other token's fire.
 
     alpha: [B, T], non-negative, zero on padding; cuts: [B, N] int64, the whole frame at which each token's stretch
-    ends, ascending from at least 1; -1 behind the last, and where an utterance has none its alpha stays as it is. A stretch
-    without any alpha is spread evenly. Returns [B, T]; gradients reach alpha, cuts are constants.
+    ends, ascending from at least 1; -1 behind the last, and where an utterance has none its alpha stays as it is.
+    A stretch without any alpha is spread evenly. Returns [B, T]; gradients reach alpha, cuts are constants.
     """
     known = cuts[:, :1] > 0  # [B, 1]
     ends = torch.where(cuts > 0, cuts, torch.iinfo(torch.int64).max)

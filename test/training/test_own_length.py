@@ -28,10 +28,10 @@ TERMS = {"embedding": {"weight": 3.0}, "ctc": {"weight": 0.3}}
 
 @pytest.fixture
 def objective(tiny_llm, tiny_encoder):
-    def build(seed=0, **loss):
+    def build(seed=0, options=None, **loss):
         torch.manual_seed(0)
         config = ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, pad_to_30s=False, attn_implementation="eager",
-                             adapter_options=ADAPTER, plora_rank=2)
+                             adapter_options=ADAPTER | (options or {}), plora_rank=2)
         loss = LossConfig(**{"terms": TERMS, **loss})
         return KdObjective(SpeechLlm.from_config(config, PromptConfig("Continue:")), loss, seed)
     return build
@@ -107,6 +107,22 @@ def test_micro_batches_add_up(objective, batch_of, source):
     whole, parts = [batch_of(0, 1, 2, 3, 4, 5)], [batch_of(0, 1), batch_of(2), batch_of(3, 4, 5)]
     one, many = (learnt(objective(own_length=1.0, own_length_by=source), *batches) for batches in (whole, parts))
     assert_same(many, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"scaling": "local"}, {"text_residual": "posterior", "ctc_classes": 400}])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_adapters_that_read_more_train_too(objective, batch_of, options, share):
+    """With the transcripts' ids, and in steps that know no transcript; micro-batches add up."""
+    parts = [batch_of(0, 1), batch_of(2), batch_of(3, 4, 5)]
+    one, many = objective(options=options, own_length=share), objective(options=options, own_length=share)
+    seen = []
+    adapt = one.speech_llm.adapter.forward
+    one.speech_llm.adapter.forward = lambda *args, **named: seen.append(named) or adapt(*args, **named)
+    assert_same(learnt(many, *parts), learnt(one, batch_of(0, 1, 2, 3, 4, 5)), rtol=1e-3, atol=1e-4)
+    [named] = seen
+    assert named.keys() == ({"ids"} if "scaling" in options else {"embeddings"})
+    assert "ids" not in named or (named["ids"] is None) == bool(share)
+    assert all(weight.grad is not None for weight in one.speech_llm.adapter.parameters())
 
 
 def test_steps_are_drawn_by_seed_and_number(batch_of):
