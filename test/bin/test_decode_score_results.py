@@ -24,6 +24,9 @@ class EchoListener:
     extractor = SimpleNamespace(sampling_rate=16000)
     prompt = SimpleNamespace(split=lambda transcript, instruction: SimpleNamespace(input=transcript.split()))
 
+    def decide_numbers(self, count, recount_by, recount_weight):
+        assert (count, recount_by, recount_weight) == ("model", "model", -1.0)
+
     def listen(self, waveforms, snap, recount, n_tokens):
         return [TEXTS[len(waveform) // 1000 - 1] for waveform in waveforms]
 
