@@ -52,9 +52,9 @@ def test_what_only_scoring_reads_decodes_nothing_again(tmp_path):
     """blspkd.sh names those keys of a task; a new one must be among them."""
     stages = (MARKER.parents[1] / "blspkd.sh").read_text()
     step = re.search(r'decode_\$\{name\}\.json.*?--ignore "([^"]*)"', stages, re.DOTALL)
-    assert {field.name for field in fields(TaskConfig)} - {"instruction", "sets"} <= set(step[1].split())
+    assert {field.name for field in fields(TaskConfig)} - {"instruction", "sets", "tags"} <= set(step[1].split())
     assert {"by_count", "means", "typed", "num_bootstrap", "num_examples"} <= set(step[1].split())
-    for key, reruns in (("by_first_word: true", False), ("instruction: Do.", True), ("sets: [a]", True)):
+    for key, reruns in (("by_first_word: true", False), ("instruction: Do.", True), ("tags: {style: digits}", True), ("sets: [a]", True)):
         (tmp_path / "decode.yaml").write_text("tasks:\n  qa:\n    metrics: [wer]\n")
         words = "--text", "decode.yaml", "--ignore", step[1]
         check(tmp_path, *words)
