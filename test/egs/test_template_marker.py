@@ -54,7 +54,8 @@ def test_what_only_scoring_reads_decodes_nothing_again(tmp_path):
     step = re.search(r'decode_\$\{name\}\.json.*?--ignore "([^"]*)"', stages, re.DOTALL)
     assert {field.name for field in fields(TaskConfig)} - {"instruction", "sets", "tags"} <= set(step[1].split())
     assert {"by_count", "means", "typed", "num_bootstrap", "num_examples"} <= set(step[1].split())
-    for key, reruns in (("by_first_word: true", False), ("instruction: Do.", True), ("tags: {style: digits}", True), ("sets: [a]", True)):
+    for key, reruns in (("by_first_word: true", False), ("instruction: Do.", True), ("tags: {style: digits}", True),
+                        ("sets: [a]", True)):
         (tmp_path / "decode.yaml").write_text("tasks:\n  qa:\n    metrics: [wer]\n")
         words = "--text", "decode.yaml", "--ignore", step[1]
         check(tmp_path, *words)
