@@ -110,7 +110,8 @@ def test_weight_0_leaves_a_domain_out_and_mixes_may_follow_one_another(mixed):
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 5, allow_subnormal=False)), min_size=1, max_size=5), st.integers(0, 99))
+@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 5, allow_subnormal=False)), min_size=1, max_size=5),
+       st.integers(0, 99))
 def test_no_epoch_is_empty_and_none_is_far_from_what_was_asked(tmp_path_factory, domains, seed):
     weights = {f"d{i}": weight for i, (_, weight) in enumerate(domains)}
     if sum(weights.values()) < 0.1:
