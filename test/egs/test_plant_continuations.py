@@ -26,7 +26,7 @@ MINI = REPO / "egs/mini/blspkd1"
 @pytest.fixture(scope="module")
 def planted():
     sys.path.insert(0, str(MINI / "base"))
-    yield importlib.import_module("planted")
+    yield importlib.import_module("plant_continuations")
     sys.path.remove(str(MINI / "base"))
 
 
@@ -62,7 +62,7 @@ def test_directories_controls_and_scores_from_end_to_end(data_dir, tmp_path, pla
     bad, both = tmp_path / "bad", tmp_path / "both"
 
     def run(*words, status=0):
-        done = subprocess.run([sys.executable, MINI / "base/planted.py", *map(str, words)], text=True,
+        done = subprocess.run([sys.executable, MINI / "base/plant_continuations.py", *map(str, words)], text=True,
                               capture_output=True, env={"PYTHONPATH": str(REPO), "PATH": ""})
         assert done.returncode == status, done.stderr
         return done.stdout + done.stderr
@@ -100,8 +100,8 @@ def test_directories_controls_and_scores_from_end_to_end(data_dir, tmp_path, pla
 def test_the_rows_on_planted_data_are_planned_and_the_other_budgets_have_none_of_them(tmp_path):
     conf = shutil.copytree(MINI / "conf", tmp_path / "conf")
     config = load_config(CompareConfig, conf / "compare.yaml")
-    runs = {run.system: run for run in plan(config, "planted", conf / "compare", check=resolved)}
-    ours = {name for name in config.budgets["planted"].systems if name.startswith(("prefer-", "tags"))}
+    runs = {run.system: run for run in plan(config, "scored", conf / "compare", check=resolved)}
+    ours = {name for name in config.budgets["scored"].systems if name.startswith(("prefer-", "tags"))}
     assert len(ours) == 10 and ours <= runs.keys() and {"blspkd", "blspkd-ce", "text"} <= runs.keys()
     assert runs["prefer-tag-good"].inference == "'--tags={\"quality\": \"good\"}'"
     assert runs["prefer-tag-good"].of == "prefer-tag-seed0" and runs["blspkd"].max_steps == 800

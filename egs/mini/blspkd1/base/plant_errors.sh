@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What does the filter find of errors whose places are known, and does training without them help? Behind stages 1 and 2:
-#     local/planted.sh
+#     base/plant_errors.sh
 #     ./run.sh --stage compare --stop_stage compare --train_set train_planted \
 #         --compare_config conf/compare_planted.yaml --compare_budget planted
 # A copy of the training set gets wrong transcripts (10 %), noise at 0 dB (5 %) and duplicates (5 %), a recogniser

@@ -1,10 +1,10 @@
-"""Copies of a data directory with something planted in its continuations, and the controls (stage 5, budget `planted`).
+"""Copies of a data directory with something planted in its continuations, and the controls (stage 5, budget `scored`).
 
-    python base/planted.py bad data/train data/train_bad --foreign data/local/lm/train.jsonl [--share 0.3] [--seed 0]
-    python base/planted.py styles data/train_bad data/train_planted [--seed 0]
-    utils/data_dir.sh score data/train_planted --rules "empty looped length foreign"
-    python base/planted.py shuffle data/train_planted utt2score utt2score_random [--seed 0]
-    python base/planted.py shuffle data/train_planted utt2tags utt2tags_random [--seed 0]
+    python base/plant_continuations.py bad data/train data/train_bad --foreign data/local/lm/train.jsonl [--share 0.3] [--seed 0]
+    python base/plant_continuations.py styles data/train_bad data/train_scored [--seed 0]
+    utils/data_dir.sh score data/train_scored --rules "empty looped length foreign"
+    python base/plant_continuations.py shuffle data/train_scored utt2score utt2score_random [--seed 0]
+    python base/plant_continuations.py shuffle data/train_scored utt2tags utt2tags_random [--seed 0]
 
 `bad` replaces a share of the continuations, by turns, by a loop of their own words and by text in another language (the
 outputs of one task among rows {"task", "output"}); `utt2planted` says which. `styles` writes the numbers of half of the
