@@ -1,6 +1,6 @@
 """Copies of a data directory with something planted in its continuations, and the controls (stage 5, budget `scored`).
 
-    python base/plant_continuations.py bad data/train data/train_bad --foreign data/local/lm/train.jsonl [--share 0.3] [--seed 0]
+    python base/plant_continuations.py bad data/train data/train_bad --foreign data/local/lm/train.jsonl [--share 0.3]
     python base/plant_continuations.py styles data/train_bad data/train_scored [--seed 0]
     utils/data_dir.sh score data/train_scored --rules "empty looped length foreign"
     python base/plant_continuations.py shuffle data/train_scored utt2score utt2score_random [--seed 0]
