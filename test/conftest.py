@@ -1,8 +1,10 @@
 """Small models and data that many tests share; everything is made here, nothing is downloaded."""
 
+import importlib.util
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +28,27 @@ from transformers import (
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+
+def load_module(name: str):
+    """A module of this folder that holds no tests."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def load_helper() -> Callable:
+    return load_module
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """A virtual environment, as recipes and tests see it, whose `bin/python` starts in milliseconds."""
+    with load_module("warm_python").serve() as venv:
+        yield venv
+
 
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")

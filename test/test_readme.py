@@ -5,9 +5,8 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,17 +43,18 @@ def recipe(tmp_path_factory, tiny_llm, tiny_encoder) -> Path:
     return folder
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen:
+@pytest.fixture
+def start(warm, recipe) -> Callable[[list[str]], subprocess.Popen]:
+    """Run `blspkd` or `python` in the folder, with the warm Python."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "blspkd.bin.blspkd", *words[1:]] if words[0] == "blspkd" else words
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    commands = {"python": [warm / "bin/python"], "blspkd": [warm / "bin/python", "-m", "blspkd.bin.blspkd"]}
+    return lambda words: subprocess.Popen([*commands[words[0]], *words[1:]], cwd=recipe, env=environment, text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @contextmanager
-def server(words: list[str], folder: Path) -> Iterator[str]:
+def server(process: subprocess.Popen) -> Iterator[str]:
     """Its address, while it runs."""
-    process = start([*words, "--port", "0"], folder)
     try:
         yield next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
     finally:
@@ -69,32 +69,32 @@ def test_there_is_python_and_there_are_commands():
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if ADDRESS not in block], ids=range(3))
-def test_python_runs(block, recipe):
+def test_python_runs(block, start):
     if "pipeline" in block and Version(transformers.__version__) < Version("5.24"):
         pytest.skip("pipelines of this release want librosa")
-    process = start([sys.executable, "-c", block], recipe)
+    process = start(["python", "-c", block])
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.strip()
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[1] != "serve"], ids=" ".join)
-def test_commands_run(words, recipe):
-    process = start(words, recipe)
+def test_commands_run(words, start):
+    process = start(words)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.strip()
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[1] == "serve"], ids=" ".join)
-def test_the_server_answers_a_browser_and_openais_client(words, recipe):
+def test_the_server_answers_a_browser_and_openais_client(words, start):
     pytest.importorskip("fastapi")
     pytest.importorskip("openai")
     [block] = [block for block in PYTHON if ADDRESS in block]
-    with server(words, recipe) as address:
+    with server(start([*words, "--port", "0"])) as address:
         with urllib.request.urlopen(address, timeout=60) as page:
             assert b"<title>" in page.read()
-        process = start([sys.executable, "-c", block.replace(ADDRESS, address)], recipe)
+        process = start(["python", "-c", block.replace(ADDRESS, address)])
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.strip()

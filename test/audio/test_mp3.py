@@ -30,7 +30,7 @@ def bytes_read() -> int:
 
 @pytest.fixture(scope="module")
 def noise():
-    """noise(rate, channels, seconds, seed, **how) -> the bytes of an mp3 file whose frames borrow bits from those before.
+    """noise(rate, channels, seconds, seed, **how) -> an mp3 file whose frames borrow bits from those before them.
 
     Encoding is what costs here: the same noise is encoded once.
     """

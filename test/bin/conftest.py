@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,13 +47,13 @@ def recordings(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.CompletedProcess]:
+def process(warm) -> Callable[..., subprocess.CompletedProcess]:
     """Run `blspkd` with these words in a process of its own."""
 
     def run(*words, **options) -> subprocess.CompletedProcess:
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                      **options.pop("variables", {})}
-        return subprocess.run([sys.executable, "-m", "blspkd.bin.blspkd", *map(str, words)],
+        return subprocess.run([warm / "bin/python", "-m", "blspkd.bin.blspkd", *map(str, words)],
                               env={**os.environ, **variables}, capture_output=True, timeout=120, check=False, **options)
 
     return run

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,15 +74,16 @@ def with_code(source: str, folder: Path, built_in: bool) -> Path:
     return folder
 
 
-def answer_yes(cache: Path, *arguments: object) -> subprocess.CompletedProcess:
+def answer_yes(python: Path, cache: Path, *arguments: object) -> subprocess.CompletedProcess:
     """Run Python with "yes" on standard input."""
-    environment = {**os.environ, "HF_HOME": str(cache), "HF_MODULES_CACHE": str(cache / "modules")}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, input="yes\n" * 20,
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(cache),
+                   "HF_MODULES_CACHE": str(cache / "modules")}
+    return subprocess.run([python, *map(str, arguments)], cwd=ROOT, env=environment, input="yes\n" * 20,
                           capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["unknown", "built in"])
-def loaded(request, tiny_llm, tiny_encoder, tmp_path_factory):
+def loaded(request, warm, tiny_llm, tiny_encoder, tmp_path_factory):
     """(built in or not, {loader: "loaded" or its error}, standard output, whether any code was run)"""
     folder = tmp_path_factory.mktemp("models")
     llm = with_code(tiny_llm, folder / "llm", request.param)
@@ -91,7 +91,7 @@ def loaded(request, tiny_llm, tiny_encoder, tmp_path_factory):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(Path(tiny_llm) / name, folder / "encoder")
     encoder = with_code(tiny_encoder, folder / "encoder", request.param)
-    done = answer_yes(folder / "cache", "-c", SCRIPT, llm, encoder)
+    done = answer_yes(warm / "bin/python", folder / "cache", "-c", SCRIPT, llm, encoder)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     return request.param, said, done.stdout, any((path / "ran").exists() for path in (llm, encoder))
@@ -108,19 +108,19 @@ def test_what_transformers_knows_is_loaded_and_what_needs_its_own_code_is_refuse
     assert said[name] == "loaded" if built_in else "code of its own" in said[name]
 
 
-def test_stage_2_ends_with_one_message(tiny_llm, tmp_path):
+def test_stage_2_ends_with_one_message(warm, tiny_llm, tmp_path):
     llm = with_code(tiny_llm, tmp_path / "llm", built_in=False)
     (tmp_path / "text").write_text("utt-1 a cat\n")
     (tmp_path / "utt2spk").write_text("utt-1 utt-1\n")
     command = ["-m", "blspkd.bin.generate_continuations", "--llm", llm, "--data_dir", tmp_path]
-    done = answer_yes(tmp_path / "cache", *command)
+    done = answer_yes(warm / "bin/python", tmp_path / "cache", *command)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {llm}: ") and "code of its own" in done.stderr
     assert "Do you wish" not in done.stdout and not (llm / "ran").exists()
 
 
-def test_loading_a_model_shows_no_foreign_bar(tiny_llm):
+def test_loading_a_model_shows_no_foreign_bar(warm, tiny_llm):
     code = ("from transformers import AutoModelForCausalLM; from blspkd.data.pretrained import load_pretrained; "
             f"print(type(load_pretrained(AutoModelForCausalLM, {tiny_llm!r})).__name__)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm / "bin/python", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "LlamaForCausalLM") and "%" not in done.stderr

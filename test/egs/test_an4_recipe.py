@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,12 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def run(recipe: Path, *words: object, timeout: float = 300) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
-    return subprocess.run([*map(str, words)], cwd=recipe, env=environment, text=True, timeout=timeout,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+@pytest.fixture(scope="module")
+def run(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a program in a recipe's folder, with the warm Python."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": str(warm)}
+    return lambda recipe, *words: subprocess.run([*map(str, words)], cwd=recipe, env=environment, text=True,
+                                                 timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def copy_recipe(folder: Path, corpus: Path) -> Path:
@@ -82,7 +85,7 @@ def copy_recipe(folder: Path, corpus: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(run, tmp_path_factory) -> Path:
     """The recipe after stages 1 to 4, on next to nothing."""
     folder = tmp_path_factory.mktemp("an4")
     recipe = copy_recipe(folder / "blspkd1", write_corpus(folder / "corpus"))
@@ -215,7 +218,7 @@ def test_words_are_spoken_in_another_spelling_and_timed_in_their_own(finished):
     assert any("," in plan["spoken"] for plan in plans) and not any("," in plan["text"] for plan in plans)
 
 
-def test_the_whole_path_gives_every_row(finished):
+def test_the_whole_path_gives_every_row(run, finished):
     rows = json.loads((finished / "exp/train/results.json").read_text())
     found = {(row["system"], row["set"], row["task"], row["metric"]) for row in rows}
     for system in ("text", "chance", "blspkd"):
@@ -236,22 +239,22 @@ def test_the_whole_path_gives_every_row(finished):
     (lambda corpus: (corpus / "etc/an4_train.fileids").write_text("an4_clstk/fash/an1-fash-b\n"),
      ["no line for an2-fash-b"]),
 ])
-def test_a_damaged_corpus_is_named(tmp_path, damage, words):
+def test_a_damaged_corpus_is_named(run, warm, tmp_path, damage, words):
     corpus = write_corpus(tmp_path / "corpus")
     damage(corpus)
-    done = run(RECIPE, sys.executable, "local/an4_dirs.py", "--an4", corpus, "--output_dir", tmp_path / "data",
+    done = run(RECIPE, warm / "bin/python", "local/an4_dirs.py", "--an4", corpus, "--output_dir", tmp_path / "data",
                "--num_valid_speakers", 1)
     assert done.returncode == 1 and all(word in done.stdout for word in words), done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_a_corpus_that_is_not_there_is_an_error_that_says_what_to_do(tmp_path):
+def test_a_corpus_that_is_not_there_is_an_error_that_says_what_to_do(run, tmp_path):
     done = run(RECIPE, "local/data.sh", "--an4", tmp_path / "nowhere", "--datadir", tmp_path / "data")
     assert done.returncode == 1 and "AN4 in db.sh" in done.stdout and not (tmp_path / "data").exists()
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="needs a part of AN4")
-def test_real_recordings(tmp_path):
+def test_real_recordings(run, tmp_path):
     done = run(RECIPE, sys.executable, "local/an4_dirs.py", "--an4", CORPUS, "--output_dir", tmp_path / "data")
     assert done.returncode == 0 and "test: 127 utterances of 10 speakers" in done.stdout, done.stdout
     assert all(validate(tmp_path / "data" / name) == [] for name in ("people", "valid", "test"))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,26 +71,30 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-def command(program: list, *options: object) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module")
+def command(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """`command(["python", script], *options)`: with the warm Python."""
     path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1",
-                   "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    return subprocess.run([*program, *map(str, options)], env=environment, capture_output=True, text=True, timeout=300,
-                          check=False)
-
-
-def base_models(corpus: Path, output_dir: Path, *options: object) -> subprocess.CompletedProcess:
-    return command([str(BASE / "base_models.sh")], "--lm_dir", corpus / "lm", "--train_dirs", corpus / "train",
-                   "--dev_dirs", corpus / "train", "--output_dir", output_dir, "--pieces", 60, "--llm_steps", 8,
-                   "--recogniser_steps", 8, "--llm_args", " ".join(LLM_SIZE),
-                   "--recogniser_args", " ".join(RECOGNISER_SIZE), *options)
+                   "PATH": os.pathsep.join([str(warm / "bin"), os.environ["PATH"]])}
+    return lambda program, *options: subprocess.run([*program, *map(str, options)], env=environment, text=True,
+                                                    capture_output=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
-def made(corpus, tmp_path_factory) -> Path:
+def base_models(command, corpus) -> Callable[..., subprocess.CompletedProcess]:
+    """`base_models(output_dir, *options)`: base_models.sh on the corpus."""
+    return lambda output_dir, *options: command(
+        [str(BASE / "base_models.sh")], "--lm_dir", corpus / "lm", "--train_dirs", corpus / "train", "--dev_dirs",
+        corpus / "train", "--output_dir", output_dir, "--pieces", 60, "--llm_steps", 8, "--recogniser_steps", 8,
+        "--llm_args", " ".join(LLM_SIZE), "--recogniser_args", " ".join(RECOGNISER_SIZE), *options)
+
+
+@pytest.fixture(scope="module")
+def made(base_models, tmp_path_factory) -> Path:
     """The folder that one run of base_models.sh leaves behind."""
     folder = tmp_path_factory.mktemp("exp") / "base"
-    result = base_models(corpus, folder)
+    result = base_models(folder)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "translate BLEU" in result.stdout and "train WER" in result.stdout
     return folder
@@ -321,7 +326,7 @@ def test_attention_loss_is_small_where_heads_look_at_the_word(monkeypatch):
     assert attention_loss([wrong], torch.full_like(spans, torch.nan)) == 0  # nobody knows when the words are spoken
 
 
-def test_aligned_recordings_are_spliced_into_new_sentences(corpus, made, tmp_path):
+def test_aligned_recordings_are_spliced_into_new_sentences(command, corpus, made, tmp_path):
     people = tmp_path / "people"
     shutil.copytree(corpus / "train", people)
     (people / "word_times").unlink()
@@ -339,7 +344,7 @@ def test_aligned_recordings_are_spliced_into_new_sentences(corpus, made, tmp_pat
     spliced = tmp_path / "spliced"
     options = ["--data_dir", people, "--count", 40, "--forbidden", tmp_path / "forbidden", "--output_dir", spliced,
                "--wav_dir", tmp_path / "wav", "--max_words", 5]
-    result = command([sys.executable, str(BASE / "splice.py")], *options)
+    result = command(["python", str(BASE / "splice.py")], *options)
     assert result.returncode == 0, result.stderr
     new = read_table(spliced / "text")
     assert len(new) == len(set(new.values())) == 40
@@ -353,7 +358,7 @@ def test_aligned_recordings_are_spliced_into_new_sentences(corpus, made, tmp_pat
             pitch = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 16)).argmax() / (1 << 16) * 2 * np.pi
             assert abs(pitch - (0.1 + 0.02 * len(word.text))) < 0.005
     before = (spliced / "text").read_text(), (tmp_path / f"wav/{key}.wav").read_bytes()
-    assert command([sys.executable, str(BASE / "splice.py")], *options).returncode == 0
+    assert command(["python", str(BASE / "splice.py")], *options).returncode == 0
     assert before == ((spliced / "text").read_text(), (tmp_path / f"wav/{key}.wav").read_bytes())
 
 
@@ -379,7 +384,7 @@ def test_an_epoch_repeats_the_sets(monkeypatch):
             rows_of_an_epoch([2, 1], wrong)
 
 
-def test_recordings_without_word_times_train_beside_synthetic_speech(corpus, made, tmp_path):
+def test_recordings_without_word_times_train_beside_synthetic_speech(command, corpus, made, tmp_path):
     people = tmp_path / "people"
     shutil.copytree(corpus / "train", people)
     (people / "word_times").unlink()
@@ -406,9 +411,9 @@ def test_recordings_without_word_times_train_beside_synthetic_speech(corpus, mad
         assert new.keys() == old.keys() and all(torch.equal(new[name], old[name]) for name in new)
 
 
-def test_a_second_run_does_nothing(made, corpus):
+def test_a_second_run_does_nothing(base_models, made, corpus):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
-    result = base_models(corpus, made)
+    result = base_models(made)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("is there already") == 5  # tokenizer, LLM, recogniser and two early ones
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if "log" not in path.parts}
@@ -440,25 +445,25 @@ def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
 
 
 def train_llm(corpus: Path, made: Path, output_dir: Path) -> list:
-    return [sys.executable, str(BASE / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
+    return ["python", str(BASE / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
             str(made / "tokenizer"), "--output_dir", str(output_dir), "--llm_steps", "8", *LLM_SIZE]
 
 
 def train_recogniser(corpus: Path, made: Path, output_dir: Path) -> list:
-    return [sys.executable, str(BASE / "train_recogniser.py"), "--train_dirs", str(corpus / "train"), "--dev_dirs",
+    return ["python", str(BASE / "train_recogniser.py"), "--train_dirs", str(corpus / "train"), "--dev_dirs",
             str(corpus / "train"), "--tokenizer_dir", str(made / "tokenizer"), "--output_dir", str(output_dir),
             "--recogniser_steps", "8", *RECOGNISER_SIZE]
 
 
 @pytest.mark.parametrize("program", [train_llm, train_recogniser])
-def test_a_killed_run_ends_with_the_same_weights(program, corpus, made, tmp_path):
+def test_a_killed_run_ends_with_the_same_weights(command, program, corpus, made, tmp_path):
     parted = program(corpus, made, tmp_path / "parted")
     # Dies like a killed process: without a chance to clean up, in the step after the first checkpoint.
     dying = ("import os, runpy, sys; sys.path.insert(0, os.path.dirname(sys.argv[1])); sys.argv = sys.argv[1:]\n"
              "import training_loop; save = training_loop._save\n"
              "def save_and_die(*args): save(*args); os._exit(9)\n"
              "training_loop._save = save_and_die; runpy.run_path(sys.argv[0], run_name='__main__')")
-    assert command([sys.executable, "-c", dying, *parted[1:]]).returncode == 9
+    assert command(["python", "-c", dying, *parted[1:]]).returncode == 9
     assert (tmp_path / "parted.checkpoint.safetensors").is_file() and not (tmp_path / "parted").exists()
     result = command(parted)
     assert result.returncode == 0, result.stderr
@@ -481,24 +486,24 @@ def test_early_recognisers_are_complete_and_differ(made):
         assert files[0] == files[1]
 
 
-def test_early_percents_are_checked(corpus, made, tmp_path):
+def test_early_percents_are_checked(command, corpus, made, tmp_path):
     result = command(train_recogniser(corpus, made, tmp_path / "x"), "--early_percents", "40 100")
     assert result.returncode == 1 and "early_percents" in result.stderr
 
 
-def test_mistakes_are_told_in_one_line(corpus, made, tmp_path):
+def test_mistakes_are_told_in_one_line(command, corpus, made, tmp_path):
     result = command([str(BASE / "base_models.sh")], "--llm_stepz", 3)
     assert result.returncode == 1 and "unknown option --llm_stepz" in result.stderr
-    result = command([sys.executable, str(BASE / "train_llm.py")], "--lm_dir", tmp_path)
+    result = command(["python", str(BASE / "train_llm.py")], "--lm_dir", tmp_path)
     assert result.returncode == 1 and "make the corpus first" in result.stderr and "Traceback" not in result.stderr
     (tmp_path / "lm").mkdir()
     (tmp_path / "lm/train.jsonl").write_text('{"task": "repeat", "instruction": "x", "input": "y"}\n')
-    result = command([sys.executable, str(BASE / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
+    result = command(["python", str(BASE / "train_tokenizer.py")], "--lm_dir", tmp_path / "lm")
     assert result.returncode == 1 and "train.jsonl:1" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_when_one_training_fails_the_other_stops(corpus, tmp_path):
-    result = base_models(corpus, tmp_path / "base", "--llm_steps", 1_000_000,
+def test_when_one_training_fails_the_other_stops(base_models, corpus, tmp_path):
+    result = base_models(tmp_path / "base", "--llm_steps", 1_000_000,
                          "--recogniser_args", "--early_percents none")
     assert result.returncode == 1
     assert "training the recogniser failed" in result.stderr and "early_percents: 'none'" in result.stderr

@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,15 @@ def copy_recipe(folder: Path) -> Path:
     return Path(shutil.copytree(RECIPE, folder, ignore=made))
 
 
-def run(recipe: Path, script: str, *words: str, timeout: float = 60) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
-    return subprocess.run([script, *map(str, words)], cwd=recipe, env=environment, text=True, timeout=timeout,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+@pytest.fixture(scope="module")
+def run(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a script in a recipe's folder, with the warm Python."""
+    def call(recipe: Path, script: str, *words: object, timeout: float = 60) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": str(warm)}
+        return subprocess.run([script, *map(str, words)], cwd=recipe, env=environment, text=True, timeout=timeout,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    return call
 
 
 def write_tree(folder: Path) -> Path:
@@ -71,7 +76,7 @@ def tree(tmp_path) -> Path:
 
 
 @pytest.fixture
-def prepare(recipe, tree, tmp_path):
+def prepare(run, recipe, tree, tmp_path):
     """Runs local/data.sh on the tree; returns its output and the folder of the data directories."""
 
     def of(*words: str, fails: bool = False, librispeech: Path = tree) -> tuple[str, Path]:
@@ -190,7 +195,7 @@ def archive(tmp_path):
 
 
 @pytest.fixture
-def download(tmp_path, archive, monkeypatch):
+def download(run, tmp_path, archive, monkeypatch):
     """Runs local/download.sh on a server that breaks off; its checksums are those of `archive`."""
     recipe = copy_recipe(tmp_path / "blspkd1")
     (recipe / "local/md5sum.txt").write_text(f"{hashlib.md5(archive).hexdigest()}  dev-clean.tar.gz\n")
@@ -283,7 +288,7 @@ def test_configurations_can_be_read():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(run, tmp_path_factory) -> Path:
     """The recipe after all stages, with tiny models, on the part of the corpus that is here."""
     if not CORPUS.is_dir():
         pytest.skip("no part of LibriSpeech here")
@@ -322,6 +327,6 @@ def test_the_comparison_has_a_system_that_listens_and_one_that_reads(finished):
     assert (folder / "report.html").is_file() and not (finished / "RESULTS.md").exists()
 
 
-def test_started_again_it_finds_everything_done(finished):
+def test_started_again_it_finds_everything_done(run, finished):
     done = run(finished, "./run_debug.sh", "--stop_stage", "train")
     assert done.returncode == 0 and "train: done on" in done.stdout, done.stdout

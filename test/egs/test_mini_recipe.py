@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,20 +42,25 @@ def make_recipe(folder: Path) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
-    """Ours, with the Python that runs these tests."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
+def environment(venv: Path | str, **variables: str) -> dict[str, str]:
+    """Ours, with the Python of this virtual environment."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": str(venv), **variables}
 
 
-def run(recipe: Path, *options: str, timeout: float = 400) -> subprocess.CompletedProcess:
-    return subprocess.run(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(), text=True, timeout=timeout,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+@pytest.fixture(scope="module")
+def run(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """`run(recipe, *options, **variables)`: run.sh, with the warm Python."""
+    def call(recipe: Path, *options: str, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(warm, **variables), text=True,
+                              timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    return call
 
 
 def kill_when(recipe: Path, options: list[str], pattern: str) -> None:
     """Start run.sh and SIGKILL it, and everything below it, as soon as a file matches `pattern`."""
-    process = subprocess.Popen(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(sys.prefix),
+                               start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(recipe.glob(pattern)):
         assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear in time"
@@ -83,10 +89,10 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The recipe after one uninterrupted run."""
+def finished(run, tmp_path_factory) -> Path:
+    """The recipe after one uninterrupted run, in which every program imports what it needs when it first starts."""
     recipe = make_recipe(tmp_path_factory.mktemp("mini") / "blspkd1")
-    result = run(recipe, "--stage", "1", "--stop_stage", "4")
+    result = run(recipe, "--stage", "1", "--stop_stage", "4", COLD=str(tmp_path_factory.mktemp("cold")))
     assert result.returncode == 0, result.stdout[-6000:]
     (recipe / "screen").write_text(result.stdout)
     return recipe
@@ -158,7 +164,7 @@ def test_results_page_and_screen_show_the_table(finished):
     assert "test_unheard" in screen and str(finished) not in page
 
 
-def test_a_second_run_does_nothing(finished):
+def test_a_second_run_does_nothing(run, finished):
     def state():
         return {path: path.stat().st_mtime_ns for path in finished.rglob("*")
                 if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".log", ".lock")}
@@ -170,7 +176,7 @@ def test_a_second_run_does_nothing(finished):
     assert {path.name for path in after if after[path] != before.get(path)} <= {"RESULTS.md"}
 
 
-def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finished, tmp_path):
+def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(run, finished, tmp_path):
     recipe = shutil.copytree(finished, tmp_path / "blspkd1", symlinks=True)
     shutil.rmtree(recipe / "exp/train")  # what stage 1 made stays, and nothing of stages 2 to 4
     for path in recipe.glob("data/*/continuation*"):  # markers in data/.done, too
@@ -178,7 +184,9 @@ def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finishe
 
     kill_when(recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
     assert not (recipe / "data/train/continuation").exists()
-    kill_when(recipe, ["--stage", "2", "--stop_stage", "3"], "exp/train/checkpoint-3/manifest.json")
+    result = run(recipe, "--stage", "2", "--stop_stage", "2")
+    assert result.returncode == 0, result.stdout[-3000:]
+    kill_when(recipe, ["--stage", "3", "--stop_stage", "3"], "exp/train/checkpoint-3/manifest.json")
     assert not (recipe / "exp/train/model").exists()
     result = run(recipe, "--stage", "1", "--stop_stage", "3")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -187,15 +195,15 @@ def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(finishe
         assert (recipe / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-def test_changed_options_are_noticed(finished):
+def test_changed_options_are_noticed(run, warm, finished):
     result = run(finished, "--stage", "3", "--stop_stage", "3", "--llm", "exp/base/other")
     assert result.returncode != 0
     result = subprocess.run(["./run.sh", "--stage", "3", "--stop_stage", "3", "--train_args", "--max_steps 13"],
-                            cwd=finished, env=environment(), text=True, capture_output=True)
+                            cwd=finished, env=environment(warm), text=True, capture_output=True)
     assert result.returncode != 0 and "--tag" in result.stdout + result.stderr
 
 
-def test_compare_trains_and_measures_every_system_and_goes_on(finished, tmp_path):
+def test_compare_trains_and_measures_every_system_and_goes_on(run, finished, tmp_path):
     recipe = tmp_path / "blspkd1"
     shutil.copytree(finished, recipe, symlinks=True)
     (recipe / "conf/compare.yaml").write_text(

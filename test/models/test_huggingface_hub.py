@@ -2,7 +2,6 @@
 
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ print(model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1]
 """
 
 
-def test_a_model_of_the_hub_is_loaded_by_id_and_revision(tiny_llm, tiny_encoder, tmp_path):
+def test_a_model_of_the_hub_is_loaded_by_id_and_revision(warm, tiny_llm, tiny_encoder, tmp_path):
     torch.manual_seed(0)
     SpeechLlm.from_config(ModelConfig(llm=tiny_llm, speech_encoder=tiny_encoder, adapter_options=OPTIONS,
                                       pad_to_30s=False), PromptConfig("Continue:")).save_pretrained(tmp_path / "model")
@@ -40,6 +39,6 @@ def test_a_model_of_the_hub_is_loaded_by_id_and_revision(tiny_llm, tiny_encoder,
     with hub_standin.serve() as hub:
         hub.add("someone/model", tmp_path / "model", branch="v1")
         hub.add("someone/model", {"config.json": b"{}"})
-        done = subprocess.run([sys.executable, "-c", CODE], env=hub.environment(tmp_path / "cache"), timeout=300,
+        done = subprocess.run([warm / "bin/python", "-c", CODE], env=hub.environment(tmp_path / "cache"), timeout=300,
                               capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[-2:] == [str(expected.token_ids), ""], done.stderr

@@ -4,7 +4,6 @@ import base64
 import io
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -83,13 +82,13 @@ def folder(tiny_llm, tiny_encoder, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def client(folder, tmp_path_factory):
+def client(warm, folder, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "serve.log"
     with log.open("w") as file:
-        server = subprocess.Popen([sys.executable, "-m", "blspkd.models.huggingface", "serve", folder, "--host",
+        server = subprocess.Popen([warm / "bin/python", "-m", "blspkd.models.huggingface", "serve", folder, "--host",
                                    "127.0.0.1", "--port", str(port), "--device", "cpu"], stdout=file, stderr=file)
     try:
         end = time.monotonic() + START
@@ -150,10 +149,10 @@ def test_no_address_in_a_request_is_opened(client, folder):
             outside.accept()
 
 
-def test_the_server_alone_does_not_know_our_models(folder):
+def test_the_server_alone_does_not_know_our_models(warm, folder):
     """It would have to run code from the folder (`trust_remote_code`), and there is none."""
     code = "import sys; sys.argv = ['transformers', 'serve', *sys.argv[1:]]; " \
            "from transformers.cli.transformers import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, folder, "--device", "cpu", "--port", "0"], capture_output=True,
+    done = subprocess.run([warm / "bin/python", "-c", code, folder, "--device", "cpu", "--port", "0"], capture_output=True,
                           text=True, timeout=300, check=False)
     assert done.returncode != 0 and "`blspkd`" in " ".join(done.stderr.split())

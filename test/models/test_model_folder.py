@@ -448,8 +448,8 @@ print(json.dumps(said))
 class Shared:
     """A hub with base models, a second commit of the LLM, and a trained model that used the first."""
 
-    def __init__(self, hub, folder: Path, llm: Path, encoder: Path):
-        self.hub, self.folder = hub, folder
+    def __init__(self, hub, folder: Path, llm: Path, encoder: Path, python: Path):
+        self.hub, self.folder, self.python = hub, folder, python
         self.llm, self.encoder = hub.add("someone/llm", llm), hub.add("someone/encoder", encoder)
         self.saved = self.run("first", SAVE, str(folder / "model"))
         self.first = llm
@@ -463,7 +463,7 @@ class Shared:
         self.speech = hub.add("someone/speech", files | pickles)
 
     def run(self, home: str, code: str, *arguments: str, **environment: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False,
+        done = subprocess.run([self.python, "-c", code, *arguments], capture_output=True, text=True, check=False,
                               cwd=self.folder, env=self.hub.environment(self.folder / home, **environment))
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()[-1]
@@ -473,9 +473,9 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(tiny_llm, tiny_encoder, tmp_path_factory):
+def shared(warm, tiny_llm, tiny_encoder, tmp_path_factory):
     with hub_standin.serve() as hub:
-        yield Shared(hub, tmp_path_factory.mktemp("shared"), Path(tiny_llm), Path(tiny_encoder))
+        yield Shared(hub, tmp_path_factory.mktemp("shared"), Path(tiny_llm), Path(tiny_encoder), warm / "bin/python")
 
 
 def test_the_commits_that_were_loaded_are_recorded(shared):

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -146,10 +145,10 @@ serve(model, Settings(port=0))
 """
 
 
-def test_sigterm_finishes_what_runs_and_admits_no_more(model, model_folder, ask_raw):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", SLOW_SERVER, model_folder], stderr=subprocess.PIPE, text=True,
-                               env=environment)
+def test_sigterm_finishes_what_runs_and_admits_no_more(warm, model, model_folder, ask_raw):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([warm / "bin/python", "-c", SLOW_SERVER, model_folder], stderr=subprocess.PIPE,
+                               text=True, env=environment)
     try:
         address = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.:]+", line)))
         body = {**HELLO, "max_tokens": 30, "stream": True}

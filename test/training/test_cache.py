@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -100,9 +99,9 @@ def test_the_loss_curve_is_the_same_and_a_resumed_run_the_very_same(command, tmp
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
-def test_two_ranks_share_the_work_and_equal_one(command, tmp_path):
+def test_two_ranks_share_the_work_and_equal_one(warm, command, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+    subprocess.run([warm / "bin/python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                     "blspkd.bin.train", *command, *CACHES, "--gradient_accumulation", "1", "--output_dir",
                     str(tmp_path / "two")], check=True, env=environment, capture_output=True, timeout=120)
     main([*command, *CACHES, "--output_dir", str(tmp_path / "one")])

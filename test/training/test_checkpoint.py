@@ -197,29 +197,30 @@ def test_the_old_one_stays_until_the_new_one_is_whole(data_dir, tiny_llm, tiny_e
     assert [path.name for path in complete_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
 
 
-def torchrun(num_ranks: int, *words: str) -> subprocess.CompletedProcess:
+def torchrun(python: Path, num_ranks: int, *words: str) -> subprocess.CompletedProcess:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks)]
-    return subprocess.run([sys.executable, *launcher[:5 * (num_ranks > 1)], "-m", "blspkd.bin.train", *words],
+    return subprocess.run([python, *launcher[:5 * (num_ranks > 1)], "-m", "blspkd.bin.train", *words],
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True, timeout=180, check=False)
 
 
-def test_a_step_keeps_its_batches_when_the_ranks_change(data_dir, tiny_llm, tiny_encoder, tmp_path):
+def test_a_step_keeps_its_batches_when_the_ranks_change(warm, data_dir, tiny_llm, tiny_encoder, tmp_path):
+    python = warm / "bin/python"
     command = command_of(data_dir, tiny_llm, tiny_encoder, tmp_path / "run", "--batch_utterances", "3",
                          "--max_steps", "-1", "--num_epochs", "1.5")
-    assert torchrun(2, *command).returncode == 0
+    assert torchrun(python, 2, *command).returncode == 0
     expected = model_of(tmp_path / "run")
     last = complete_checkpoints(tmp_path / "run")[-1]
     assert "rng_state_1.pth" in json.loads((last / MANIFEST).read_text())["files"]
     shutil.rmtree(tmp_path / "run/model")
     shutil.rmtree(last)
 
-    refused = torchrun(1, *command)
+    refused = torchrun(python, 1, *command)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "2 ranks x gradient_accumulation 1 = 2 batches per step" in refused.stderr
     assert "1 rank x gradient_accumulation 1 = 1 batch per step" in refused.stderr
 
-    allowed = torchrun(1, *command, "--gradient_accumulation", "2")
+    allowed = torchrun(python, 1, *command, "--gradient_accumulation", "2")
     assert allowed.returncode == 0, allowed.stderr[-2000:]
     found = model_of(tmp_path / "run")
     assert found.keys() == expected.keys()

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -148,14 +147,14 @@ def test_micro_batches_add_up_to_one_big_batch(objective, batch_of):
         torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-6)
 
 
-def test_two_ranks_equal_one(data_dir, tiny_llm, tiny_encoder, tmp_path):
+def test_two_ranks_equal_one(warm, data_dir, tiny_llm, tiny_encoder, tmp_path):
     command = ["--llm", tiny_llm, "--speech_encoder", tiny_encoder, "--train_dir", data_dir, "--valid_dir", data_dir,
                *OPTIONS, "--max_steps", "3", "--schedule", "constant", "--weight_decay", "0.01"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     for name, extra in ("two", ["--batch_utterances", "3"]), ("one", ["--batch_utterances", "3",
                                                                       "--gradient_accumulation", "2"]):
         launcher = (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if name == "two" else [])
-        subprocess.run([sys.executable, *launcher, "-m", "blspkd.bin.train", *command, *extra, "--output_dir",
+        subprocess.run([warm / "bin/python", *launcher, "-m", "blspkd.bin.train", *command, *extra, "--output_dir",
                         str(tmp_path / name)], check=True, env=environment, capture_output=True, timeout=120)
     assert_same(weights(tmp_path / "two/model"), weights(tmp_path / "one/model"), rtol=1e-3, atol=1e-5)
 
