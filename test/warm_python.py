@@ -31,14 +31,14 @@ import threading
 import traceback
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # What reads no HF_* variable when it is imported, for programs with another hub or cache than ours; and the rest.
 FIRST = ("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.checkpoint", "torch.export",
          "torch.distributed.launcher.api", "sympy", "numpy", "soundfile", "soxr", "yaml", "regex", "tokenizers",
-         "safetensors.torch", "jinja2", "httpx", "tqdm", "psutil")
+         "safetensors.torch", "jinja2", "tqdm", "psutil")
 THEN = ("transformers.trainer", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
         "transformers.models.whisper.modeling_whisper", "transformers.models.whisper.processing_whisper", "peft",
         "accelerate", "blspkd.training.phases", "blspkd.training.phase", "blspkd.evaluation.alignment",
@@ -140,7 +140,8 @@ def main(ready_first: int, ready_all: int, first: list[str], then: list[str]) ->
 
 def _import(modules: list[str]) -> None:
     for name in modules:
-        importlib.import_module(name)
+        with suppress(ImportError):  # a program that needs it says so
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the forks share its pages
 

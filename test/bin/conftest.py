@@ -46,7 +46,7 @@ def recordings(tmp_path_factory) -> list[Path]:
     return paths
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def process(warm) -> Callable[..., subprocess.CompletedProcess]:
     """Run `blspkd` with these words in a process of its own."""
 

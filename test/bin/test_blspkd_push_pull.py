@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from pathlib import Path
 
@@ -23,15 +25,16 @@ def hub():
         yield running
 
 
+def run_with(process, hub, home, *words, **variables):
+    """Run `blspkd` with the stand-in as its hub."""
+    done = process(*words, variables={**hub.environment(home), "HF_HUB_OFFLINE": "0", **variables})
+    done.out, done.err = done.stdout.decode(), done.stderr.decode()
+    return done
+
+
 @pytest.fixture
 def run(hub, process, tmp_path):
-    """Run `blspkd` with the stand-in as its hub."""
-    def call(*words, **variables):
-        done = process(*words, variables={**hub.environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0", **variables})
-        done.out, done.err = done.stdout.decode(), done.stderr.decode()
-        return done
-
-    return call
+    return partial(run_with, process, hub, tmp_path / "home")
 
 
 @pytest.fixture
@@ -39,6 +42,35 @@ def copy(trained, tmp_path) -> Path:
     """A trained model in a folder of its own; its base models are folders elsewhere."""
     shutil.copytree(trained, tmp_path / "exp" / "train" / "model")
     return tmp_path / "exp" / "train" / "model"
+
+
+@dataclass
+class Pushed:
+    """What one `blspkd push` did with a model that has results, and beside it a recording: its folder is gone."""
+
+    hub: hub_standin.Hub
+    said: str
+    results: bytes
+    before: dict
+    after: dict
+
+
+@pytest.fixture(scope="module")
+def pushed(process, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pushed")
+    model = Path(shutil.copytree(trained, folder / "exp" / "train" / "model"))
+    (model / "secret.wav").write_bytes(b"RIFF")
+    (model.parent / "results.json").write_text(
+        '[{"system": "blspkd", "set": "test", "task": "repeat", "metric": "wer", "value": 1.25, "ci95": [1, 2], '
+        '"n": 9, "seed": 0, "signature": "s"}]')
+    before = contents_digests([model])
+    with hub_standin.serve() as hub:
+        done = run_with(process, hub, folder / "home", "push", model, "someone/listener", "--with_base_models",
+                        "--private")
+        assert done.returncode == 0, done.err
+        results, after = (model.parent / "results.json").read_bytes(), contents_digests([model])
+        shutil.rmtree(model.parent)
+        yield Pushed(hub, done.out, results, before, after)
 
 
 def test_a_base_model_that_others_do_not_have_is_refused(run, hub, copy, tiny_llm):
@@ -58,10 +90,9 @@ def test_a_dry_run_shows_what_would_be_pushed(run, hub, copy, trained):
     assert not hub.requests
 
 
-def test_what_was_pushed_is_pulled_and_works(run, hub, copy, recordings, tmp_path):
-    pushed = run("push", copy, "someone/listener", "--with_base_models", "--private")
-    assert pushed.returncode == 0, pushed.err
-    assert "downloaded again, found equal, and loaded" in pushed.out and hub.repositories["someone/listener"].private
+def test_what_was_pushed_is_pulled_and_works(process, pushed, recordings, tmp_path):
+    hub, run = pushed.hub, partial(run_with, process, pushed.hub, tmp_path / "home")
+    assert "downloaded again, found equal, and loaded" in pushed.said and hub.repositories["someone/listener"].private
     files = hub.files("someone/listener")
     assert {"README.md", "config.yaml", "base_models.json", "adapter.safetensors", "plora/adapter_model.safetensors",
             "base/llm/model.safetensors", "base/speech_encoder/model.safetensors"} <= files.keys()
@@ -72,7 +103,6 @@ def test_what_was_pushed_is_pulled_and_works(run, hub, copy, recordings, tmp_pat
     there = {path.relative_to(tmp_path / "pulled").as_posix(): path.read_bytes()
              for path in (tmp_path / "pulled").rglob("*") if path.is_file()}
     assert there == {name: data for name, data in files.items() if name != ".gitattributes"}
-    shutil.rmtree(copy)
     told = run("chat", "someone/listener", "--device", "cpu", "--max_new_tokens", "8", recordings[0])
     message = {"role": "user", "content": [{"type": "audio", "audio": recordings[0]}]}
     expected = SpeechLLM.from_pretrained(tmp_path / "pulled", device="cpu").chat([message], max_new_tokens=8).text
@@ -101,13 +131,9 @@ def test_a_model_on_base_models_of_the_hub_is_pushed_alone(run, hub, copy, tiny_
     assert told.returncode == 0, told.err
 
 
-def test_results_are_pushed_and_the_card_is_written_anew_from_them(run, hub, copy):
-    (copy.parent / "results.json").write_text(
-        '[{"system": "blspkd", "set": "test", "task": "repeat", "metric": "wer", "value": 1.25, "ci95": [1, 2], '
-        '"n": 9, "seed": 0, "signature": "s"}]')
-    assert run("push", copy, "someone/listener", "--with_base_models").returncode == 0
-    files = hub.files("someone/listener")
-    assert b"value: 1.25" in files["README.md"] and files["results.json"] == (copy.parent / "results.json").read_bytes()
+def test_results_are_pushed_and_the_card_is_written_anew_from_them(pushed):
+    files = pushed.hub.files("someone/listener")
+    assert b"value: 1.25" in files["README.md"] and files["results.json"] == pushed.results
 
 
 @pytest.mark.parametrize("name", ["old.bin", "plora/adapter.pt", "x.pkl"])
@@ -158,12 +184,8 @@ def test_what_was_pushed_is_loaded_from_there(run, hub, copy):
     assert "someone/listener: was pushed, but cannot be loaded from there (the weights do not fit" in told
 
 
-def test_files_that_are_no_part_of_a_model_stay_here(run, hub, copy):
-    (copy / "secret.wav").write_bytes(b"RIFF")
-    before = contents_digests([copy])
-    done = run("push", copy, "someone/listener", "--with_base_models")
-    assert done.returncode == 0, done.err
-    assert "secret.wav" not in hub.files("someone/listener") and contents_digests([copy]) == before
+def test_files_that_are_no_part_of_a_model_stay_here(pushed):
+    assert "secret.wav" not in pushed.hub.files("someone/listener") and pushed.after == pushed.before
 
 
 def test_python_pushes_by_one_function(copy):

@@ -153,6 +153,6 @@ def test_the_server_alone_does_not_know_our_models(warm, folder):
     """It would have to run code from the folder (`trust_remote_code`), and there is none."""
     code = "import sys; sys.argv = ['transformers', 'serve', *sys.argv[1:]]; " \
            "from transformers.cli.transformers import main; main()"
-    done = subprocess.run([warm / "bin/python", "-c", code, folder, "--device", "cpu", "--port", "0"], capture_output=True,
-                          text=True, timeout=300, check=False)
+    done = subprocess.run([warm / "bin/python", "-c", code, folder, "--device", "cpu", "--port", "0"], text=True,
+                          capture_output=True, timeout=300, check=False)
     assert done.returncode != 0 and "`blspkd`" in " ".join(done.stderr.split())
