@@ -57,9 +57,9 @@ def run(warm) -> Callable[..., subprocess.CompletedProcess]:
     return call
 
 
-def kill_when(recipe: Path, options: list[str], pattern: str) -> None:
+def kill_when(venv: Path | str, recipe: Path, options: list[str], pattern: str) -> None:
     """Start run.sh and SIGKILL it, and everything below it, as soon as a file matches `pattern`."""
-    process = subprocess.Popen(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(sys.prefix),
+    process = subprocess.Popen(["./run.sh", *options, *SMALL], cwd=recipe, env=environment(venv),
                                start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(recipe.glob(pattern)):
@@ -176,17 +176,18 @@ def test_a_second_run_does_nothing(run, finished):
     assert {path.name for path in after if after[path] != before.get(path)} <= {"RESULTS.md"}
 
 
-def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(run, finished, tmp_path):
+def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(run, warm, finished, tmp_path):
     recipe = shutil.copytree(finished, tmp_path / "blspkd1", symlinks=True)
     shutil.rmtree(recipe / "exp/train")  # what stage 1 made stays, and nothing of stages 2 to 4
     for path in recipe.glob("data/*/continuation*"):  # markers in data/.done, too
         path.unlink()
 
-    kill_when(recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
+    kill_when(warm, recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
     assert not (recipe / "data/train/continuation").exists()
     result = run(recipe, "--stage", "2", "--stop_stage", "2")
     assert result.returncode == 0, result.stdout[-3000:]
-    kill_when(recipe, ["--stage", "3", "--stop_stage", "3"], "exp/train/checkpoint-3/manifest.json")
+    # The real Python: of torchrun, which starts processes of its own, everything is to be killed.
+    kill_when(sys.prefix, recipe, ["--stage", "3", "--stop_stage", "3"], "exp/train/checkpoint-3/manifest.json")
     assert not (recipe / "exp/train/model").exists()
     result = run(recipe, "--stage", "1", "--stop_stage", "3")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -203,7 +204,7 @@ def test_changed_options_are_noticed(run, warm, finished):
     assert result.returncode != 0 and "--tag" in result.stdout + result.stderr
 
 
-def test_compare_trains_and_measures_every_system_and_goes_on(run, finished, tmp_path):
+def test_compare_trains_and_measures_every_system_and_goes_on(run, warm, finished, tmp_path):
     recipe = tmp_path / "blspkd1"
     shutil.copytree(finished, recipe, symlinks=True)
     (recipe / "conf/compare.yaml").write_text(
@@ -213,7 +214,7 @@ def test_compare_trains_and_measures_every_system_and_goes_on(run, finished, tmp
     (recipe / "conf/compare/beams.yaml").write_text("system: beams\nof: blspkd\ninference: {num_beams: 3}\n")
     options = ["--stage", "compare", "--stop_stage", "compare", "--compare_budget", "tiny", "--test_sets", "test_heard",
                "--align_sets", "test_heard", "--noise_snr_db", "10", "--compare_args", "--save_steps 2"]
-    kill_when(recipe, options, "exp/compare_tiny/blsp-seed0/checkpoint-2")
+    kill_when(warm, recipe, options, "exp/compare_tiny/blsp-seed0/checkpoint-2")
     assert not list(recipe.glob("exp/compare_tiny/*.json"))
     result = run(recipe, *options, timeout=600)
     assert result.returncode == 0, result.stdout[-6000:]
