@@ -34,8 +34,8 @@ def is_ready(address: str) -> bool:
         return False
 
 
-def test_it_tells_its_address_answers_and_ends(trained, model):
-    server = subprocess.Popen([sys.executable, "-m", "blspkd.bin.blspkd", "serve", trained, "--port", "0",
+def test_it_tells_its_address_answers_and_ends(warm, trained, model):
+    server = subprocess.Popen([warm / "bin/python", "-m", "blspkd.bin.blspkd", "serve", trained, "--port", "0",
                                "--device", "cpu", "--model_name", "tiny"], cwd=ROOT, stderr=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:

@@ -1,16 +1,21 @@
-"""As much of vLLM as blspkd's worker asks of it, for tests without vLLM: the LLM runs in transformers.
+"""As much of vLLM as blspkd's worker asks of it, for tests without vLLM; the LLM runs in a few lines of torch.
+
+Neither vLLM nor transformers is imported: this starts once for many tests.
 
 STAND_IN in the environment makes it misbehave: "unloadable", "deadly" (killed at the 40th step), "scaling" (embeddings
 mean something else than tokens), "slow" (20 ms a step).
 """
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import LlamaForCausalLM
+from safetensors.torch import load_file
+from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
 
 from vllm.sampling_params import SamplingParams
 
@@ -27,12 +32,57 @@ def EngineArgs(**arguments) -> SimpleNamespace:
     return SimpleNamespace(**arguments)
 
 
+class Llama:
+    """Llama (arXiv 2302.13971) with grouped queries (2305.13245), from a folder of transformers'."""
+
+    def __init__(self, folder: str, dtype: str):
+        self.config = SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text()))
+        self.dtype = getattr(torch, dtype)
+        self.weights = {name.removeprefix("model."): weight.to(self.dtype)
+                        for name, weight in load_file(Path(folder) / "model.safetensors").items()}
+        width = self.config.hidden_size // self.config.num_attention_heads
+        speed = self.config.rope_parameters["rope_theta"] ** -(torch.arange(0, width, 2) / width)
+        angles = torch.outer(torch.arange(self.config.max_position_embeddings), torch.cat([speed, speed]))
+        self.cos, self.sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)  # [positions, width]
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return embedding(ids, self.weights["embed_tokens.weight"])
+
+    def scores(self, rows: torch.Tensor) -> torch.Tensor:
+        """What comes after these embeddings [n, D]: float32 [vocabulary]."""
+        for number in range(self.config.num_hidden_layers):
+            place = f"layers.{number}"
+            rows = rows + self._attention(self._norm(f"{place}.input_layernorm", rows), f"{place}.self_attn")
+            inner = self._norm(f"{place}.post_attention_layernorm", rows)
+            gated = silu(self._linear(f"{place}.mlp.gate_proj", inner)) * self._linear(f"{place}.mlp.up_proj", inner)
+            rows = rows + self._linear(f"{place}.mlp.down_proj", gated)
+        return self._linear("lm_head", self._norm("norm", rows[-1])).float()
+
+    def _attention(self, rows: torch.Tensor, place: str) -> torch.Tensor:
+        def heads(name: str) -> torch.Tensor:  # [heads, n, width]
+            return self._linear(f"{place}.{name}_proj", rows).unflatten(-1, (-1, self.cos.shape[1])).transpose(0, 1)
+
+        def turned(vectors: torch.Tensor) -> torch.Tensor:
+            first, second = vectors.chunk(2, dim=-1)
+            return vectors * self.cos[:len(rows)] + torch.cat([-second, first], -1) * self.sin[:len(rows)]
+
+        mixed = scaled_dot_product_attention(turned(heads("q"))[None], turned(heads("k"))[None], heads("v")[None],
+                                             is_causal=True, enable_gqa=True)[0]
+        return self._linear(f"{place}.o_proj", mixed.transpose(0, 1).flatten(1))
+
+    def _linear(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return linear(rows, self.weights[f"{name}.weight"])
+
+    def _norm(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return rms_norm(rows, rows.shape[-1:], self.weights[f"{name}.weight"], self.config.rms_norm_eps)
+
+
 class LLMEngine:
     def __init__(self, arguments: SimpleNamespace):
         if BEHAVIOUR == "unloadable":
             raise ValueError("no architecture\n of this kind")
         print("printed by vLLM", flush=True)
-        self.llm = LlamaForCausalLM.from_pretrained(arguments.model, dtype=arguments.dtype)
+        self.llm = Llama(arguments.model, arguments.dtype)
         self.model_config = SimpleNamespace(max_model_len=self.llm.config.max_position_embeddings)
         self.running: dict[str, SimpleNamespace] = {}
         self.steps = 0
@@ -42,8 +92,7 @@ class LLMEngine:
         return cls(arguments)
 
     def add_request(self, number: str, prompt: dict, params: SamplingParams) -> None:
-        embed = self.llm.get_input_embeddings()
-        rows = embed(torch.tensor(prompt["prompt_token_ids"])) if "prompt_token_ids" in prompt else (
+        rows = self.llm.embed(torch.tensor(prompt["prompt_token_ids"])) if "prompt_token_ids" in prompt else (
             prompt["prompt_embeds"] * (3 if BEHAVIOUR == "scaling" else 1))
         assert rows.dtype == self.llm.dtype and len(rows) + params.max_tokens <= self.model_config.max_model_len
         draw = torch.Generator().manual_seed(params.seed) if params.seed is not None else torch.Generator()
@@ -70,11 +119,11 @@ class LLMEngine:
         return outputs
 
     def _next(self, number: str, request: SimpleNamespace) -> SimpleNamespace:
-        scores = self.llm(inputs_embeds=request.rows[None]).logits[0, -1].float()
+        scores = self.llm.scores(request.rows)
         params = request.params
         token = int(scores.argmax()) if params.temperature == 0 else int(
             torch.multinomial((scores / params.temperature).softmax(-1), 1, generator=request.draw))
         request.ids.append(token)
-        request.rows = torch.cat([request.rows, self.llm.get_input_embeddings()(torch.tensor([token]))])
+        request.rows = torch.cat([request.rows, self.llm.embed(torch.tensor([token]))])
         finished = token in params.stop_token_ids or len(request.ids) == params.max_tokens
         return SimpleNamespace(request_id=number, finished=finished, outputs=[SimpleNamespace(token_ids=[token])])
