@@ -1,7 +1,7 @@
 """The recipe template: stages, what is skipped, what is made again, and what is complained about.
 
 The commands of the package are replaced by a stand-in for `python` that notes how it was called and makes the files
-that the real command makes.
+that the real command makes; PLANNER, the warm Python, plans comparisons.
 """
 
 import os
@@ -21,8 +21,10 @@ PYTHON = f"""#!{sys.executable} -S
 import os, sys, time
 from pathlib import Path
 
-if sys.argv[1] != "-m" or not sys.argv[2].startswith("blspkd.bin.") or sys.argv[2:4] == ["blspkd.bin.compare", "plan"]:
+if sys.argv[1] != "-m" or not sys.argv[2].startswith("blspkd.bin."):
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+if sys.argv[2:4] == ["blspkd.bin.compare", "plan"]:
+    os.execv("PLANNER", ["PLANNER", *sys.argv[1:]])
 name, words = sys.argv[2].removeprefix("blspkd.bin."), sys.argv[3:]
 options = dict(zip(words, words[1:]))
 with open("calls", "a") as file:
@@ -75,14 +77,14 @@ done
 
 
 class Recipe:
-    def __init__(self, folder, original=None):
+    def __init__(self, folder, original=None, planner=None):
         self.folder = folder
         if original:
             shutil.copytree(original.folder, folder, symlinks=True)
         else:
             subprocess.run([TEMPLATE / "setup.sh", folder], check=True, capture_output=True)
             (folder / "local/data.sh").write_text(DATA)
-            (folder / "python").write_text(PYTHON)
+            (folder / "python").write_text(PYTHON.replace("PLANNER", str(planner)))
             (folder / "python").chmod(0o755)
         self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
@@ -115,9 +117,9 @@ class Recipe:
 
 
 @pytest.fixture(scope="module")
-def new(tmp_path_factory):
+def new(warm, tmp_path_factory):
     """A recipe whose local/data.sh is written. Nothing has run; tests leave it so."""
-    return Recipe(tmp_path_factory.mktemp("new") / "my corpus" / "blspkd1")
+    return Recipe(tmp_path_factory.mktemp("new") / "my corpus" / "blspkd1", planner=warm / "bin/python")
 
 
 @pytest.fixture(scope="module")

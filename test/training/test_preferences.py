@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,14 +103,14 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(scored, tiny_llm, tiny_encode
 
 
 @pytest.mark.parametrize("name", ["weight", "advantage"])
-def test_two_ranks_equal_one(scored, tiny_llm, tiny_encoder, tmp_path, name):
+def test_two_ranks_equal_one(warm, scored, tiny_llm, tiny_encoder, tmp_path, name):
     command = ["--llm", tiny_llm, "--speech_encoder", tiny_encoder, "--train_dir", scored, "--valid_dir", scored,
                *OPTIONS, *SYSTEMS[name], "--max_steps", "2", "--schedule", "constant", "--batch_utterances", "3"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     found = []
     for folder, extra in ("two", []), ("one", ["--gradient_accumulation", "2"]):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if folder == "two" else []
-        subprocess.run([sys.executable, *launcher, "-m", "blspkd.bin.train", *command, *extra, "--output_dir",
+        subprocess.run([warm / "bin/python", *launcher, "-m", "blspkd.bin.train", *command, *extra, "--output_dir",
                         str(tmp_path / folder)], check=True, env=environment, capture_output=True, timeout=300)
         found.append(load_file(tmp_path / folder / "model/adapter.safetensors"))
     for key in found[0]:
