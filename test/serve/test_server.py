@@ -91,6 +91,7 @@ def test_an_open_address_answers_to_addresses_but_not_to_any_name(model, running
 
 
 def test_figures_are_counted(server, ask_raw):
+    assert ask_raw(server.address, "GET", "/health")[0] == 200
     assert ask_raw(server.address, "POST", "/v1/chat/completions", HELLO)[0] == 200
     ask_raw(server.address, "GET", "/made/up")
     ask_raw(server.address, "GET", "/made/up/too")
