@@ -32,6 +32,7 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.abc import InspectLoader
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,6 +229,16 @@ def _run(words: list[str], environment: dict[str, str], folder: str, streams: li
     os._exit(status & 0xFF)
 
 
+class _Words(InspectLoader):
+    """Loads the program that stands behind -c."""
+
+    def __init__(self, program: str):
+        self.program = program
+
+    def get_source(self, fullname: str) -> str:
+        return self.program
+
+
 def _start(words: list[str]) -> None:
     if words[0] == "-m":
         sys.argv = words[1:]
@@ -236,8 +247,8 @@ def _start(words: list[str]) -> None:
     elif words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         sys.path.insert(0, "")
-        sys.modules["__main__"] = module = types.ModuleType("__main__")
-        exec(compile(words[1], "<string>", "exec"), module.__dict__)
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        _Words(words[1]).exec_module(sys.modules["__main__"])
     else:
         sys.argv = words
         sys.path.insert(0, os.path.dirname(os.path.realpath(words[0])))
