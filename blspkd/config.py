@@ -206,6 +206,9 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
+    # LLM positions of a batch (padding included) that are run at once; the rows of a larger batch are run in pieces of
+    # half of that, one after the other, and most of them twice (models/pieces.py); 0: any number
+    most_positions: int = 0
     bf16: bool = False
     seed: int = 0
     log_steps: int = 50

@@ -32,6 +32,7 @@ from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.kv_cache import cache_argument
 from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
+from blspkd.models.pieces import in_pieces
 from blspkd.models.plora import add_plora, checkpoint_context, load_plora, save_plora, speech_positions
 from blspkd.models.recount import recount
 from blspkd.models.rescore import Rescorer
@@ -58,6 +59,7 @@ class SpeechLlm(nn.Module):
         self.prompt_config = prompt
         self.prefix = SharedPrefix()
         self.turn: tuple[list[int], list[int]] = ([], [])  # what stands around a transcript; a Listener knows it
+        self.most_positions = 0  # of a batch that the student runs at once, see models/pieces.py; 0: all
         self.is_text: Tensor | None = None  # [V] bool: where text has its embeddings; None: all
         self.adapter = make_adapter(config, Sides(
             encoder.width, embeddings.embedding_dim, self.embedding_rms, len(embeddings.weight),
@@ -208,18 +210,23 @@ class SpeechLlm(nn.Module):
     def teacher_states(self, sequences: TokenBatch) -> Tensor:
         """The LLM reads text, without gradient or PLoRA: last hidden states [B, L, D], 0 on a shared prefix."""
         with self.llm.disable_adapter() if self.plain_lora else nullcontext():
-            return self._states(self._shared_prefix(sequences), input_ids=sequences.ids)
+            return self._states(self._shared_prefix(sequences, len(sequences.ids)), input_ids=sequences.ids)
 
     def student_states(self, sequences: TokenBatch, speech: SpeechTokens) -> Tensor:
         """The LLM reads speech at the input positions: [B, L, D] as the teacher's, with gradient, PLoRA on there."""
-        embeddings, past = self.embed(sequences, speech), self._shared_prefix(sequences)
-        with speech_positions(sequences.input_mask):
-            return self._states(past, inputs_embeds=embeddings)
+        embeddings, mask = self.embed(sequences, speech), sequences.input_mask
 
-    def _shared_prefix(self, sequences: TokenBatch) -> Cache | None:
+        def states(rows: slice) -> Tensor:
+            past = self._shared_prefix(sequences, len(mask[rows]))
+            with speech_positions(mask[rows]):
+                return self._states(past, inputs_embeds=embeddings[rows])
+
+        return in_pieces(states, *mask.shape, self.most_positions)
+
+    def _shared_prefix(self, sequences: TokenBatch, rows: int) -> Cache | None:
         if not self.config.share_prefix or self.plain_lora:  # which reads the prefix in its own way
             return None
-        return self.prefix.expand(self.causal_lm, sequences.prefix, len(sequences.ids))
+        return self.prefix.expand(self.causal_lm, sequences.prefix, rows)
 
     def _states(self, past: Cache | None, **inputs: Tensor) -> Tensor:
         """Run the LLM behind what is in `past`; inputs: input_ids [B, L] or inputs_embeds [B, L, D]."""

@@ -63,6 +63,7 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     logger.info(describe(speech_llm))
     if config.training.gradient_checkpointing:
         objective.speech_llm.enable_gradient_checkpointing()
+    speech_llm.most_positions = config.training.most_positions
     arguments = training_arguments(config, output_dir)
     split = begun_with(output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
     if split.num_ranks != arguments.world_size:

@@ -21,7 +21,7 @@ from blspkd.training.terms import TERMS, resolved_terms, term_options
 # Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
 # change together with the number of ranks.
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
-              "loss.chunk_mib", "training.gradient_accumulation", "model.recount",
+              "loss.chunk_mib", "training.most_positions", "training.gradient_accumulation", "model.recount",
               "model.recount_by", "model.recount_weight"}
 
 OPERATIONS = "operations.json"
