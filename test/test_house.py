@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "blspkd"
 MAX_LINES = 300
 # Folders of the package by layer: a file imports from its own folder and from lower layers, never from beside or above.
-LAYERS = [{"errors", "files", "progress", "config", "evaluation_config", "config_file", "model_files"}, {"audio"},
+LAYERS = [{"errors", "files", "progress", "config", "evaluation_config", "config_file", "model_files",
+           "free_memory"}, {"audio"},
           {"kaldi"}, {"data"}, {"models"}, {"losses"}, {"generation", "training", "evaluation"}, {"reporting"},
           {"serve"}, {"bin"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -4,11 +4,11 @@ Batches differ in size, and glibc fits the next one's tensors between what is le
 without this a server grows by a fifth over some thousand requests, though it holds no more than before.
 """
 
-import ctypes
 import time
 
+from blspkd.free_memory import give_back
+
 _MIN_SECONDS = 1.0  # between two times: it takes some milliseconds, and pages that come back do, too
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # None: another C library than glibc
 
 
 class FreeMemory:
@@ -24,6 +24,6 @@ class FreeMemory:
 
     def give_back(self) -> None:
         """Call it when there is nothing else to do."""
-        if _trim is not None and self._is_scattered and time.monotonic() - self._given_back >= _MIN_SECONDS:
-            _trim(0)
+        if self._is_scattered and time.monotonic() - self._given_back >= _MIN_SECONDS:
+            give_back()
             self._given_back, self._is_scattered = time.monotonic(), False

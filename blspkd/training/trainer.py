@@ -18,11 +18,25 @@ from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
+from blspkd.free_memory import Tidy, give_back
+from blspkd.models.pieces import is_large
 from blspkd.progress import progress_bar
 from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.shared_weights import SharedWeights
 
 logger = logging.getLogger(__name__)
+
+
+class _Arguments(TrainingArguments):
+    """The Trainer's options; the CPU of several processes is "cpu", too: a move to accelerate's "cpu:0" copies all."""
+
+    @property
+    def device(self) -> torch.device:
+        device = super().device
+        if device.type == "cpu" and device.index is not None:
+            device = self.distributed_state.device = torch.device("cpu")
+        return device
 
 
 def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingArguments:
@@ -31,7 +45,7 @@ def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingA
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(output_dir) / "tensorboard")
     use_cpu = not torch.cuda.is_available()
     several_cpu = use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return TrainingArguments(
+    return _Arguments(
         output_dir=str(output_dir), max_steps=max(1, training.max_steps), learning_rate=training.learning_rate,
         warmup_steps=training.warmup_steps, lr_scheduler_type=training.schedule, weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm, gradient_accumulation_steps=training.gradient_accumulation,
@@ -59,7 +73,7 @@ class KdTrainer(Trainer):
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
-                         callbacks=[_Bar(), _Snapshots(config, arguments), _Checkpoints(config)])
+                         callbacks=[_Bar(), _Snapshots(config, arguments), _Checkpoints(config), SharedWeights()])
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
@@ -71,6 +85,7 @@ class KdTrainer(Trainer):
         self._counts = Denominators(0.0, 0.0, 0.0)
         self._of_aligned = Denominators(0.0, 0.0, 0.0)  # the same without steps of `own_length`
         self._bad, self._seen = 0, 0
+        self._tidy = Tidy()
 
     def get_train_dataloader(self) -> DataLoader:
         """The whole run is one pass through a BatchPlan, so that resuming skips exactly the batches that were seen."""
@@ -119,6 +134,14 @@ class KdTrainer(Trainer):
         """Not counted: the Trainer's estimate knows no speech encoder."""
         return 0
 
+    def training_step(self, model: nn.Module, inputs: Batch, *args, **kwargs) -> torch.Tensor:
+        """One micro-batch, forward and backward."""
+        if is_large(inputs.sequences.ids.numel(), self.config.training.most_positions):
+            give_back()  # what usual batches leave is in smaller pieces
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._tidy.after_step()
+        return loss
+
     def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False,
                      num_items_in_batch: Denominators | None = None):
         """Loss of one micro-batch, a share of the step's global mean."""
@@ -156,11 +179,14 @@ class KdTrainer(Trainer):
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(len(self.objective.units) + 3, dtype=torch.float64)
+        give_back()  # training kept it for its next step
         for batch in loader:
             counts = Denominators.of([batch])
             sums = self.model(self._prepare_inputs(batch), counts).sums
             totals += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
+            self._tidy.after_step()
         self.model.train(was_training)
+        give_back()
         if self.args.world_size > 1:
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)

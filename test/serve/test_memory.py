@@ -2,6 +2,7 @@
 
 import pytest
 
+from blspkd import free_memory
 from blspkd.serve import memory
 
 
@@ -9,7 +10,7 @@ from blspkd.serve import memory
 def trims(monkeypatch) -> list:
     """Calls of the C library."""
     trims = []
-    monkeypatch.setattr(memory, "_trim", trims.append)
+    monkeypatch.setattr(free_memory, "_trim", trims.append)
     return trims
 
 
@@ -34,7 +35,7 @@ def test_it_is_not_given_back_again_at_once(trims):
 
 def test_other_c_libraries_keep_what_they_keep(monkeypatch):
     monkeypatch.setattr(memory, "_MIN_SECONDS", 0.0)
-    monkeypatch.setattr(memory, "_trim", None)
+    monkeypatch.setattr(free_memory, "_trim", None)
     free = memory.FreeMemory()
     free.scatter()
     free.give_back()
