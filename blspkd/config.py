@@ -6,6 +6,7 @@ from typing import Literal
 from blspkd.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Switch = Literal[True, False, "auto"]
 
 
 @dataclass
@@ -217,8 +218,10 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     snapshot_steps: list = field(default_factory=list)  # after these, also write <output_dir>/snapshots/<step>/model
     average_checkpoints: int = 0  # the final model averages this many last checkpoints; 0: none
-    cache_encoder_frames: bool = False  # frozen encoder, no augmentation: compute frames once and keep them on disk
-    cache_teacher: bool = False  # compute the teacher's hidden states once and keep them on disk
+    # compute once and keep on disk: frames of the frozen encoder (no augmentation), and the teacher's hidden states;
+    # auto: where that is less work, as it is when an utterance is heard more than once or is there already
+    cache_encoder_frames: Switch = False
+    cache_teacher: Switch = False
     cache_dir: str = ""  # runs may share one; empty: <output_dir>/cache; may be removed at any time
     deepspeed: str = ""  # a DeepSpeed configuration file
     find_unused_parameters: bool = False
@@ -243,15 +246,30 @@ class TrainConfig:
             raise ConfigError("model.dtype: float16 cannot be trained with: the loss is a mean over all positions, and "
                               "each one's gradient falls below the smallest number of that type; use bfloat16, which "
                               "has the range of float32, or float32")
-        if self.training.cache_encoder_frames:
-            changing = [key for key, on in {
-                "model.train_encoder": self.model.train_encoder,
-                **{f"data.{name}": getattr(self.data, name) for name in AUGMENTATIONS}}.items() if on]
-            if changing:
-                raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
-                                  f"{' and '.join(changing)}; switch them off, or the cache")
+        if self.training.cache_encoder_frames is True and (changing := self._changing_frames()):
+            raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
+                              f"{' and '.join(changing)}; switch them off, or the cache")
         if self.training.freeze_param and not (self.training.init_from or self.align):
             raise ConfigError(f"training.freeze_param: {self.training.freeze_param[0]} would stay as it was drawn; set "
                               "training.init_from, or align, too")
-        if self.training.cache_teacher and not (self.loss.w_input or self.loss.w_response):
+        if self.training.cache_teacher is True and not self._has_teacher():
             raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")
+
+    @property
+    def caches_frames(self) -> Switch:
+        """`cache_encoder_frames`, but for auto where frames are not always the same."""
+        return self.training.cache_encoder_frames if not self._changing_frames() else False
+
+    @property
+    def caches_teacher(self) -> Switch:
+        """`cache_teacher`, but for auto where there is no teacher."""
+        return self.training.cache_teacher if self._has_teacher() else False
+
+    def _changing_frames(self) -> list[str]:
+        """Options that make an utterance's frames differ from epoch to epoch."""
+        return [key for key, on in {
+            "model.train_encoder": self.model.train_encoder,
+            **{f"data.{name}": getattr(self.data, name) for name in AUGMENTATIONS}}.items() if on]
+
+    def _has_teacher(self) -> bool:
+        return bool(self.loss.w_input or self.loss.w_response)

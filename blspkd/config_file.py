@@ -95,7 +95,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if value is None and dict in (kind, origin):  # `align:` alone, to have none of what the base says
         return {}
     if origin is typing.Literal:
-        return _choice(typing.get_args(kind), value, where)
+        allowed = typing.get_args(kind)
+        return _choice(allowed, _truth(value) if True in allowed else value, where)
     if origin is list and isinstance(value, list):
         return [_convert(typing.get_args(kind)[0], entry, where) for entry in value]
     if origin is dict:
@@ -106,8 +107,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
         return None if value is None else _convert(options[0], value, where)
-    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    value = _truth(value) if kind is bool else value
     if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -122,11 +122,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
 
 
+def _truth(value: Any) -> Any:
+    """True and False for the words, as options give them."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 def _choice(allowed: tuple, value: Any, where: str) -> Any:
-    if value in allowed:
+    if any(value == choice and type(value) is type(choice) for choice in allowed):  # 1 is not True
         return value
-    close = difflib.get_close_matches(str(value), filter(None, allowed), n=1)
-    raise ConfigError(f"{where}: '{value}' is not one of {', '.join(choice or '(empty)' for choice in allowed)}"
+    names = [str(choice).lower() if isinstance(choice, bool) else choice for choice in allowed]
+    close = difflib.get_close_matches(str(value), filter(None, names), n=1)
+    raise ConfigError(f"{where}: '{value}' is not one of {', '.join(name or '(empty)' for name in names)}"
                       + "".join(f"; did you mean '{choice}'?" for choice in close))
 
 

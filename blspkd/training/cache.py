@@ -5,12 +5,17 @@ last hidden states at the positions that the loss compares (always: the teacher 
 `model.dtype`, in which frozen weights compute: a run with a cache and one without differ by the rounding of matrix
 products in batches of another shape, and by nothing else.
 
-The size is announced, and free space checked, before anything is written. Every shard is named after what it was made
-from (models, precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids), so that
-runs with one `cache_dir` share what is the same. In a run's own folder what has become useless is removed. Removing a
-cache is always safe.
+The size is announced, and free space checked, before anything is written. Every shard says what it was made from
+(models, precision, versions; sizes and dates of audio files; prompt, text and continuations as token ids), so that the
+phases of a run, and runs with one `cache_dir`, share what is the same: a distillation reads the frames that the
+alignment of a larger set has computed. In a run's own folder what has become useless is removed. Removing a cache is
+always safe.
+
+`auto` compares what is still to be computed with how often the run would compute it otherwise: a cache saves nothing
+where most utterances are heard once.
 """
 
+import functools
 import itertools
 import logging
 import math
@@ -18,7 +23,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +33,11 @@ from torch import Tensor
 
 import blspkd
 from blspkd.audio.samples import size_and_date
-from blspkd.config import TrainConfig
+from blspkd.config import Switch, TrainConfig
 from blspkd.data.batching import Batch, BatchPlan
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
-from blspkd.data.tensor_store import Shard, TensorStore
+from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import DataError
 from blspkd.files import text_digest
 from blspkd.models.speech_llm import SpeechLlm
@@ -41,39 +45,53 @@ from blspkd.progress import progress_bar
 from blspkd.training.trainer import batch_loader
 
 logger = logging.getLogger(__name__)
-SHARD_BYTES = 128 << 20  # what waits in memory to be written, and what a kill can cost
+SHARD_BYTES = 64 << 20  # what waits in memory to be written, and what a kill can cost
 
-_size_and_date = cache(size_and_date)
+_size_and_date = functools.cache(size_and_date)
 Identify = Callable[[str], dict[str, str]]  # name of a model -> what tells it from others
 
 
 def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtractor, sets: dict[str, list[Example]],
-                folder: Path, identify: Identify, device: torch.device) -> dict[str, Cached]:
+                heard: dict[str, float], folder: Path, identify: Identify, device: torch.device) -> dict[str, Cached]:
     """Complete the caches that `config` asks for, every rank its share of the shards; returns them by set.
 
+    heard: how often each utterance of a set is heard in the whole run, for `auto`.
     Raises DataError where they do not fit on the disk.
     """
-    training = config.training
-    caches: dict[str, list[Cache]] = {name: [] for name in sets}
-    for name, examples in sets.items():
-        if training.cache_encoder_frames:
-            caches[name].append(FrameCache(model, examples, config, folder / f"frames-{name}", identify, extractor))
-        if training.cache_teacher:
-            caches[name].append(TeacherCache(model, examples, config, folder / f"teacher-{name}", identify))
-    every = list(itertools.chain(*caches.values()))
     several = dist.is_initialized() and dist.get_world_size() > 1
     rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    caches: dict[str, list[Cache]] = {name: [] for name in sets}
+    for name, examples in sets.items():
+        if frames := config.caches_frames:
+            cache = FrameCache(model, examples, config, folder / f"frames-{name}", identify, extractor)
+            caches[name] += _if_worth_it(cache, frames, heard[name])
+        if teacher := config.caches_teacher:
+            cache = TeacherCache(model, examples, config, folder / f"teacher-{name}", identify)
+            caches[name] += _if_worth_it(cache, teacher, heard[name])
+    every = list(itertools.chain(*caches.values()))
     if every:
         model.to(device)
         if rank == 0:
-            _announce(every, folder, shared=bool(training.cache_dir))
+            _announce(every, folder, shared=bool(config.training.cache_dir))
         if several:
             dist.barrier()
-        for one in every:
-            one.write(rank, num_ranks, device)
+        for cache in every:
+            cache.write(rank, num_ranks, device)
         if several:
             dist.barrier()
-    return {name: Cached(**{one.kind: one.store for one in found}) for name, found in caches.items()}
+        for cache in every:
+            cache.read()
+    return {name: Cached(**{cache.kind: cache.store for cache in chosen}) for name, chosen in caches.items()}
+
+
+def _if_worth_it(cache: "Cache", wanted: Switch, heard: float) -> list["Cache"]:
+    """[cache], or nothing where `auto` finds that it would not pay."""
+    worth = wanted is True or cache.is_worth_it(heard)
+    if dist.is_initialized() and dist.get_world_size() > 1:  # the first rank's view: others may write into the folder
+        values = [worth, cache.missing]
+        dist.broadcast_object_list(values)
+        worth, cache.missing = values
+    return [cache] if worth else []
 
 
 class Cache(ABC):
@@ -87,17 +105,11 @@ class Cache(ABC):
         """extractor: None where no audio is needed."""
         self.model, self.examples, self.config, self.extractor = model, examples, config, extractor
         self.bytes = self.rows() * self.width() * getattr(torch, config.model.dtype).itemsize
-        order = np.argsort(self.bytes, kind="stable")  # utterances of one shard are alike: little padding
-        cuts = np.flatnonzero(np.diff(np.cumsum(self.bytes[order]) // SHARD_BYTES)) + 1
-        self.parts = np.split(order, cuts)
-        fingerprint = {**_versions(), "dtype": config.model.dtype, "bf16": str(config.training.bf16),
-                       "attn_implementation": config.model.attn_implementation, **fingerprint}
-        shards = []
-        for part in self.parts:
-            utterances = [examples[i] for i in part]
-            digest = _digest((one.utt_id, self.made_from(one)) for one in utterances)
-            shards.append(Shard([one.utt_id for one in utterances], {**fingerprint, self.source: digest}))
-        self.store = TensorStore(folder, shards)
+        self.digests = {example.utt_id: _digest([self.made_from(example)]) for example in examples}
+        self.store = TensorStore(folder, {**_versions(), "dtype": config.model.dtype,
+                                          "bf16": str(config.training.bf16),
+                                          "attn_implementation": config.model.attn_implementation, **fingerprint})
+        self.missing = self.store.find(self.digests)  # utterances, by id
 
     @abstractmethod
     def rows(self) -> np.ndarray:
@@ -116,15 +128,43 @@ class Cache(ABC):
         """[rows, width] of every utterance of a batch."""
 
     def bytes_missing(self) -> int:
-        return int(sum(self.bytes[self.parts[number]].sum() for number in self.store.missing()))
+        return int(self.bytes[self._indices_missing()].sum())
+
+    def is_worth_it(self, heard: float) -> bool:
+        """Whether less is missing than the run would compute without the cache, and there is room for it; logs why.
+
+        heard: how often the run hears each utterance, or one of rate 1.
+        """
+        missing, otherwise = len(self.missing), heard * sum(min(1.0, example.rate) for example in self.examples)
+        folder = next(path for path in self.store.folder.parents if path.is_dir())
+        fits = self.bytes_missing() < shutil.disk_usage(folder).free
+        worth = not missing or (missing < otherwise and fits)
+        logger.info("%s: auto: %d of %d utterances are not there yet, and the run hears %.0f%s: %s",
+                    self.store.folder.name, missing, len(self.examples), otherwise,
+                    "" if fits else ", but the disk has no room", "a cache" if worth else "computed when heard")
+        return worth
+
+    def parts(self, num_ranks: int) -> list[list[int]]:
+        """The missing utterances, as indices, shard by shard: those of one are alike, so that little is padding."""
+        indices = self._indices_missing()
+        sizes = self.bytes[indices]
+        most = min(SHARD_BYTES, sizes.sum() / num_ranks + sizes.max(initial=0))  # a shard for every rank
+        parts, size = [], math.inf
+        for index in indices[np.argsort(sizes, kind="stable")].tolist():
+            size += self.bytes[index]
+            if size > most:
+                parts.append([])
+                size = self.bytes[index]
+            parts[-1].append(index)
+        return parts
 
     def write(self, rank: int, num_ranks: int, device: torch.device) -> None:
-        """Compute and write the missing shards that fall to this rank."""
+        """Compute and write the shards that fall to this rank."""
         data = self.config.data
-        numbers = [number for number in self.store.missing() if number % num_ranks == rank]
-        batches = [(number, [(0, int(self.parts[number][i])) for i in batch]) for number in numbers
-                   for batch in BatchPlan([replace(self.examples[i], rate=1.0) for i in self.parts[number]],  # all
-                                          data, 0, 1).epoch(0)]
+        parts = self.parts(num_ranks)[rank::num_ranks]
+        every = [replace(example, rate=1.0) for example in self.examples]  # also those that an epoch may leave out
+        batches = [(number, [(0, part[i]) for i in batch]) for number, part in enumerate(parts)
+                   for batch in BatchPlan([every[i] for i in part], data, 0, 1).epoch(0)]
         loader = batch_loader(ExampleDataset(self.examples, self.extractor, data, 0, augment=False),
                               [batch for _, batch in batches], data.num_workers)
         total = sum(len(batch) for _, batch in batches)
@@ -139,9 +179,16 @@ class Cache(ABC):
                     tensors |= zip(batch.utt_ids, self._compute(batch.to(device)), strict=True)
                 if bar:
                     bar.update(len(batch.utt_ids) + len(batch.errors))
-            self.store.write(number, tensors)
+            utt_ids = [self.examples[i].utt_id for i in parts[number]]
+            self.store.write({utt_id: self.digests[utt_id] for utt_id in utt_ids}, tensors)
         if bar:
             bar.close()
+
+    def read(self) -> None:
+        """Open what is there now. Raises DataError where another rank wrote what this one does not see."""
+        if lost := self.store.find(self.digests):
+            raise DataError(f"{self.store.folder}: lacks {len(lost)} utterances that were written just now ({lost[0]} "
+                            "...); every node of a distributed run has to see this folder")
 
     @torch.no_grad()
     def _compute(self, batch: Batch) -> list[Tensor]:
@@ -149,11 +196,15 @@ class Cache(ABC):
             # cloned: a slice would keep, and write, the whole batch
             return [one.to("cpu", getattr(torch, self.config.model.dtype)).clone() for one in self.compute(batch)]
 
+    def _indices_missing(self) -> np.ndarray:
+        missing = set(self.missing)
+        return np.array([i for i, example in enumerate(self.examples) if example.utt_id in missing], dtype=np.int64)
+
 
 class FrameCache(Cache):
     """Frames [T, C] of the frozen speech encoder."""
 
-    kind, source = "frames", "utterances or their audio"
+    kind, source = "frames", "their audio"
 
     def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path, identify: Identify,
                  extractor: FeatureExtractor):
@@ -180,7 +231,7 @@ class FrameCache(Cache):
 class TeacherCache(Cache):
     """The teacher's last hidden states [n, D] where the loss compares: input positions, then the response's."""
 
-    kind, source = "teacher", "utterances, prompt, text or continuations"
+    kind, source = "teacher", "prompt, text or continuations"
 
     def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
                  identify: Identify):
@@ -212,11 +263,13 @@ class TeacherCache(Cache):
 def _announce(caches: list[Cache], folder: Path, shared: bool) -> None:
     """Remove what is stale; say what will be written, before it is. Raises DataError where it does not fit."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in caches:
-        changed = one.store.remove_stale(shared)
-        changed = [name for name in changed if name != one.source] or changed  # other shards hold other utterances
+    for cache in caches:
+        changed = cache.store.remove_stale(shared)
         if changed:
-            logger.info("%s: computing it again, since %s changed", one.store.folder, "; ".join(changed))
+            logger.info("%s: computing it again, since %s changed", cache.store.folder, "; ".join(changed))
+        elif cache.store.changed:
+            logger.info("%s: computing %d utterances again, since %s changed", cache.store.folder,
+                        len(cache.store.changed), cache.source)
     missing = {one.store.folder.name: one.bytes_missing() for one in caches}
     needed, free = sum(missing.values()), shutil.disk_usage(folder).free
     size = f"about {_readable(needed)} (" + ", ".join(f"{name} {_readable(n)}" for name, n in missing.items()) + ")"

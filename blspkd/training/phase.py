@@ -26,7 +26,7 @@ from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely,
 from blspkd.training.objective import KdObjective
 from blspkd.training.run import check_continuations, check_unchanged, describe, keep_record, prompt_of, record_start
 from blspkd.training.start import freeze, start_from
-from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
+from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         record_start(config, output_dir)
-    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples,
+    heard = {"train": times_heard(config, examples["train"], arguments.max_steps, split),
+             "valid": 1 + (arguments.max_steps // config.training.eval_steps if config.training.eval_steps else 0)}
+    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples, heard,
                                  Path(config.training.cache_dir or run_dir / "cache"), model_identity,
                                  arguments.device)
 

@@ -67,6 +67,12 @@ def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) 
     return max(1, math.ceil(training.num_epochs * batches / split.accumulation))
 
 
+def times_heard(config: TrainConfig, examples: list[Example], steps: int, split: Split) -> float:
+    """How often a run of so many optimiser steps hears each utterance, on the average."""
+    batches = batches_per_epoch(examples, config.data, config.training.seed, split.num_ranks)
+    return steps * split.accumulation / batches
+
+
 class KdTrainer(Trainer):
     """Trains a KdObjective."""
 

@@ -3,22 +3,25 @@ import pickle
 import pytest
 import torch
 
-from blspkd.data.tensor_store import Shard, TensorStore
+from blspkd.data.tensor_store import TensorStore
 from blspkd.errors import DataError
 
 TENSORS = {"a": torch.randn(3, 2), "b": torch.randn(1, 2).bfloat16(), "c": torch.zeros(0, 2)}
+DIGESTS = {"a": "1", "b": "2", "c": "3", "d": "4"}
 
 
-def store_of(folder, text="1"):
-    return TensorStore(folder, [Shard(["a", "b"], {"text": text}), Shard(["c", "d"], {"text": "other"})])
+def store_of(folder, text="made from this", digests=DIGESTS):
+    store = TensorStore(folder, {"text": text})
+    return store, store.find(digests)
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = store_of(tmp_path / "store")
-    assert store.missing() == [0, 1]
-    store.write(0, {"a": TENSORS["a"], "b": TENSORS["b"]})
-    store.write(1, {"c": TENSORS["c"]})
+    store, missing = store_of(tmp_path / "store")
+    assert missing == ["a", "b", "c", "d"]
+    store.write({"a": "1", "b": "2"}, {"a": TENSORS["a"], "b": TENSORS["b"]})
+    store.write({"c": "3", "d": "4"}, {"c": TENSORS["c"]})
+    assert store.find(DIGESTS) == [] and len(store.paths) == 2
     return store
 
 
@@ -39,33 +42,50 @@ def test_more_shards_than_may_be_open(store, monkeypatch):
     assert len(store._open) == 1
 
 
+def test_shards_of_a_larger_set_serve_a_smaller_one_and_stay(store):
+    part, missing = store_of(store.folder, digests={"d": "4", "b": "2"})
+    assert missing == [] and torch.equal(part.get("b"), TENSORS["b"]) and part.get("d") is None
+    assert part.remove_stale() == [] and store.find(DIGESTS) == []
+    other, missing = store_of(store.folder, digests={"b": "2", "e": "5"})
+    assert missing == ["e"] and not other.changed
+    assert other.remove_stale() == []
+    assert store.find(DIGESTS) == ["c", "d"]  # nothing of what is wanted now was in that shard
+
+
+def test_an_utterance_that_changed_is_missing_and_named(store):
+    changed, missing = store_of(store.folder, digests=DIGESTS | {"b": "other"})
+    assert missing == ["b"] and changed.changed == {"b"}
+    changed.write({"b": "other"}, {"b": TENSORS["a"]})
+    assert changed.find(DIGESTS | {"b": "other"}) == [] and changed.changed == set()
+    assert torch.equal(changed.get("b"), TENSORS["a"]) and torch.equal(changed.get("a"), TENSORS["a"])
+    assert store.find(DIGESTS) == [] and torch.equal(store.get("b"), TENSORS["b"])
+
+
 def test_what_was_made_from_something_else_is_removed_and_named(store):
-    assert store_of(store.folder).remove_stale() == [] and store_of(store.folder).missing() == []
-    changed = store_of(store.folder, "2")
-    assert changed.remove_stale(shared=True) == [] and changed.missing() == [0]  # somebody else's
-    assert store.missing() == []
-    assert changed.remove_stale() == ["text"] and changed.missing() == [0]
-
-
-def test_what_a_kill_left_is_removed(store):
-    (store.folder / "shard-00001-of-00002.safetensors.tmp-77").write_bytes(b"half")
-    assert store.remove_stale() == [] and len(list(store.folder.iterdir())) == 2
-
-
-def test_a_damaged_shard_is_written_anew(store):
-    whole = store.paths[0].read_bytes()
-    for damage in (whole[:20], whole[:-4], b""):
-        store.paths[0].write_bytes(damage)
-        store.remove_stale()
-        assert store.missing() == [0]
-
-
-def test_a_store_of_another_size_is_stale(store):
-    assert TensorStore(store.folder, [Shard(["a"], {"text": "1"})]).remove_stale() == ["text"]
+    assert store.remove_stale() == []
+    changed, missing = store_of(store.folder, "and that")
+    assert missing == list(DIGESTS) and not changed.changed
+    assert changed.remove_stale(shared=True) == [] and store.find(DIGESTS) == []  # somebody else's
+    assert changed.remove_stale() == ["text"] and store.find(DIGESTS) == list(DIGESTS)
     assert not list(store.folder.iterdir())
 
 
+def test_what_a_kill_left_is_removed(store):
+    (store.folder / "shard-0123456789abcdef.safetensors.tmp-77").write_bytes(b"half")
+    assert store.remove_stale(shared=True) == [] and len(list(store.folder.iterdir())) == 3  # it may be written now
+    assert store.remove_stale() == [] and len(list(store.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_damaged_shard_is_removed_and_missing(store, shared):
+    path = store.paths[store._shard_of["a"]]
+    whole = path.read_bytes()
+    for damage in (whole[:20], whole[:-4], b""):
+        path.write_bytes(damage)
+        assert store.find(DIGESTS) == ["a", "b"] and store.remove_stale(shared) == [] and not path.exists()
+
+
 def test_a_shard_that_is_gone_is_an_error_that_says_what_to_do(store):
-    store.paths[0].unlink()
+    store.paths[store._shard_of["a"]].unlink()
     with pytest.raises(DataError, match="shard-.*start again"):
         store.get("a")

@@ -33,6 +33,7 @@ OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
            "--warmup_steps", "1", "--batch_utterances", "3", "--num_workers", "0",
            "--learning_rate", "3e-3", "--log_steps", "1", "--save_steps", "2", "--keep_checkpoints", "10",
            "--plora_rank", "2", "--gradient_accumulation", "2", "--max_steps", "4", "--eval_steps", "4"]
+AUTO = ["--cache_encoder_frames", "auto", "--cache_teacher", "auto"]
 CACHES = ["--cache_encoder_frames", "true", "--cache_teacher", "true"]
 
 
@@ -48,17 +49,17 @@ def run(data_dir, tiny_llm, tiny_encoder, monkeypatch):
     monkeypatch.setattr(cache, "SHARD_BYTES", 4000)
     Run = namedtuple("Run", "objective examples extractor config cached")
 
-    def open_(folder, *extra):
+    def open_(folder, *extra, heard=2.0, only=slice(None)):
         cache._size_and_date.cache_clear()
         config = load_config(TrainConfig, None, ["--llm", tiny_llm, "--speech_encoder", tiny_encoder, *OPTIONS, *extra])
         prompt = prompt_of(data_dir, tiny_llm)
         examples = make_examples(KaldiDir.read(data_dir), read_continuations(f"{data_dir}/continuation"),
-                                 Prompt(load_tokenizer(tiny_llm), prompt), config.data).examples
+                                 Prompt(load_tokenizer(tiny_llm), prompt), config.data).examples[only]
         torch.manual_seed(0)
         objective = KdObjective(SpeechLlm.from_config(config.model, prompt), config.loss)
         extractor = FeatureExtractor(tiny_encoder, config.model.pad_to_30s)
-        cached = open_caches(config, objective.speech_llm, extractor, {"train": examples}, folder, model_identity,
-                             torch.device("cpu"))["train"]
+        cached = open_caches(config, objective.speech_llm, extractor, {"train": examples}, {"train": heard}, folder,
+                             model_identity, torch.device("cpu"))["train"]
         return Run(objective, examples, extractor, config, cached)
     return open_
 
@@ -103,10 +104,15 @@ def test_two_ranks_share_the_work_and_equal_one(warm, command, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     subprocess.run([warm / "bin/python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                     "blspkd.bin.train", *command, *CACHES, "--gradient_accumulation", "1", "--output_dir",
-                    str(tmp_path / "two")], check=True, env=environment, capture_output=True, timeout=120)
+                    str(tmp_path / "two")], check=True, env=environment, capture_output=True, timeout=600)
     main([*command, *CACHES, "--output_dir", str(tmp_path / "one")])
-    two, one = (weights(tmp_path / name / "cache") for name in ("two", "one"))
-    assert two.keys() == one.keys() and all(torch.equal(two[key], one[key]) for key in two)
+    shards = [[path for path in sorted((tmp_path / name / "cache").rglob("*.safetensors"))] for name in ("two", "one")]
+    assert [len(paths) for paths in shards] == [8, 4]  # frames and teacher, of the training and the validation set
+    two, one = ({(path.parent.name, key): value for path in paths for key, value in load_file(path).items()}
+                for paths in shards)
+    assert two.keys() == one.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=str(key))
     two, one = (weights(tmp_path / name / "model") for name in ("two", "one"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=key)
@@ -178,11 +184,12 @@ def test_what_changed_is_computed_again_and_named(run, data_dir, tmp_path, caplo
     run(tmp_path / "cache", *CACHES)
     os.utime(next(Path(data_dir).glob("*.wav")), (0, 0))
     path = Path(data_dir) / "continuation"
+    replies = path.read_text().count("nurse")
     path.write_text(path.read_text().replace("nurse", "pilot"))
     caplog.clear()
     run(tmp_path / "cache", *CACHES)
-    assert "frames-train: computing it again, since utterances or their audio changed" in caplog.text
-    assert "teacher-train: computing it again, since utterances, prompt, text or continuations changed" in caplog.text
+    assert "frames-train: computing 1 utterances again, since their audio changed" in caplog.text
+    assert f"teacher-train: computing {replies} utterances again, since prompt, text or continuations" in caplog.text
     caplog.clear()
     now = run(tmp_path / "cache", *CACHES, "--dtype", "bfloat16")
     assert caplog.text.count("since dtype changed") == 2
@@ -190,6 +197,84 @@ def test_what_changed_is_computed_again_and_named(run, data_dir, tmp_path, caplo
     caplog.clear()
     run(tmp_path / "cache", *CACHES, "--dtype", "bfloat16")
     assert "complete" in caplog.text and "again" not in caplog.text
+
+
+def test_a_smaller_set_reads_what_a_larger_one_computed(run, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    whole = run(folder, *CACHES)
+    before = written(folder)
+    monkeypatch.setattr(SpeechLlm, "encode", None)
+    monkeypatch.setattr(SpeechLlm, "teacher_states", None)
+    part = run(folder, *CACHES, only=slice(1, None, 3))
+    assert written(folder).items() <= before.items()
+    for example in part.examples:
+        assert torch.equal(part.cached.frames.get(example.utt_id), whole.cached.frames.get(example.utt_id))
+        assert torch.equal(part.cached.teacher.get(example.utt_id), whole.cached.teacher.get(example.utt_id))
+
+
+def test_what_a_larger_set_adds_is_computed_alone(run, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    part = run(folder, *CACHES, only=slice(1, None, 3))
+    before = written(folder)
+    states = {example.utt_id: part.cached.teacher.get(example.utt_id) for example in part.examples}
+    whole = run(folder, *CACHES)
+    assert before.items() <= written(folder).items()
+    new = [utt_id for name in written(folder).keys() - before.keys() for utt_id in load_file(folder / name)]
+    assert sorted(new) == sorted(2 * [one.utt_id for one in whole.examples if one.utt_id not in states])
+    for utt_id, tensor in states.items():
+        assert torch.equal(whole.cached.teacher.get(utt_id), tensor)
+
+
+@pytest.mark.parametrize("heard", [0.5, 1.0, 1.5])
+def test_auto_caches_what_is_heard_more_than_once(run, tmp_path, caplog, heard):
+    caplog.set_level(logging.INFO)
+    now = run(tmp_path / "cache", *AUTO, heard=heard)
+    n = len(now.examples)
+    told = f"{n} of {n} utterances are not there yet, and the run hears {heard * n:.0f}: "
+    for name, store in (("frames", now.cached.frames), ("teacher", now.cached.teacher)):
+        assert (store is not None) == (heard > 1)
+        assert f"{name}-train: auto: {told}{'a cache' if heard > 1 else 'computed when heard'}" in caplog.text
+    assert bool(written(tmp_path)) == (heard > 1)
+
+
+def test_auto_does_without_where_the_disk_has_no_room(run, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    Usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 5000))
+    assert run(tmp_path / "cache", *AUTO, heard=3).cached.frames is None
+    assert "but the disk has no room: computed when heard" in caplog.text
+
+
+def test_auto_reads_what_is_there_and_weighs_what_is_not(run, tmp_path):
+    folder = tmp_path / "cache"
+    half = run(folder, *CACHES, only=slice(0, None, 2))
+    assert run(folder, *AUTO, heard=0.1, only=slice(0, None, 4)).cached.frames is not None
+    n = len(half.examples)  # of 2 n, or one less
+    before = written(folder)
+    assert run(folder, *AUTO, heard=0.4).cached.teacher is None and written(folder) == before
+    assert run(folder, *AUTO, heard=0.6).cached.teacher is not None and len(written(folder)) > len(before)
+    assert n > 2
+
+
+@pytest.mark.parametrize("options", [["--time_masks", "1"], ["--train_encoder", "true"]])
+def test_auto_caches_no_frames_that_change(run, tmp_path, options):
+    cached = run(tmp_path / "cache", *AUTO, *options).cached
+    assert cached.frames is None and cached.teacher is not None
+
+
+def test_auto_caches_no_teacher_where_there_is_none(run, tmp_path):
+    cached = run(tmp_path / "cache", *AUTO, "--w_input", "0", "--w_response", "0", "--w_response_ce", "1").cached
+    assert cached.teacher is None and cached.frames is not None
+
+
+@pytest.mark.parametrize(("steps", "evaluations", "reads"), [(2, 0, ""), (12, 0, "train"), (2, 1, "valid")])
+def test_a_run_counts_how_often_it_hears_each_utterance(command, tmp_path, caplog, steps, evaluations, reads):
+    caplog.set_level(logging.INFO)
+    main([*command, *AUTO, "--max_steps", str(steps), "--eval_steps", str(evaluations), "--output_dir",
+          str(tmp_path / "exp")])
+    for name in ("train", "valid"):
+        told = [line for line in caplog.messages if line.startswith(f"teacher-{name}: auto")]
+        assert len(told) == 1 and ("a cache" in told[0]) == (name == reads), told
 
 
 def test_broken_audio_is_reported_as_without_a_cache(run, data_dir, tmp_path):
