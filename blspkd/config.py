@@ -195,6 +195,8 @@ class TrainingConfig:
     """Optimisation, checkpoints and logging."""
 
     init_from: str = ""  # exp/<tag>/model: start from its trained weights; empty: a new adapter
+    # safetensors file of a recogniser's own CTC head over the LLM's tokens: the token counter starts from it
+    init_ctc_head: str = ""
     freeze_param: list = field(default_factory=list)  # stays as init_from made it: beginnings of names, "adapter.x"
     max_steps: int = -1  # optimiser steps; -1: num_epochs decides
     num_epochs: float = 1.0
@@ -249,6 +251,9 @@ class TrainConfig:
         if self.training.cache_encoder_frames is True and (changing := self._changing_frames()):
             raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of "
                               f"{' and '.join(changing)}; switch them off, or the cache")
+        if self.training.init_from and self.training.init_ctc_head:
+            raise ConfigError("training.init_ctc_head: the model of init_from has a counter that has learnt more; set "
+                              "one of the two")
         if self.training.freeze_param and not (self.training.init_from or self.align):
             raise ConfigError(f"training.freeze_param: {self.training.freeze_param[0]} would stay as it was drawn; set "
                               "training.init_from, or align, too")

@@ -6,7 +6,7 @@ over text tokens v is a soft list of what may have been said there, of which a c
     token_i = CIF_i + g * sum_v p(v | i) E[v]        p(v | i) = sum_t w_it p_t(v) / sum_t w_it (1 - p_t(blank))
 
 E are the LLM's embeddings, w_it the weight of frame t in token i (cif.py), p_t CTC's probabilities. The gate g is
-learnt and starts at 0. The head learns from its own term of the loss only.
+learnt and starts at 0, or where `text_gate` says. The head learns from its own term of the loss only.
 """
 
 import torch
@@ -20,10 +20,10 @@ from blspkd.models.token_counter import BLANK, token_classes
 class TextResidual(nn.Module):
     """g * sum_v p(v | i) E[v]; best: the likeliest v has all of the probability (a control)."""
 
-    def __init__(self, best: bool):
+    def __init__(self, best: bool, gate: float = 0.0):
         super().__init__()
         self.best = best
-        self.gate = nn.Parameter(torch.zeros(()))
+        self.gate = nn.Parameter(torch.tensor(float(gate)))
 
     def forward(self, ctc_logits: Tensor, amounts: Tensor, n_tokens: Tensor, embeddings: Tensor) -> Tensor:
         """ctc_logits: [B, T, K + 1], K >= V; amounts: [B, T] as CIF fires by; embeddings: [V, D] -> [B, N, D]."""

@@ -26,6 +26,7 @@ from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely,
 from blspkd.training.objective import KdObjective
 from blspkd.training.run import check_continuations, check_unchanged, describe, keep_record, prompt_of, record_start
 from blspkd.training.start import freeze, start_from
+from blspkd.training.start_counter import start_counter
 from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     checkpoints = newest_checkpoints(output_dir, 1)
     if config.training.init_from and not checkpoints:
         start_from(config.training.init_from, objective.speech_llm)
+    if config.training.init_ctc_head and not checkpoints:
+        start_counter(config.training.init_ctc_head, objective.speech_llm)
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         record_start(config, output_dir)

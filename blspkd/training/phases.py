@@ -47,5 +47,5 @@ def phases(config: TrainConfig, output_dir: str | Path) -> list[tuple[TrainConfi
     if first is None:
         return [(config, Path(output_dir))]
     folder = Path(output_dir) / ALIGN
-    then = replace(config, training=replace(config.training, init_from=str(folder / "model")))
+    then = replace(config, training=replace(config.training, init_from=str(folder / "model"), init_ctc_head=""))
     return [(first, folder), (then, Path(output_dir))]

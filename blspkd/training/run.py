@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from blspkd.config import PromptConfig, TrainConfig
+from blspkd.config import PromptConfig, TrainConfig, TrainingConfig
 from blspkd.config_file import from_dict, load_config, save_config, to_dict
 from blspkd.errors import ConfigError, DataError
 from blspkd.files import atomic_write
@@ -25,7 +25,7 @@ _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoin
               "model.recount_by", "model.recount_weight"}
 
 OPERATIONS = "operations.json"
-INIT = "init.json"  # digests of the weights of training.init_from
+INIT = "init.json"  # digests of the weights of training.init_from and init_ctc_head
 
 
 def resolved(config: TrainConfig, where: str | Path | None = None) -> TrainConfig:
@@ -119,20 +119,20 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
 
 
 def record_start(config: TrainConfig, folder: str | Path) -> None:
-    """Write what the run in exp/<tag> begins with: `config.yaml`, and the weights of `init_from` in `init.json`."""
-    path = Path(folder) / INIT
-    if config.training.init_from and not path.is_file():
+    """Write what the run in exp/<tag> begins with: `config.yaml`, and digests of trained weights in `init.json`."""
+    path, weights = Path(folder) / INIT, _weights(config.training)
+    if weights and not path.is_file():
         with atomic_write(path) as file:
-            json.dump(_weights(config.training.init_from), file, indent=1)
+            json.dump(weights, file, indent=1)
     save_config(config, Path(folder) / "config.yaml")
 
 
 def check_start(config: TrainConfig, folder: Path) -> None:
-    """Make sure that the model in `init_from` is still the one with which the run began, if it is still there."""
-    now = _weights(config.training.init_from) if config.training.init_from else {}
+    """Make sure that the weights with which the run began are still the same, if they are still there."""
+    now, training = _weights(config.training), config.training
     if now and (folder / INIT).is_file() and json.loads((folder / INIT).read_text(encoding="utf-8")) != now:
-        raise ConfigError(f"{folder / INIT}: the weights in {config.training.init_from} have changed since this run "
-                          f"began with them; choose another --tag, or remove {folder} to start anew")
+        raise ConfigError(f"{folder / INIT}: the weights in {training.init_from or training.init_ctc_head} have "
+                          f"changed since this run began with them; choose another --tag, or remove {folder} to start anew")
 
 
 def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
@@ -150,10 +150,12 @@ def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
             json.dump(operations, file, indent=1, ensure_ascii=False)
 
 
-def _weights(folder: str | Path) -> dict[str, str]:
-    """The files of a trained model and their digests."""
-    return {path.relative_to(folder).as_posix(): file_digest(path)
-            for path in sorted(Path(folder).rglob("*.safetensors"))}
+def _weights(training: TrainingConfig) -> dict[str, str]:
+    """The files of trained weights that a run starts from, where they are there, and their digests."""
+    folder, head = Path(training.init_from), Path(training.init_ctc_head)
+    found = sorted(folder.rglob("*.safetensors")) if training.init_from else []
+    weights = {path.relative_to(folder).as_posix(): file_digest(path) for path in found}
+    return weights | ({"init_ctc_head": file_digest(head)} if head.is_file() else {})
 
 
 def describe(model: nn.Module) -> str:

@@ -31,7 +31,7 @@ class CFormer(Adapter):
     channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
     """
 
-    free = frozenset({"dropout", "alpha_bias", "count", "count_spread"})
+    free = frozenset({"dropout", "alpha_bias", "count", "count_spread", "text_gate"})
 
     @dataclass
     class Options:
@@ -54,7 +54,9 @@ class CFormer(Adapter):
         # added to every token: the embeddings of what the token counter hears in its frames, by its probabilities or
         # the likeliest one alone, times a learnt gate that starts at 0 (models/text_residual.py)
         text_residual: Literal["none", "posterior", "best"] = "none"
-        ctc_classes: int = 0  # token counter: a CTC head on the pre-CIF frames over so many classes; 0: none
+        text_gate: float = 0.0  # ... or here, where the counter has learnt already (training.init_ctc_head)
+        ctc_classes: int = 0  # token counter: a CTC head over so many classes of tokens; 0: none
+        ctc_frames: Literal["pre_cif", "encoder"] = "pre_cif"  # what it reads: frames behind or before those layers
 
         def __post_init__(self):
             check_at_least(self, 0, "num_pre_cif_layers", "num_post_cif_layers", "ctc_classes")
@@ -64,6 +66,8 @@ class CFormer(Adapter):
                                   "a class for every token of the LLM")
             if self.scaling == "local" and self.ctc_classes < 1:
                 raise ConfigError("scaling: local needs the counter that ctc_classes makes; 509 is a good size")
+            if self.ctc_frames == "encoder" and self.stack_frames > 1:
+                raise ConfigError("ctc_frames: encoder does not go together with stack_frames: CIF's frames are others")
             if self.count_spread <= 0:
                 raise ConfigError(f"count_spread: {self.count_spread} is not a positive number of tokens")
             if self.count != "alpha" and self.ctc_classes < 1:
@@ -98,7 +102,7 @@ class CFormer(Adapter):
                 raise ConfigError(f"adapter_options: text_residual: {options.text_residual}: of ctc_classes "
                                   f"{options.ctc_classes} some stand for several of the LLM's {sides.vocabulary} "
                                   f"tokens; set ctc_classes to {sides.vocabulary}")
-            self.text = TextResidual(options.text_residual == "best")
+            self.text = TextResidual(options.text_residual == "best", options.text_gate)
         self.options, self.count_by = options, options.count
 
     @property
@@ -110,6 +114,7 @@ class CFormer(Adapter):
                 embeddings: Tensor | None = None) -> SpeechTokens:
         if self.stack:
             frames, lengths = self.stack(frames, lengths)
+        heard = frames
         for layer in self.pre_cif_layers:
             frames = layer(frames, attention_mask=attention_mask(lengths, frames))  # [B, T, C]
         frames = self.pre_cif_norm(frames)
@@ -118,7 +123,9 @@ class CFormer(Adapter):
             alpha = self.to_alpha(frames.float()).squeeze(-1).sigmoid()  # [B, T]
         valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
         alpha = alpha.masked_fill(~valid, 0)
-        ctc_logits = self.counter(frames) if self.counter else None
+        if self.options.ctc_frames == "pre_cif":
+            heard = frames
+        ctc_logits = self.counter(heard) if self.counter else None
         predicted = self._count(alpha.detach(), ctc_logits, lengths)
         if n_tokens is None:
             n_tokens = predicted.cpu()
