@@ -132,7 +132,8 @@ def check_start(config: TrainConfig, folder: Path) -> None:
     now, training = _weights(config.training), config.training
     if now and (folder / INIT).is_file() and json.loads((folder / INIT).read_text(encoding="utf-8")) != now:
         raise ConfigError(f"{folder / INIT}: the weights in {training.init_from or training.init_ctc_head} have "
-                          f"changed since this run began with them; choose another --tag, or remove {folder} to start anew")
+                          f"changed since this run began with them; choose another --tag, or remove {folder} to start "
+                          "anew")
 
 
 def keep_record(operations: dict, folder: str | Path, write: bool) -> None:
