@@ -22,3 +22,11 @@ def test_every_file_is_a_system(monkeypatch):
     assert runs["oracle"].of == "blspkd+best-seed0" and runs["oracle"].inference == "--count=transcript"
     assert runs["blspkd+rescored"].inference == ("--count=posterior_alpha --recount=1 --recount_by=llm "
                                                  "--recount_weight=4.0")
+
+
+def test_what_is_to_beat_the_cascade_can_be_planned(monkeypatch):
+    monkeypatch.chdir(CONF.parent)
+    config = load_config(CompareConfig, CONF / "compare_heard.yaml")
+    assert set(config.systems) == {path.stem for path in (CONF / "compare_heard").glob("*.yaml")}
+    runs = {run.name: run for run in plan(config, "full", CONF / "compare_heard", check=resolved)}
+    assert runs["heard-oracle-seed2"].of == "blspkd+heard-seed2" and runs["blspkd+heard-seed2"].max_steps == 1600

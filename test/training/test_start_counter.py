@@ -42,7 +42,7 @@ def head(tmp_path, build):
 
 def test_it_hears_what_the_recogniser_hears_before_the_first_step(build, head):
     path, given = head()
-    model = build(text_residual="posterior", text_gate=0.5)
+    model = build(text_residual="posterior", text_gate=0.5, acoustic_gate=0.25)
     frames, lengths = torch.randn(2, 12, given["weight"].shape[1]), torch.tensor([12, 9])
     frames[1, 9:] = 0
     start_counter(path, model)
@@ -52,7 +52,7 @@ def test_it_hears_what_the_recogniser_hears_before_the_first_step(build, head):
     torch.testing.assert_close(logits[..., classes], theirs, rtol=1e-5, atol=1e-5)
     others = [number for number in range(401) if number not in classes]
     assert (logits[..., others] == UNHEARD).all()
-    assert model.adapter.text.gate.item() == 0.5
+    assert model.adapter.text.gate.item() == 0.5 and model.adapter.text.acoustic_gate.item() == 0.25
 
 
 def test_the_counter_reads_the_encoder_s_frames_or_those_behind_the_layers(build):

@@ -31,7 +31,7 @@ class CFormer(Adapter):
     channel of the layer below. With `match_embedding_norm` every token gets the RMS of the LLM's embeddings.
     """
 
-    free = frozenset({"dropout", "alpha_bias", "count", "count_spread", "text_gate"})
+    free = frozenset({"dropout", "alpha_bias", "count", "count_spread", "text_gate", "acoustic_gate"})
 
     @dataclass
     class Options:
@@ -54,7 +54,9 @@ class CFormer(Adapter):
         # added to every token: the embeddings of what the token counter hears in its frames, by its probabilities or
         # the likeliest one alone, times a learnt gate that starts at 0 (models/text_residual.py)
         text_residual: Literal["none", "posterior", "best"] = "none"
-        text_gate: float = 0.0  # ... or here, where the counter has learnt already (training.init_ctc_head)
+        # ... or here, where the counter hears already (training.init_ctc_head); and the start of CIF's own share
+        text_gate: float = 0.0
+        acoustic_gate: float = 1.0
         ctc_classes: int = 0  # token counter: a CTC head over so many classes of tokens; 0: none
         ctc_frames: Literal["pre_cif", "encoder"] = "pre_cif"  # what it reads: frames behind or before those layers
 
@@ -102,7 +104,7 @@ class CFormer(Adapter):
                 raise ConfigError(f"adapter_options: text_residual: {options.text_residual}: of ctc_classes "
                                   f"{options.ctc_classes} some stand for several of the LLM's {sides.vocabulary} "
                                   f"tokens; set ctc_classes to {sides.vocabulary}")
-            self.text = TextResidual(options.text_residual == "best", options.text_gate)
+            self.text = TextResidual(options.text_residual == "best", options.text_gate, options.acoustic_gate)
         self.options, self.count_by = options, options.count
 
     @property
@@ -138,7 +140,7 @@ class CFormer(Adapter):
             tokens = layer(tokens, attention_mask=attention_mask(n_tokens, tokens))
         tokens = self.norm(self.to_llm(self.post_cif_norm(tokens)))  # [B, N, D]
         if self.text is not None:
-            tokens = tokens + self.text(ctc_logits, amounts, n_tokens, embeddings)
+            tokens = self.text(tokens, ctc_logits, amounts, n_tokens, embeddings)
         stacked = self.stack.number if self.stack else 1
         return SpeechTokens(tokens=tokens, n_tokens=n_tokens, n_predicted=predicted, alpha=alpha, stacked=stacked,
                             fire_times=fired.times * stacked, ctc_logits=ctc_logits, frame_lengths=lengths)
