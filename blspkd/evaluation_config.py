@@ -176,5 +176,5 @@ class OtherwiseConfig:
     merge: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not all(0 < weight <= 1 for weight in self.merge.values()) or sum(self.merge.values()) > 1 + 1e-9:
-            raise ConfigError(f"merge: {self.merge}: weights are above 0, and at most 1 together")
+        if not all(0 <= weight <= 1 for weight in self.merge.values()) or sum(self.merge.values()) > 1 + 1e-9:
+            raise ConfigError(f"merge: {self.merge}: weights are from 0 to 1, and at most 1 together")

@@ -22,3 +22,13 @@ def test_every_file_is_a_system(monkeypatch):
     assert runs["oracle"].of == "blspkd+best-seed0" and runs["oracle"].inference == "--count=transcript"
     assert runs["blspkd+rescored"].inference == ("--count=posterior_alpha --recount=1 --recount_by=llm "
                                                  "--recount_weight=4.0")
+
+
+def test_the_merge_is_tried_from_one_end_to_the_other_without_training():
+    config = load_config(CompareConfig, CONF / "compare.yaml")
+    runs = {run.system: run for run in plan(config, "neighbours", CONF / "compare")}
+    lora = "blspkd+lora-seed0"
+    for name, alpha, rest in ("0", "0", "1"), ("25", "0.25", "0.75"), ("", "0.5", "0.5"), ("75", "0.75", "0.25"), (
+            "100", "1", "0"):
+        run = runs[f"blspkd+lora-merged{name}"]
+        assert (run.of, run.merge) == (lora, f"{lora}={alpha} none={rest}") and not run.max_steps
