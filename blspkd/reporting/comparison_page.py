@@ -17,7 +17,8 @@ COUNTED = ("Right: as many speech tokens as the transcript has tokens. Every sys
            "part.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "nearest_wer", "nearest_top1",
-             "count_mae", "boundary_median_ms", "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
+             "r1_speech_to_text", "r1_text_to_speech", "count_mae", "boundary_median_ms", "boundary_mean_ms",
+             "boundary_within_50", "boundary_within_100")
 COST = ("trained_parameters_m", "checkpoint_mib", "wall_s", "peak_mib", "utterances_per_s")
 DRIFT = ("kl_to_base", "changed_top1", "max_state_diff")
 Column = tuple[str, str]  # task, metric
