@@ -30,8 +30,8 @@ TRANSCRIPT = "transcript"
 NONE = "none"  # in `merge`: the base models as they are, see models/merging.py
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount", "recount_by", "recount_weight", "count", "tags")
-OF_SPEECH_TOKENS = ("snap", "recount", "recount_by", "recount_weight", "count")
+            "snap", "recount", "recount_by", "recount_weight", "count", "hears", "tags")
+OF_SPEECH = ("snap", "recount", "recount_by", "recount_weight", "count", "hears")  # nothing of it for who reads
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            allowed = [key for key in DECODING if key not in (*OF_SPEECH_TOKENS, "tags")]
+            allowed = [key for key in DECODING if key not in (*OF_SPEECH, "tags")]
             _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "

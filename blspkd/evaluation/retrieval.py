@@ -1,11 +1,11 @@
 """Retrieval between speech and text, without any LLM: R@1 of both directions over the utterances of a set.
 
-An utterance is the mean of its speech tokens, with the number that the model decides on; a transcript is the mean of its
-tokens' text embeddings. The nearest one has the largest cosine. A mean knows no order, so that transcripts of the same
-tokens, and so above all equal ones, are one text: utterances that say it are right answers for each other.
+An utterance is the mean of its speech tokens, with the number that the model decides on; a transcript is the mean of
+its tokens' text embeddings. The nearest one has the largest cosine. A mean knows no order, so that transcripts of the
+same tokens, and so above all equal ones, are one text: utterances that say it are right answers for each other.
 
-Utterances are measured batch by batch, and a run may be killed in between. Until all are there, each row therefore holds
-its two means (`pack`); `retrieve` puts in their place what the whole set says of them.
+Utterances are measured batch by batch, and a run may be killed in between. Until all are there, each row therefore
+holds its two means (`pack`); `retrieve` puts in their place what the whole set says of them.
 """
 
 import base64

@@ -20,6 +20,9 @@ def test_every_file_is_a_system(monkeypatch):
     assert runs.keys() == set(names)
     assert all(path.read_text().startswith("# ") for path in (CONF / "compare").glob("*.yaml"))
     assert runs["oracle"].of == "blspkd+best-seed0" and runs["oracle"].inference == "--count=transcript"
+    assert runs["silence"].of == runs["oracle-silence"].of == "blspkd+best-seed0"
+    assert runs["silence"].inference == "--hears=silence"
+    assert runs["oracle-silence"].inference == "--count=transcript --hears=silence"
     assert runs["blspkd+rescored"].inference == ("--count=posterior_alpha --recount=1 --recount_by=llm "
                                                  "--recount_weight=4.0")
 

@@ -75,7 +75,7 @@ def test_the_two_directions_differ():
 
 
 def test_equal_transcripts_are_right_for_each_other():
-    """Two say the same: either text, and either speech, is right. Without that, one of the two would always be wrong."""
+    """Two say the same: either text, and either speech, is right. Else one of the two would always be wrong."""
     rows = [row_of(0, [1.0, 0.1], [1.0, 0.0], [3, 5]), row_of(1, [1.0, 0.0], [1.0, 0.0], [3, 5]),
             row_of(2, [0.0, 1.0], [0.0, 1.0], [4])]
     assert all(row["retrieves_text"] and row["is_retrieved"] for row in retrieve(rows))

@@ -93,7 +93,7 @@ def test_both_ends_towards_none(trained, tmp_path):
 
 
 def test_every_part_of_plain_lora_is_that_part_of_its_update(trained, tmp_path):
-    """alpha of Core-Cocktail: at 1 the bytes of the trained weights, at 0 none of them, and between, alpha times them."""
+    """alpha of Core-Cocktail: at 1 the bytes of the trained weights, at 0 none of them, else alpha times the update."""
     a = trained("a", 1, plora_rank=2, plora_positions="all")
     whole = updates(a)
     for alpha in 0, 0.25, 0.5, 0.75, 1:
