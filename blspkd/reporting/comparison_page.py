@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from blspkd.evaluation.bootstrap import FEWEST
+from blspkd.evaluation.changed_answers import CHANGED
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.results import TYPE, is_by_count
 from blspkd.evaluation.scorers import HEALTH, SCORERS
@@ -15,6 +16,8 @@ from blspkd.reporting.pages import render
 MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
 COUNTED = ("Right: as many speech tokens as the transcript has tokens. Every system has utterances of its own in each "
            "part.")
+OTHERWISE = ("Percentage of answers that are not those of the system that the file names as `of`, whose models are "
+             "decoded otherwise.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "nearest_wer", "nearest_top1",
              "r1_speech_to_text", "r1_text_to_speech", "count_mae", "boundary_median_ms", "boundary_mean_ms",
@@ -38,6 +41,7 @@ def markdown(comparison: Comparison) -> str:
            [column for column in counts if column[0].startswith(task + TYPE)])
           for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in counts)),
         ("Alignment", "", [("alignment", metric) for metric in ALIGNMENT]),
+        ("Answers that change", OTHERWISE, [(task, CHANGED) for task in dict.fromkeys(task for task, _ in tasks)]),
         (f"Output health of {health_of}", MEANINGS, [(health_of, metric) for metric in HEALTH]),
         ("Cost", "", [("cost", metric) for metric in COST]),
         ("What training did to the LLM on text", "", [("text", metric) for metric in DRIFT])]
@@ -158,7 +162,7 @@ def _head(column: Column, measured: Sequence[Measured]) -> str:
     How many have the right number of tokens differs from system to system: the cells say it.
     """
     task, metric = column
-    if metric not in SCORERS:
+    if metric not in SCORERS and metric != CHANGED:
         return tables.metric_label(metric)
     size = f" (n={measured[0].n})" if TYPE in task and not is_by_count(task) else ""
     return f"{task} {tables.metric_label(metric)}{size}"

@@ -225,6 +225,8 @@ def test_compare_trains_and_measures_every_system_and_goes_on(run, warm, finishe
     assert {"text", "chance", "cascade", "blsp", "blspkd", "blspkd+plora", "blspkd+plora, typed", "beams"} == {
         row["system"] for row in rows}
     assert not {"cost", "alignment"} & {row["task"] for row in rows if row["system"] == "beams"}
+    assert {"translate", "qa", "repeat", "initials"} <= {row["task"] for row in rows if row["system"] == "beams" and
+                                                         row["metric"] == "changed_answers"}
     decoded = json.loads((folder / "beams-seed0/decode_translate_test_heard/decode.json").read_text())
     assert "'num_beams': 3" in str(decoded) and not list(folder.glob("beams-seed0/checkpoint-*"))
     assert {"test_heard", "test_heard_snr10"} <= {row["set"] for row in rows if row["task"] == "translate"}
