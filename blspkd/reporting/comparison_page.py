@@ -31,7 +31,8 @@ def markdown(comparison: Comparison) -> str:
     """All tables, set by set, as Markdown."""
     measured, tasks = comparison.measured, _task_metrics(comparison.measured)
     health_of = next((one.task for one in measured if one.metric in HEALTH), "")
-    parts = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    parts = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task and
+                               one.metric != CHANGED))
     types, counts = ([column for column in parts if is_by_count(column[0]) == which] for which in (False, True))
     groups = [  # title, what its numbers mean, columns
         ("", "", tasks),
@@ -41,7 +42,8 @@ def markdown(comparison: Comparison) -> str:
            [column for column in counts if column[0].startswith(task + TYPE)])
           for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in counts)),
         ("Alignment", "", [("alignment", metric) for metric in ALIGNMENT]),
-        ("Answers that change", OTHERWISE, [(task, CHANGED) for task in dict.fromkeys(task for task, _ in tasks)]),
+        ("Answers that change", OTHERWISE, list(dict.fromkeys((one.task, CHANGED) for one in measured
+                                                              if one.metric == CHANGED))),
         (f"Output health of {health_of}", MEANINGS, [(health_of, metric) for metric in HEALTH]),
         ("Cost", "", [("cost", metric) for metric in COST]),
         ("What training did to the LLM on text", "", [("text", metric) for metric in DRIFT])]

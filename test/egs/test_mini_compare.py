@@ -5,6 +5,7 @@ from pathlib import Path
 
 from blspkd.config_file import load_config
 from blspkd.evaluation.comparison_plan import plan
+from blspkd.evaluation.scorers import load_decode_config
 from blspkd.evaluation_config import BudgetConfig, CompareConfig
 from blspkd.training.run import resolved
 
@@ -35,3 +36,10 @@ def test_the_merge_is_tried_from_one_end_to_the_other_without_training():
             "100", "1", "0"):
         run = runs[f"blspkd+lora-merged{name}"]
         assert (run.of, run.merge) == (lora, f"{lora}={alpha} none={rest}") and not run.max_steps
+
+
+def test_scores_are_told_apart_by_the_number_of_speech_tokens():
+    """What the budget `robust` is about: how much of a loss is counting."""
+    assert load_decode_config(CONF / "decode.yaml").by_count
+    systems = load_config(CompareConfig, CONF / "compare.yaml").budgets["robust"].systems
+    assert {"cascade", "blspkd+best", "oracle", "silence", "oracle-silence"} <= set(systems)

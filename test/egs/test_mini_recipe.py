@@ -238,7 +238,9 @@ def test_compare_trains_and_measures_every_system_and_goes_on(run, warm, finishe
     assert {"bleu", "input_kl"} <= {one["metric"] for one in along} and {one["set"] for one in along} == {"test_heard"}
     [blsp] = [one for one in measured if (one["system"], one["set"], one["metric"]) == ("blsp", "test_heard", "bleu")]
     assert blsp["n"] == 4 and blsp["difference"] is not None and blsp["p"] is None  # too few to say
-    assert "## Comparison" in (recipe / "exp/train/RESULTS.md").read_text()
+    results = (recipe / "exp/train/RESULTS.md").read_text()
+    assert "## Comparison" in results and "### Answers that change: test_heard" in results
+    assert "### translate by the number of speech tokens: test_heard" in results and "| R@1 speech to text |" in results
     page = (folder / "report.html").read_text()
     assert "<audio" in page and not re.search(r"(src|href)=.https?:", page)
 
