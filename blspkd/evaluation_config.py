@@ -57,6 +57,8 @@ class DecodeConfig:
     recount: int = -1  # as model.recount has it, or so many tokens more and fewer
     recount_by: Literal["model", "nearest", "llm"] = "model"  # as model.recount_by has it, or otherwise
     recount_weight: float = -1.0  # with recount_by: llm, as model.recount_weight; -1: as the model has it
+    # silence: zeros in the place of all samples, a control: what is still right was guessed, or given away by lengths
+    hears: Literal["speech", "silence"] = "speech"
     # speech tokens as the adapter counts them, or by another choice of its option `count` (models/adapters/cformer.py);
     # transcript: as many as the transcript has (an oracle)
     count: Literal["model", "transcript", "alpha", "ctc", "both", "posterior", "posterior_alpha"] = "model"
@@ -176,5 +178,5 @@ class OtherwiseConfig:
     merge: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not all(0 < weight <= 1 for weight in self.merge.values()) or sum(self.merge.values()) > 1 + 1e-9:
-            raise ConfigError(f"merge: {self.merge}: weights are above 0, and at most 1 together")
+        if not all(0 <= weight <= 1 for weight in self.merge.values()) or sum(self.merge.values()) > 1 + 1e-9:
+            raise ConfigError(f"merge: {self.merge}: weights are from 0 to 1, and at most 1 together")

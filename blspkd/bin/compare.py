@@ -19,6 +19,7 @@ from pathlib import Path
 
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
+from blspkd.evaluation.changed_answers import update_changed_results
 from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
 from blspkd.evaluation.comparison_plan import Run, check_typed, finished_runs, plan, strangers
 from blspkd.evaluation.cost import update_cost_results
@@ -80,6 +81,8 @@ def main(words: list[str] | None = None) -> None:
     for run in runs:
         if not run.reads and not run.of:
             update_cost_results(Path(args.exp_dir) / run.name, run.max_steps)
+        if run.beside:
+            update_changed_results(args.exp_dir, run, decoding, args.test_sets.split())
     measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
     comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured,
                             measure_snapshots(runs, args.exp_dir, args.test_sets.split()))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
 from blspkd.evaluation.eval_set import draw
+from blspkd.evaluation.retrieval import means, pack, retrieve
 from blspkd.evaluation.scorers.texts import normalize
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests
@@ -40,6 +42,7 @@ from blspkd.models.speech_tokens import SpeechTokens
 log = logging.getLogger(__name__)
 DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur", "utt2spk", "text", "continuation", "word_times")
 PLAIN_KL = Divergence("forward_kl", temperature=1.0)
+ROWS = 2  # version of a row's keys: what an earlier one measured is measured again
 DIGITS = 5  # decimals kept of what is measured
 
 
@@ -57,6 +60,8 @@ class Measured:
 
     n_speech_tokens: int  # as the model decides
     response: Positions  # with that number; positions that predict the response's tokens
+    speech_mean: np.ndarray  # [D] of the speech tokens, with that number
+    text_mean: np.ndarray  # [D] of the transcript's embeddings
     input: Positions | None = None  # with the true number, like the two below
     response_true: Positions | None = None
     nearest: list[int] | None = None  # of every speech token, with the model's own number, the nearest text token
@@ -75,6 +80,9 @@ class AlignDir(PartsDir):
     def __init__(self, exp_dir: str | Path, set_name: str, fingerprint: Fingerprint):
         super().__init__(Path(exp_dir) / f"align_{set_name}", fingerprint)
 
+    def joined(self, rows: list[dict]) -> list[dict]:
+        return retrieve(rows)
+
 
 def align_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerprint, data_dir: str | Path,
               exp_dir: str | Path, config: DecodeConfig, train_dir: str | Path | None = None) -> list[dict]:
@@ -89,7 +97,7 @@ def align_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerpr
                "batch_seconds": config.batch_seconds, "part_size": config.part_size}
     folder = AlignDir(exp_dir, data_dir.resolve().name, {
         **model_fingerprint, "data": contents_digests(data_dir / name for name in DATA_FILES), "training text": train,
-        "data_dir": str(data_dir), "options": options})
+        "data_dir": str(data_dir), "options": options, "rows": ROWS})
     if folder.is_finished():
         log.info("%s: everything is measured already", folder.path)
     else:
@@ -147,7 +155,8 @@ class _Aligner:
                "n_tokens": len(spans), "n_speech_tokens": measured.n_speech_tokens,
                "first_kl": _rounded(measured.response.kl[:1])[0],
                "response_kl": _rounded(measured.response.kl) if has_response else [],
-               "response_top1": measured.response.top1 if has_response else []}
+               "response_top1": measured.response.top1 if has_response else [],
+               **pack(measured.speech_mean, measured.text_mean, self.examples[utt_id].input)}
         if self.token_counts is not None:
             row["token_counts"] = [self.token_counts[int(token)] for token in self.examples[utt_id].input]
         if measured.input is not None:
@@ -197,7 +206,10 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     sequences.ids = sequences.ids.to(batch.sequences.ids.device)
     student = model.student_states(sequences, own)
     responses = compare(model, student, sequences.response_positions(shifted=True), teacher, asked)
-    measured = [Measured(n, response) for n, response in zip(own.n_tokens.tolist(), responses, strict=True)]
+    said = batch.sequences.ids[batch.sequences.input_mask.to(batch.sequences.ids.device)]
+    speech_means = means(own.rows(), own.n_tokens.tolist())
+    text_means = means(model.embedding_table[said], batch.n_tokens.tolist())
+    measured = list(map(Measured, own.n_tokens.tolist(), responses, speech_means, text_means))
     if not model.adapter.aligned:
         return measured
 
@@ -206,7 +218,6 @@ def measure_batch(model: SpeechLlm, batch: Batch) -> list[Measured]:
     inputs = compare(model, student, batch.sequences.input_mask, teacher, batch.sequences.input_mask)
     responses = compare(model, student, asked, teacher, asked)
     read = model.nearest(own.rows())[0].split(own.n_tokens.tolist())
-    said = batch.sequences.ids[batch.sequences.input_mask.to(batch.sequences.ids.device)]
     is_right = (model.nearest(true.rows())[0] == said).split(batch.n_tokens.tolist())
     for row, item in enumerate(measured):
         item.input, item.response_true = inputs[row], responses[row]

@@ -38,11 +38,16 @@ def _list(key: str, change: Callable[[np.ndarray], np.ndarray] = lambda values: 
     return lambda row: change(np.asarray(row.get(key) or [], dtype=np.float64))
 
 
+def _flag(key: str) -> Callable[[Mapping], Sequence[float]]:
+    return lambda row: [] if row.get(key) is None else [100.0 * row[key]]
+
+
 def _count_error(row: Mapping) -> list[int]:
     return [] if row.get("n_predicted") is None else [row["n_predicted"] - row["n_tokens"]]
 
 
 _KL = "KL(text||speech), temperature 1"
+_MEANS = "cosine of mean speech tokens (predicted token count) and mean text embeddings, no LLM"
 _LATE = "fires with the true token count; ends of words but the last"
 MEASURES = {
     "input_kl": Measure(_list("input_kl"), f"{_KL}, true token count, mean over positions"),
@@ -58,6 +63,10 @@ MEASURES = {
                            "speech tokens read as the nearest text embeddings, predicted token count, no LLM"),
     "nearest_top1": Measure(_list("nearest_top1", lambda v: 100 * v),
                             "the nearest text embedding is the transcript's, true token count"),
+    "r1_speech_to_text": Measure(_flag("retrieves_text"),
+                                 f"the nearest transcript of the set is the utterance's own; {_MEANS}"),
+    "r1_text_to_speech": Measure(_flag("is_retrieved"),
+                                 f"the nearest utterance of the set says the transcript; {_MEANS}"),
     "count_accuracy": Measure(lambda row: [100.0 * (e == 0) for e in _count_error(row)],
                               "speech tokens == transcript tokens"),
     "count_mae": Measure(lambda row: [abs(e) for e in _count_error(row)], "|predicted - true| tokens"),

@@ -30,8 +30,8 @@ TRANSCRIPT = "transcript"
 NONE = "none"  # in `merge`: the base models as they are, see models/merging.py
 SNAPSHOTS = (8, 4, 2)  # after an eighth, a quarter and a half of all steps
 DECODING = ("num_beams", "do_sample", "temperature", "top_p", "seed", "max_new_tokens", "batch_size", "batch_seconds",
-            "snap", "recount", "recount_by", "recount_weight", "count", "tags")
-OF_SPEECH_TOKENS = ("snap", "recount", "recount_by", "recount_weight", "count")
+            "snap", "recount", "recount_by", "recount_weight", "count", "hears", "tags")
+OF_SPEECH = ("snap", "recount", "recount_by", "recount_weight", "count", "hears")  # nothing of it for who reads
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Run:
     chance: bool = False  # it hears other utterances too
     trains_llm: bool = False  # what it makes of typed text may have changed
     of: str = ""  # the run, or RUN/align, whose trained model it decodes otherwise; empty: it has its own, or none
+    beside: str = ""  # the run, of the system that it names as `of`, whose answers its own are held against
     inference: str = ""  # how: words of a command line, "--num_beams 4"
     merge: str = ""  # runs whose models are merged, and their weights: "blspkd+lora-seed0=0.5 none=0.5"
 
@@ -77,7 +78,7 @@ def plan(config: CompareConfig, budget: str, conf_dir: str | Path, overrides: Se
         if "reads" in names_in(path):
             reader = load_config(ReaderConfig, path)
             _check_name(path, reader.system, name)
-            allowed = [key for key in DECODING if key not in (*OF_SPEECH_TOKENS, "tags")]
+            allowed = [key for key in DECODING if key not in (*OF_SPEECH, "tags")]
             _check_inference(path, reader.inference, (*allowed, "transcript_style"))
             if name == config.chance:
                 raise ConfigError(f"chance: '{name}' reads; name a system that listens, which will hear other "
@@ -157,13 +158,16 @@ def _decoded_otherwise(name: str, otherwise: Mapping[str, OtherwiseConfig], runs
     if seeds > len(trained):
         raise ConfigError(f"systems: {name}: {seeds} seeds, but '{chain[-1]}', whose models it decodes, has "
                           f"{len(trained)}")
+    named = min(config.systems[chain[1]], limit.max_seeds or config.systems[chain[1]])  # seeds of what `of` names
     found = []
     for run in trained[:seeds]:
         of = "/".join(filter(None, [run.name, phase]))
+        beside = f"{chain[1]}-seed{run.seed}" if run.seed < named else ""
         merged = _merged_runs(run, otherwise[name].merge, runs, path)
         words = [f"{of if other is run else other.name if other else NONE}={weight:.9g}" for other, weight in merged]
-        found.append(Run(f"{name}-seed{run.seed}", name, path, run.seed, of=of, inference=_words(inference),
-                         merge=" ".join(words), trains_llm=any(other.trains_llm for other, _ in merged if other)))
+        found.append(Run(f"{name}-seed{run.seed}", name, path, run.seed, of=of, beside=beside,
+                         inference=_words(inference), merge=" ".join(words),
+                         trains_llm=any(other.trains_llm for other, _ in merged if other)))
     return found
 
 

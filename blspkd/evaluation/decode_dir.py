@@ -36,9 +36,14 @@ class DecodeDir(HypothesisDir):
         self.task, self.system = task, system
 
 
+def is_finished(path: Path) -> bool:
+    """Whether all of this decode directory is there."""
+    return (path / "decode.json").is_file()
+
+
 def read_finished(path: Path) -> list[dict]:
     """Rows of a finished decode directory; DataError with the remedy if it is missing or was not finished."""
-    if not (path / "decode.json").is_file():
+    if not is_finished(path):
         state = "is not finished" if path.is_dir() else "is not there"
         raise DataError(f"{path}: {state}; decode first (stage 4)")
     return PartsDir(path, {}).rows()

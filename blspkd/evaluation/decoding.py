@@ -101,7 +101,10 @@ class _Decoder:
         rate = self.listener.extractor.sampling_rate
         heard = [self.eval_set.heard(self.system, utt_id) for utt_id in batch]
         n_tokens = [self._true_count(utt_id) for utt_id in heard] if self.config.count == "transcript" else None
-        return [self.eval_set.load(utt_id, rate) for utt_id in heard], n_tokens
+        waveforms = [self.eval_set.load(utt_id, rate) for utt_id in heard]
+        if self.config.hears == "silence":  # the recordings are read nevertheless: their lengths have to be the same
+            waveforms = list(map(np.zeros_like, waveforms))
+        return waveforms, n_tokens
 
     def listen(self, loaded: tuple[list[np.ndarray], list[int] | None]) -> list[Tensor]:
         waveforms, n_tokens = loaded
@@ -155,7 +158,8 @@ class _Decoder:
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    usual = {"snap": "model", "recount": -1, "recount_by": "model", "recount_weight": -1.0, "count": "model"}
+    usual = {"snap": "model", "recount": -1, "recount_by": "model", "recount_weight": -1.0, "count": "model",
+             "hears": "speech"}
     listening = {key: getattr(config, key) for key, value in usual.items() if getattr(config, key) != value}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []

@@ -150,6 +150,7 @@ class PartsDir(Parts):
         """Write the table, in utterance order, and the marker, then remove the parts."""
         rows = [row for index in range(num_parts) for row in read_rows(self._part(index))]
         rows.sort(key=lambda row: row["utt_id"].encode())
+        rows = self.joined(rows)
         write_rows(self.path / self.rows_name, rows)
         self.write_beside(rows)
         with atomic_write(self.path / self.marker_name) as file:
@@ -157,6 +158,10 @@ class PartsDir(Parts):
         shutil.rmtree(self.path / "parts")
         for left_by_a_kill in self.path.glob("*.tmp-*"):
             left_by_a_kill.unlink()
+
+    def joined(self, rows: list[dict]) -> list[dict]:
+        """The rows of all parts as the table has them: what only the whole set can tell is put in here."""
+        return rows
 
     def write_beside(self, rows: list[dict]) -> None:
         """Further files made from the rows."""

@@ -1,5 +1,6 @@
 """Which system of a column is the best one: of those that were trained to listen."""
 
+from blspkd.evaluation.changed_answers import CHANGED
 from blspkd.evaluation.results import Row
 from blspkd.evaluation.scorers import HEALTH, SCORERS, with_parts
 from blspkd.reporting.tables import TYPED, Column, Table
@@ -7,7 +8,7 @@ from blspkd.reporting.tables import TYPED, Column, Table
 LOWER_IS_BETTER = frozenset({  # of what no scorer measures
     "input_kl", "response_kl", "response_kl_true", "first_kl", "nearest_wer", "count_mae", "boundary_mean_ms",
     "boundary_median_ms", "kl_to_base", "changed_top1", "max_state_diff"})
-NONE_IS_BEST = frozenset({"count_bias", "boundary_bias_ms"})  # neither more nor less is better
+NONE_IS_BEST = frozenset({"count_bias", "boundary_bias_ms", CHANGED})  # neither more nor less is better
 
 
 def best(table: Table, column: Column) -> Row | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from blspkd.evaluation.bootstrap import FEWEST
+from blspkd.evaluation.changed_answers import CHANGED
 from blspkd.evaluation.comparison import Comparison, Measured
 from blspkd.evaluation.results import TYPE, is_by_count
 from blspkd.evaluation.scorers import HEALTH, SCORERS
@@ -15,9 +16,12 @@ from blspkd.reporting.pages import render
 MEANINGS = "In percent. " + "; ".join(f"{scorer.label}: {scorer.meaning}" for scorer in HEALTH.values()) + "."
 COUNTED = ("Right: as many speech tokens as the transcript has tokens. Every system has utterances of its own in each "
            "part.")
+OTHERWISE = ("Percentage of answers that are not those of the system that the file names as `of`, whose models are "
+             "decoded otherwise.")
 COUNT = ("alignment", "count_accuracy")
 ALIGNMENT = ("input_kl", "top1", "first_kl", "response_kl", "response_top1", "nearest_wer", "nearest_top1",
-             "count_mae", "boundary_median_ms", "boundary_mean_ms", "boundary_within_50", "boundary_within_100")
+             "r1_speech_to_text", "r1_text_to_speech", "count_mae", "boundary_median_ms", "boundary_mean_ms",
+             "boundary_within_50", "boundary_within_100")
 COST = ("trained_parameters_m", "checkpoint_mib", "wall_s", "peak_mib", "utterances_per_s")
 DRIFT = ("kl_to_base", "changed_top1", "max_state_diff")
 Column = tuple[str, str]  # task, metric
@@ -27,7 +31,8 @@ def markdown(comparison: Comparison) -> str:
     """All tables, set by set, as Markdown."""
     measured, tasks = comparison.measured, _task_metrics(comparison.measured)
     health_of = next((one.task for one in measured if one.metric in HEALTH), "")
-    parts = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task))
+    parts = list(dict.fromkeys((one.task, one.metric) for one in measured if TYPE in one.task and
+                               one.metric != CHANGED))
     types, counts = ([column for column in parts if is_by_count(column[0]) == which] for which in (False, True))
     groups = [  # title, what its numbers mean, columns
         ("", "", tasks),
@@ -37,6 +42,8 @@ def markdown(comparison: Comparison) -> str:
            [column for column in counts if column[0].startswith(task + TYPE)])
           for task in dict.fromkeys(task.partition(TYPE)[0] for task, _ in counts)),
         ("Alignment", "", [("alignment", metric) for metric in ALIGNMENT]),
+        ("Answers that change", OTHERWISE, list(dict.fromkeys((one.task, CHANGED) for one in measured
+                                                              if one.metric == CHANGED))),
         (f"Output health of {health_of}", MEANINGS, [(health_of, metric) for metric in HEALTH]),
         ("Cost", "", [("cost", metric) for metric in COST]),
         ("What training did to the LLM on text", "", [("text", metric) for metric in DRIFT])]
@@ -157,7 +164,7 @@ def _head(column: Column, measured: Sequence[Measured]) -> str:
     How many have the right number of tokens differs from system to system: the cells say it.
     """
     task, metric = column
-    if metric not in SCORERS:
+    if metric not in SCORERS and metric != CHANGED:
         return tables.metric_label(metric)
     size = f" (n={measured[0].n})" if TYPE in task and not is_by_count(task) else ""
     return f"{task} {tables.metric_label(metric)}{size}"

@@ -26,8 +26,8 @@ CURVES = ("input_kl", "response_kl", "response_ce", "input_top1", "response_top1
 NO_CURVES = {"learning_rate", "grad_norm", "epoch", "total_flos"}
 KINDS = ("train", "eval")  # of curves
 ALIGNMENT = ("input_kl", "top1", "response_kl", "first_kl", "response_top1", "nearest_wer", "nearest_top1",
-             "count_accuracy", "count_mae", "boundary_median_ms", "boundary_bias_ms", "boundary_within_50",
-             "boundary_within_100")
+             "r1_speech_to_text", "r1_text_to_speech", "count_accuracy", "count_mae", "boundary_median_ms",
+             "boundary_bias_ms", "boundary_within_50", "boundary_within_100")
 SLICED = ("input_kl", "top1", "response_kl", "nearest_wer", "count_accuracy", "boundary_median_ms", "boundary_bias_ms")
 
 

@@ -174,7 +174,7 @@ def metric_label(metric: str) -> str:
     scorers = SCORERS | HEALTH | COUNTS
     if metric in scorers:
         return scorers[metric].label
-    return metric.replace("_kl", "_KL").replace("top1", "top-1").replace("_", " ")
+    return metric.replace("_kl", "_KL").replace("top1", "top-1").replace("r1_", "R@1 ").replace("_", " ")
 
 
 def _system_rank(system: System) -> tuple:

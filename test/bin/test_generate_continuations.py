@@ -88,6 +88,16 @@ def test_one_job_writes_continuations_and_info_and_leaves_nothing_else(one_job, 
     assert sorted(path.name for path in one_job.iterdir()) == sorted([*OUTPUTS, "text", "utt2spk"])
 
 
+def test_instructions_and_references_of_the_set_change_nothing(one_job, call, tiny_llm, tmp_path):
+    """A validation set may have both, for stage 4: here the LLM continues its text as that of any other set."""
+    data_dir = make_data_dir(tmp_path / "valid")
+    for name in "instruction", "text.qa":
+        (data_dir / name).write_text("".join(f"spk-utt{i:03d} Who was it?\n" for i in range(23)))
+    assert call(generate_continuations, *options_for(tiny_llm, data_dir)).returncode == 0
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
 @pytest.mark.parametrize("num_jobs", [2, 3, 7])
 def test_any_number_of_jobs_gives_the_same_files(one_job, call, tiny_llm, tmp_path, num_jobs):
     data_dir = make_data_dir(tmp_path / "train")

@@ -186,6 +186,10 @@ def test_the_official_layout_becomes_data_directories(finished):
     speakers = {name: set(read_table(data / name / "spk2utt")) for name in ("people", "valid", "test")}
     assert (not speakers["people"] & speakers["valid"]
             and not speakers["test"] & (speakers["people"] | speakers["valid"]))
+    for name in "valid", "test":  # the answers to all tasks, so that one need not choose on the test set
+        texts = read_table(data / name / "text")
+        assert read_table(data / name / "text.last") == {utt_id: text.split()[-1] for utt_id, text in texts.items()}
+        assert len(list((data / name).glob("text.*"))) == 6
     spliced = read_table(data / "spliced/text")
     assert spliced and not set(spliced.values()) & set(read_table(data / "people/text").values())
     assert len(read_table(data / "train/text")) == 2 * len(read_table(data / "people/text")) + len(spliced) + 30

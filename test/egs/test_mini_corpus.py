@@ -1,6 +1,7 @@
 """The embedded recipe's corpus: sentences, German, questions, continuations, voices and synthesis."""
 
 import filecmp
+import hashlib
 import importlib
 import json
 import os
@@ -92,6 +93,21 @@ def test_a_text_has_one_meaning(sentences, mini):
     for sentence in sentences:
         assert meanings.setdefault(sentence.text, (translate(sentence), questions(sentence))) == (
             translate(sentence), questions(sentence))
+
+
+def test_references_change_no_sentence(mini):
+    """The digests are those of the time when only the test set had references."""
+    digests = {"train": "57abf1a956c56188", "valid": "66d2e330be1e3c69", "test": "28ef0ba4c01b14ff"}
+    for name, digest in digests.items():
+        stream = f"spoken {name} 0"
+        rows = list(mini("corpus").spoken_rows(mini("grammar").Grammar(stream), mini("corpus").SPOKEN_SPLITS[name], 100,
+                                               random.Random(stream)))
+        kept = [{"text": row["text"]} for row in rows] if name == "valid" else rows
+        assert hashlib.sha256(json.dumps(kept, ensure_ascii=False).encode()).hexdigest()[:16] == digest, name
+        for row in rows if name == "valid" else ():
+            questions = mini("questions").questions(parse(mini, row["text"]))
+            assert (row["instruction"], row["qa"]) in [(one.text, one.answer) for one in questions]
+            assert row["translate"] == mini("german").translate(parse(mini, row["text"]))
 
 
 # --- splits ---
@@ -323,7 +339,9 @@ def test_data_directories_are_well_formed(recipe):
     for name, size in sizes.items():
         folder = recipe / "data" / name
         tables = ["wav.scp", "text", "utt2spk", "utt2dur"]
-        tables += ["text.translate", "text.qa", "text.initials", "instruction"] if name.startswith("test") else []
+        references = ["text.translate", "text.qa", "text.initials", "instruction"]
+        assert all((folder / other).exists() == (name != "train") for other in references)
+        tables += references if name != "train" else []
         keys = list(table(folder / "text"))
         assert keys == sorted(keys, key=str.encode)
         assert len(keys) == size

@@ -102,9 +102,12 @@ def test_the_rows_on_planted_data_are_planned_and_the_other_budgets_have_none_of
     config = load_config(CompareConfig, conf / "compare.yaml")
     runs = {run.system: run for run in plan(config, "scored", conf / "compare", check=resolved)}
     ours = {name for name in config.budgets["scored"].systems if name.startswith(("prefer-", "tags"))}
-    assert len(ours) == 10 and ours <= runs.keys() and {"blspkd", "blspkd-ce", "text"} <= runs.keys()
+    assert len(ours) == 11 and ours <= runs.keys() and {"blspkd", "blspkd-ce", "text"} <= runs.keys()
     assert runs["prefer-tag-good"].inference == "'--tags={\"quality\": \"good\"}'"
     assert runs["prefer-tag-good"].of == "prefer-tag-seed0" and runs["blspkd"].max_steps == 800
+    right, wrong = runs["tags-words"], runs["tags-digits"]
+    assert right.of == wrong.of == "tags-seed0" and (right.beside, wrong.beside) == ("tags-seed0", "tags-words-seed0")
+    assert '"words"' in right.inference and '"digits"' in wrong.inference
     assert not ours & set(config.of_budget("full").systems)
     for name in ours:
         first = (conf / f"compare/{name}.yaml").read_text().splitlines()[0].lower()

@@ -1,6 +1,7 @@
 """Alignment of speech with text: the measures against slow references, and the command that takes them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,30 @@ def test_the_command_writes_rows_summary_and_results(model_dir, data_dir, adapte
     assert {"duration", "speaking rate", "speaker"} <= set(summary["slices"])
     assert summary["token_slices"]["training frequency"]
     assert summary["by_position"]["input_kl"][0]["n"] == 12
+
+
+@torch.no_grad()
+def test_retrieval_equals_every_cosine_of_utterances_alone(listener, model_dir, data_dir, adapter):
+    text = Path(data_dir) / "text"
+    lines = text.read_text().splitlines()
+    lines[3] = f"{lines[3].split()[0]} {lines[8].split(' ', 1)[1]}"  # one transcript twice
+    text.write_text("\n".join(lines) + "\n")
+    rows, summary, results = run(model_dir, data_dir)
+    batch, embed = load_batch(listener, data_dir, 12), listener.model.causal_lm.get_input_embeddings()
+    said = [sorted(example.input.tolist()) for example in batch.examples]
+    speech, texts = [], [embed(torch.tensor(ids)).double().mean(0) for ids in said]
+    for row in range(12):
+        heard, *_ = slow(listener.model, batch, row, None)
+        speech.append(heard.tokens[0, :int(heard.n_tokens[0])].double().mean(0))
+    cosines = torch.stack([torch.cosine_similarity(one, torch.stack(texts), dim=-1) for one in speech])
+    for row in range(12):
+        assert rows[row]["retrieves_text"] == (said[int(cosines[row].argmax())] == said[row])
+        assert rows[row]["is_retrieved"] == (said[int(cosines[:, row].argmax())] == said[row])
+    for metric, key in ("r1_speech_to_text", "retrieves_text"), ("r1_text_to_speech", "is_retrieved"):
+        assert results[metric]["value"] == pytest.approx(100 * np.mean([row[key] for row in rows]), abs=1e-3)
+        assert results[metric]["n"] == 12
+        assert summary["measures"][metric] == pytest.approx(results[metric]["value"], abs=1e-3)
+    assert not any("pooled" in row for row in rows)
 
 
 @pytest.mark.parametrize("adapter", ["cformer"], indirect=True)

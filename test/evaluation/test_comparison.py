@@ -172,9 +172,9 @@ def test_a_merged_system_mixes_the_models_of_one_seed(conf_dir, tmp_path):
     ("of: blspkd\nmerge: {text: 0.5}", "merge: 'text' is no other system of this budget that is trained with seed 0"),
     ("of: blspkd\nmerge: {blspkd: 0.5}", "merge: 'blspkd' is no other system"),
     ("of: blspkd\nmerge: {blspkb: 0.5}", "merge: 'blspkb' is no other system"),
-    ("of: blspkd\nmerge: {blsp: 1.5}", "weights are above 0, and at most 1 together"),
-    ("of: blspkd\nmerge: {blsp: 0.7, none: 0.7}", "weights are above 0, and at most 1 together"),
-    ("of: blspkd\nmerge: {blsp: 0}", "weights are above 0"),
+    ("of: blspkd\nmerge: {blsp: 1.5}", "weights are from 0 to 1, and at most 1 together"),
+    ("of: blspkd\nmerge: {blsp: 0.7, none: 0.7}", "weights are from 0 to 1, and at most 1 together"),
+    ("of: blspkd\nmerge: {blsp: -0.1}", "weights are from 0 to 1"),
     ("of: blspkd\nmerge: {blsp: half}", "merge.blsp: expected float"),
     ("of: other\n", "of: 'other' is merged; name the system that was trained"),
 ])

@@ -27,7 +27,10 @@ TASKS = {"repeat": TaskConfig(instruction="Repeat.", metrics=["wer"]),
 
 
 class FakeListener:
-    """Knows utterances by the number of their samples; answers with the instruction's first letter and the words."""
+    """Knows utterances by the number of their samples; answers with the instruction's first letter and the words.
+
+    `loud`: samples -> whether any of them was not 0.
+    """
 
     extractor = SimpleNamespace(sampling_rate=RATE)
     prompt = SimpleNamespace(split=lambda transcript, instruction: SimpleNamespace(input=list(transcript)))
@@ -37,10 +40,12 @@ class FakeListener:
         self.die_after = die_after
         self.listened = self.answered = 0
         self.told = {}  # samples -> the number of tokens that was given
+        self.loud = {}
 
     def listen(self, waveforms, snap, recount, n_tokens):
         self.listened += len(waveforms)
         self.snap, self.recount = snap, recount
+        self.loud |= {len(waveform): bool(waveform.any()) for waveform in waveforms}
         if n_tokens is not None:
             self.told |= dict(zip(map(len, waveforms), n_tokens, strict=True))
         return [torch.zeros(len(waveform), 1) for waveform in waveforms]
@@ -196,6 +201,23 @@ def test_an_oracle_is_told_how_many_tokens_the_transcript_of_what_it_hears_has(d
     assert decode(data_dir, tmp_path / "exp", replace(config, count="transcript")) is None
     with pytest.raises(ConfigError, match="recount: with count 'transcript' the number of tokens is known"):
         replace(config, count="transcript", recount=1)
+
+
+def test_silence_has_the_lengths_of_the_utterances_and_nothing_else_of_them(data_dir, tmp_path, config):
+    lengths = [100 * number for number in range(1, len(WORDS) + 1)]
+    assert decode(data_dir, tmp_path / "exp", config).loud == dict.fromkeys(lengths, True)
+    typed = contents(tmp_path / "exp/decode_shout_test_set.text")
+    silence = replace(config, hears="silence")
+    listener = decode(data_dir, tmp_path / "exp", silence)
+    assert listener.loud == dict.fromkeys(lengths, False) and not listener.told
+    assert listener.answered == 2 * len(WORDS)  # other answers of what listens; those to typed text stay
+    assert contents(tmp_path / "exp/decode_shout_test_set.text") == typed
+    assert decode(data_dir, tmp_path / "exp", silence) is None
+    told = decode(data_dir, tmp_path / "exp", replace(silence, count="transcript"))  # what the number alone gives away
+    assert told.told == {100 * number: len(word) for number, word in enumerate(WORDS, 1)}
+    assert told.loud == dict.fromkeys(lengths, False)
+    again = decode(data_dir, tmp_path / "exp", config)
+    assert again.loud == dict.fromkeys(lengths, True)
 
 
 def test_an_oracle_is_refused_where_there_is_no_transcript_or_more_than_one_count(data_dir, tmp_path, config):

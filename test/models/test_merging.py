@@ -92,6 +92,22 @@ def test_both_ends_towards_none(trained, tmp_path):
                                                                      "adapter.safetensors"}
 
 
+def test_every_part_of_plain_lora_is_that_part_of_its_update(trained, tmp_path):
+    """alpha of Core-Cocktail: at 1 the bytes of the trained weights, at 0 none of them, else alpha times the update."""
+    a = trained("a", 1, plora_rank=2, plora_positions="all")
+    whole = updates(a)
+    for alpha in 0, 0.25, 0.5, 0.75, 1:
+        folder = tmp_path / f"merged{alpha}"
+        merge_models([a, "none"], [alpha, 1 - alpha], folder)
+        assert (folder / "adapter.safetensors").read_bytes() == (a / "adapter.safetensors").read_bytes()
+        found = updates(folder)
+        assert found.keys() == (whole.keys() if alpha else set())
+        for name, update in found.items():
+            torch.testing.assert_close(update, alpha * whole[name], rtol=1e-6, atol=1e-7)
+    lora = "plora/adapter_model.safetensors"
+    assert (tmp_path / "merged1" / lora).read_bytes() == (a / lora).read_bytes()
+
+
 def test_updates_are_mixed_as_products_and_not_factor_by_factor(trained, tmp_path):
     a = trained("a", 1, plora_rank=2, plora_alpha=32.0)
     b = trained("b", 2, plora_rank=3, plora_alpha=5.0)

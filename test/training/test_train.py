@@ -127,6 +127,23 @@ def test_other_options_in_the_same_folder_are_refused(data_dir, tiny_llm, tiny_e
         train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "2", "--learning_rate", "1e-4")
 
 
+def test_tasks_of_the_validation_set_change_nothing(data_dir, tiny_llm, tiny_encoder, tmp_path):
+    """Instructions and references, by which stage 4 can judge it, are none of stage 3's business."""
+    found, logs = [], []
+    for name in "without", "with":
+        valid = shutil.copytree(data_dir, tmp_path / name / "valid")
+        if name == "with":
+            for table in "instruction", "text.qa", "text.translate":
+                (valid / table).write_text("".join(f"{line.split()[0]} nothing like it\n" for line in
+                                                   (valid / "text").read_text().splitlines()))
+        extra = ["--valid_dir", str(valid), "--max_steps", "2", "--eval_steps", "1"]
+        found.append(train(data_dir, tiny_llm, tiny_encoder, tmp_path / name / "exp", *extra))
+        state = json.loads((tmp_path / name / "exp/checkpoint-2/trainer_state.json").read_text())
+        logs.append([row for row in state["log_history"] if "eval_response_kl" in row])
+    assert_same(*found)
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+
 def test_another_llm_than_the_continuations_is_refused(data_dir, tiny_llm, tiny_encoder, tmp_path, capsys):
     copy = shutil.copytree(tiny_llm, tmp_path / "other_llm")
     with pytest.raises(SystemExit):

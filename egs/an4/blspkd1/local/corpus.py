@@ -1,4 +1,4 @@
-"""Write the text of the AN4 recipe: examples for the LLM, sentences for the synthesiser, references of the test set.
+"""Write the text of the AN4 recipe: examples for the LLM, sentences for the synthesiser, references of two sets.
 
     python local/corpus.py --data_dir data --output_dir data/local [--num_lm 120000] [--num_spoken 6000] [--seed 0]
 
@@ -6,7 +6,7 @@ reads the transcripts of <data_dir>/{people,valid,test} and writes
     lm/train.jsonl, lm/dev.jsonl   rows {"task", "instruction", "input", "output"};
                                    dev: about the validation speakers' sentences
     spoken/synthetic.jsonl         rows {"text", "spoken"}: what is to be said, and how to write it for the synthesiser
-    <data_dir>/test/text.<task>    references by rule
+    <data_dir>/{valid,test}/text.<task>   references by rule
 No test sentence of more than one word occurs in the LLM's training rows, neither as input nor as output, or is spoken.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--num_spoken", type=int, default=6000, help="sentences to be spoken by the synthesiser")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    test = texts_of(args.data_dir, "test")
+    valid, test = texts_of(args.data_dir, "valid"), texts_of(args.data_dir, "test")
     forbidden = {text for text in test.values() if len(text.split()) > 1}
     people = list(texts_of(args.data_dir, "people").values())
 
@@ -75,15 +75,16 @@ def main() -> None:
                lm_rows(Grammar(people, forbidden, stream), args.num_lm, forbidden, random.Random(stream)))
     rng = random.Random(f"dev {args.seed}")
     write_rows(args.output_dir / "lm/dev.jsonl",
-               [lm_row(text, task, rng) for text in texts_of(args.data_dir, "valid").values() for task in SHARES])
+               [lm_row(text, task, rng) for text in valid.values() for task in SHARES])
     stream = f"spoken {args.seed}"
     grammar, rng = Grammar(people, forbidden, stream), random.Random(stream)
     write_rows(args.output_dir / "spoken/synthetic.jsonl",
                [spoken_row(grammar.draw(), rng) for _ in range(args.num_spoken)])
-    for task in INSTRUCTIONS:
-        if task != "repeat":
-            write_table(args.data_dir / f"test/text.{task}",
-                        {utt_id: answer(task, text) for utt_id, text in test.items()})
+    for name, texts in ("valid", valid), ("test", test):
+        for task in INSTRUCTIONS:
+            if task != "repeat":
+                write_table(args.data_dir / f"{name}/text.{task}",
+                            {utt_id: answer(task, text) for utt_id, text in texts.items()})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Utterance:
 
 def read_rows(spoken_dir: Path, sentences: str) -> list[dict]:
     """Rows of a recipe's local/corpus.py, in order: "text"; where the synthesiser should read something else, "spoken";
-    for a test set references by task and "instruction"."""
+    for a validation or test set references by task and "instruction"."""
     with open(spoken_dir / f"{sentences}.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 

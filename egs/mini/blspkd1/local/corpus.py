@@ -4,8 +4,8 @@
 
 writes
     lm/train.jsonl, lm/dev.jsonl    rows {"task", "instruction", "input", "output"}, to train and check the LLM
-    spoken/<set>.jsonl              rows {"text"}: what is to be said; for the test set with the references by task
-                                    ("translate", "qa", "initials") and the question as "instruction"
+    spoken/<set>.jsonl              rows {"text"}: what is to be said; for validation and test sets with the references
+                                    by task ("translate", "qa", "initials") and the question as "instruction"
 All training text comes from sentences of the train split, so no dev or test sentence occurs in it.
 """
 
@@ -67,7 +67,10 @@ def choose_question(sentence: Sentence, rng: random.Random) -> Question:
 
 
 def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) -> Iterator[dict]:
-    """`count` different sentences of `split`; those of the test split with their references."""
+    """`count` different sentences of `split`; those of dev and test with their references, by which one can choose.
+
+    rng: of the questions alone; the grammar draws the sentences, so that these do not depend on who has questions.
+    """
     seen: set[str] = set()
     while len(seen) < count:
         sentence = grammar.draw(split)
@@ -75,7 +78,7 @@ def spoken_rows(grammar: Grammar, split: str, count: int, rng: random.Random) ->
             continue
         seen.add(sentence.text)
         row = {"text": sentence.text}
-        if split == "test":
+        if split != "train":
             question = choose_question(sentence, rng)
             row |= {"translate": translate(sentence), "qa": question.answer, "initials": initials(sentence.text),
                     "instruction": question.text}
