@@ -254,7 +254,7 @@ class TrainConfig:
         if self.training.init_from and self.training.init_ctc_head:
             raise ConfigError("training.init_ctc_head: the model of init_from has a counter that has learnt more; set "
                               "one of the two")
-        if self.training.freeze_param and not (self.training.init_from or self.align):
+        if self.training.freeze_param and not (self.training.init_from or self.training.init_ctc_head or self.align):
             raise ConfigError(f"training.freeze_param: {self.training.freeze_param[0]} would stay as it was drawn; set "
                               "training.init_from, or align, too")
         if self.training.cache_teacher is True and not self._has_teacher():
