@@ -33,7 +33,7 @@ def test_what_is_to_beat_the_cascade_can_be_planned(monkeypatch):
     config = load_config(CompareConfig, CONF / "compare_heard.yaml")
     assert set(config.systems) == {path.stem for path in (CONF / "compare_heard").glob("*.yaml")}
     runs = {run.name: run for run in plan(config, "full", CONF / "compare_heard", check=resolved)}
-    assert runs["heard-oracle-seed2"].of == "blspkd+heard-seed2" and runs["blspkd+heard-seed2"].max_steps == 1600
+    assert runs["heard-oracle-seed2"].of == "blspkd+heard-seed2" and runs["blspkd+heard-seed2"].max_steps == 1200
 
 
 def test_the_merge_is_tried_from_one_end_to_the_other_without_training():
