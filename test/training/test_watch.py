@@ -15,14 +15,13 @@ from blspkd.training.watch import Watch
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("hang", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"])  # PyDLL keeps the GIL
+@pytest.mark.parametrize("hang", ["time.sleep(900)", "ctypes.PyDLL(None).sleep(900)"])  # PyDLL keeps the GIL
 def test_a_hang_ends_with_the_stacks_of_all_threads(warm, hang):
     code = ("import ctypes, time\nfrom blspkd.training.watch import Watch\n"
             f"def in_a_step(): time.sleep(0.5); {hang}\nwith Watch(0.02): in_a_step()")
-    begin = time.monotonic()
-    done = subprocess.run([warm / "bin/python", "-c", code], capture_output=True, text=True, timeout=50, check=False,
+    done = subprocess.run([warm / "bin/python", "-c", code], capture_output=True, text=True, timeout=400, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "RANK": "3", "WORLD_SIZE": "4"})
-    assert done.returncode == 1 and "in in_a_step" in done.stderr and time.monotonic() - begin < 40
+    assert done.returncode == 1 and "in in_a_step" in done.stderr
     if "PyDLL" not in hang:
         assert "rank 3 of 4 has done nothing for 0.02 minutes (training.hang_minutes)" in done.stderr
 
