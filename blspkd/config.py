@@ -225,8 +225,14 @@ class TrainingConfig:
     cache_encoder_frames: Switch = False
     cache_teacher: Switch = False
     cache_dir: str = ""  # runs may share one; empty: <output_dir>/cache; may be removed at any time
+    # a process that does nothing for so long ends, as do the others, which wait for it; all print where they stand
+    hang_minutes: float = 30.0  # 0: never
     deepspeed: str = ""  # a DeepSpeed configuration file
     find_unused_parameters: bool = False
+
+    def __post_init__(self):
+        if self.hang_minutes < 0:
+            raise ConfigError(f"training: hang_minutes: {self.hang_minutes} is below 0")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 Every message names the place (file, line or utterance) and the remedy. Commands print the message alone, without
 a traceback, and exit with status 1; anything that is not one of these is a bug of ours and keeps its traceback.
+A command that a signal has stopped, and that goes on when it is started again, exits with status 75.
 """
 
 import errno
@@ -24,6 +25,8 @@ SYSTEM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errn
           errno.EIO: "see whether a quota is used up or the disk is damaged,",
           errno.EMFILE: "raise the limit (ulimit -n)", errno.ENAMETOOLONG: "give a shorter name",
           errno.ENOTDIR: "name another place", errno.EISDIR: "name another place", errno.EEXIST: "name another place"}
+STOPPED = 75  # exit status of what a signal has stopped: the same command goes on later (EX_TEMPFAIL of sysexits.h)
+REFUSED = 78  # 1 for whoever starts us; tells blspkd.bin.launch that another try would end in the same way
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SMALL = 16 << 20  # bytes: a disk with less is full
 NUMBERED = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
@@ -60,6 +63,13 @@ class ContextError(DataError):
 
 class ModelError(BlspkdError):
     """A model path that is not there, or models that do not fit together."""
+
+
+class Stopped(BaseException):
+    """A signal has stopped this command, which loses nothing: the same command goes on later.
+
+    Without a message where another process says it.
+    """
 
 
 def refusal(error: BaseException, path: str | os.PathLike | None = None) -> OSError | None:
@@ -124,8 +134,13 @@ def _tell_refusal(error: BaseException) -> bool:
     return True
 
 
+def _refused_status() -> int:
+    """Of one of several processes that train together: what keeps them from being started again."""
+    return REFUSED if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's `main`: a `BlspkdError`, or a full disk, becomes one message on stderr and exit status 1."""
+    """Wrap a command's `main`: a `BlspkdError`, or a full disk, becomes one message on stderr and a status."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -136,7 +151,11 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             return main(*args, **kwargs)
         except BlspkdError as error:
             print(for_stream(f"error: {error}", sys.stderr), file=sys.stderr)
-            sys.exit(1)
+            sys.exit(_refused_status())
+        except Stopped as stopped:
+            if str(stopped):
+                print(f"{stopped}; start the same command again to go on from here", file=sys.stderr)
+            sys.exit(STOPPED)
         except KeyboardInterrupt:
             print("interrupted; start the same command again to go on from here", file=sys.stderr)
             sys.exit(130)
@@ -144,7 +163,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             refused = _tell_refusal(error)
             if not refused:
                 raise
-            sys.exit(1)
+            sys.exit(_refused_status())
         finally:
             if not refused:  # a thread may meet the same full disk later
                 threading.excepthook = before

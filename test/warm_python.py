@@ -92,7 +92,8 @@ if len(answer) != 4:
     sys.exit("the server of test/warm_python.py has ended")
 status = struct.unpack("i", answer)[0]
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
@@ -186,7 +187,8 @@ def _supervise(connection: socket.socket) -> None:
     def pass_on() -> None:
         while number := connection.recv(1):
             os.kill(program, number[0])
-        os.kill(program, signal.SIGKILL)  # the client has been killed
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.kill(program, signal.SIGKILL)  # the client has been killed
 
     threading.Thread(target=pass_on, daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])

@@ -5,7 +5,8 @@
 
 Any key of the configuration can be set by an option of its name. Where it has `align:`, an alignment without the LLM
 comes first, in its folder `align` (training/phases.py). A run that was stopped goes on from its last complete
-checkpoint.
+checkpoint. SIGTERM or SIGUSR1 stops it, with a checkpoint, at the end of a step (training/stopping.py); the exit status
+is 75 then.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from blspkd.config import TrainConfig
 from blspkd.config_file import load_config
 from blspkd.data.operations import make_operations
 from blspkd.errors import command
+from blspkd.training.signals import handled, stop_at_once
 
 
 @command
+@handled(stop_at_once)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported here, so that --help and mistakes in the options answer at once.
     import torch
     import transformers
+    from torch.distributed.elastic.multiprocessing.errors import record
 
     from blspkd.training.phase import is_done, train_phase
     from blspkd.training.phases import phases
@@ -51,14 +55,17 @@ def main(arguments: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     torch.set_flush_denormal(True)
+    train = train_phase
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        train = record(train)  # tells blspkd.bin.launch of an error
     *before, (last, folder) = phases(resolved(config, options.config), options.output_dir)
     for phase, phase_folder in before:
         phase = resolved(phase)
         if is_done(phase, phase_folder):
             logging.info("%s is there already", phase_folder / "model")
         else:
-            train_phase(phase, options.train_dir, options.valid_dir, phase_folder, folder)
-    train_phase(last, options.train_dir, options.valid_dir, folder, folder)
+            train(phase, options.train_dir, options.valid_dir, phase_folder, folder)
+    train(last, options.train_dir, options.valid_dir, folder, folder)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,11 @@ Identify = Callable[[str], dict[str, str]]  # name of a model -> what tells it f
 
 
 def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtractor, sets: dict[str, list[Example]],
-                heard: dict[str, float], folder: Path, identify: Identify, device: torch.device) -> dict[str, Cached]:
+                heard: dict[str, float], folder: Path, identify: Identify, device: torch.device,
+                beat: Callable[[], None] = lambda: None) -> dict[str, Cached]:
     """Complete the caches that `config` asks for, every rank its share of the shards; returns them by set.
 
-    heard: how often each utterance of a set is heard in the whole run, for `auto`.
+    heard: how often each utterance of a set is heard in the whole run, for `auto`. beat: called after every batch.
     Raises DataError where they do not fit on the disk.
     """
     several = dist.is_initialized() and dist.get_world_size() > 1
@@ -76,9 +77,7 @@ def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtract
         if several:
             dist.barrier()
         for cache in every:
-            cache.write(rank, num_ranks, device)
-        if several:
-            dist.barrier()
+            cache.write(rank, num_ranks, device, beat)
         for cache in every:
             cache.read()
     return {name: Cached(**{cache.kind: cache.store for cache in chosen}) for name, chosen in caches.items()}
@@ -158,10 +157,13 @@ class Cache(ABC):
             parts[-1].append(index)
         return parts
 
-    def write(self, rank: int, num_ranks: int, device: torch.device) -> None:
-        """Compute and write the shards that fall to this rank."""
-        data = self.config.data
-        parts = self.parts(num_ranks)[rank::num_ranks]
+    def write(self, rank: int, num_ranks: int, device: torch.device, beat: Callable[[], None]) -> None:
+        """Compute and write the shards that fall to this rank.
+
+        It waits for the others after each, so that no wait is long: collective operations have a time-out.
+        """
+        data, shares = self.config.data, self.parts(num_ranks)
+        parts = shares[rank::num_ranks]
         every = [replace(example, rate=1.0) for example in self.examples]  # also those that an epoch may leave out
         batches = [(number, [(0, part[i]) for i in batch]) for number, part in enumerate(parts)
                    for batch in BatchPlan([every[i] for i in part], data, 0, 1).epoch(0)]
@@ -177,10 +179,15 @@ class Cache(ABC):
                     logger.warning("%s", error)
                 if batch.utt_ids:
                     tensors |= zip(batch.utt_ids, self._compute(batch.to(device)), strict=True)
+                beat()
                 if bar:
                     bar.update(len(batch.utt_ids) + len(batch.errors))
             utt_ids = [self.examples[i].utt_id for i in parts[number]]
             self.store.write({utt_id: self.digests[utt_id] for utt_id in utt_ids}, tensors)
+            if num_ranks > 1:
+                dist.barrier()
+        if len(parts) < len(shares[::num_ranks]):  # by one
+            dist.barrier()
         if bar:
             bar.close()
 

@@ -22,12 +22,21 @@ from blspkd.models.base_models import model_identity
 from blspkd.models.model_folder import SpeechLlmConfig
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.cache import open_caches
-from blspkd.training.checkpoint import Split, begun_with, load_deepspeed_safely, newest_checkpoints
+from blspkd.training.checkpoint import begun_with, load_deepspeed_safely, newest_checkpoints
 from blspkd.training.objective import KdObjective
-from blspkd.training.run import check_continuations, check_unchanged, describe, keep_record, prompt_of, record_start
+from blspkd.training.run import (
+    check_continuations,
+    check_unchanged,
+    describe,
+    keep_record,
+    prompt_of,
+    record_start,
+    split_of,
+)
 from blspkd.training.start import freeze, start_from
 from blspkd.training.start_counter import start_counter
 from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
+from blspkd.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +75,12 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
         objective.speech_llm.enable_gradient_checkpointing()
     speech_llm.most_positions = config.training.most_positions
     arguments = training_arguments(config, output_dir)
-    split = begun_with(output_dir) or Split(arguments.world_size, arguments.gradient_accumulation_steps)
-    if split.num_ranks != arguments.world_size:
-        logger.info("this run began with %s: its steps keep their batches, dropout draws other numbers", split)
+    now = split_of(config, output_dir, arguments.world_size)
+    arguments.gradient_accumulation_steps = now.accumulation
+    split = begun_with(output_dir) or now
+    if split != now:
+        logger.info("this run began with %s, now there are %s: its steps keep their batches, dropout draws other "
+                    "numbers", split, now)
     arguments.max_steps = optimiser_steps(config, examples["train"], split)
     if config.training.deepspeed:
         load_deepspeed_safely()  # before its checkpoints are looked at
@@ -82,20 +94,21 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
         record_start(config, output_dir)
     heard = {"train": times_heard(config, examples["train"], arguments.max_steps, split),
              "valid": 1 + (arguments.max_steps // config.training.eval_steps if config.training.eval_steps else 0)}
-    trainer.cached = open_caches(config, objective.speech_llm, extractor, examples, heard,
-                                 Path(config.training.cache_dir or run_dir / "cache"), model_identity,
-                                 arguments.device)
-
-    if checkpoints:
-        logger.info("going on from %s", checkpoints[0].name)
-    with writing(output_dir):  # the Trainer's own files too
-        trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
-    if config.training.average_checkpoints:
-        newest = newest_checkpoints(output_dir, config.training.average_checkpoints)
-        trainer.load_average(newest)
-        logger.info("averaged %s", ", ".join(path.name for path in newest))
-    trainer.evaluate()
-    trainer.save_model(str(output_dir / "model"))
+    with Watch(config.training.hang_minutes) as watch:
+        trainer.add_callback(watch)
+        trainer.cached = open_caches(config, objective.speech_llm, extractor, examples, heard,
+                                     Path(config.training.cache_dir or run_dir / "cache"), model_identity,
+                                     arguments.device, watch.beat)
+        if checkpoints:
+            logger.info("going on from %s", checkpoints[0].name)
+        with writing(output_dir):  # the Trainer's own files too
+            trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
+        if config.training.average_checkpoints:
+            newest = newest_checkpoints(output_dir, config.training.average_checkpoints)
+            trainer.load_average(newest)
+            logger.info("averaged %s", ", ".join(path.name for path in newest))
+        trainer.evaluate()
+        trainer.save_model(str(output_dir / "model"))
 
 
 def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, output_dir: Path) -> list[Example]:

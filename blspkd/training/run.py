@@ -19,10 +19,10 @@ from blspkd.training.phases import alignment_of
 from blspkd.training.terms import TERMS, resolved_terms, term_options
 
 # Keys that may change between a run's start and its continuation: they change no result. gradient_accumulation may
-# change together with the number of ranks.
+# change together with the number of ranks, and does so by itself (`split_of`).
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
-              "loss.chunk_mib", "training.most_positions", "training.gradient_accumulation", "model.recount",
-              "model.recount_by", "model.recount_weight"}
+              "loss.chunk_mib", "training.most_positions", "training.hang_minutes", "training.gradient_accumulation",
+              "model.recount", "model.recount_by", "model.recount_weight"}
 
 OPERATIONS = "operations.json"
 INIT = "init.json"  # digests of the weights of training.init_from and init_ctc_head
@@ -94,7 +94,7 @@ def check_continuations(data_dir: str | Path, utt_ids: Iterable[str], written: C
 def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> None:
     """Make sure that a run that began in exp/<tag> began with this configuration. Raises ConfigError.
 
-    The ranks may change as long as a step has as many batches as before: it then consists of the very same ones.
+    The ranks may change as long as they can share as many batches as before: a step consists of the very same ones.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
@@ -107,15 +107,28 @@ def check_unchanged(config: TrainConfig, folder: str | Path, num_ranks: int) -> 
     if changed:
         raise ConfigError(f"{path}: this run began with other options ({'; '.join(changed)}); choose another --tag, or "
                           f"remove {folder} to start anew")
-    before, now = begun_with(folder), Split(num_ranks, config.training.gradient_accumulation)
-    if before and before.batches_per_step != now.batches_per_step:
-        raise ConfigError(f"{folder}: this run began with {before}, and now there would be {now}: it would go on with "
-                          f"other batches; set ranks and gradient_accumulation so that their product is "
-                          f"{before.batches_per_step} again, choose another --tag, or remove {folder} to start anew")
+    before, now = begun_with(folder), split_of(config, folder, num_ranks)
     if before and before.num_ranks != num_ranks and config.training.deepspeed:
         raise ConfigError(f"{folder}: this run began with {before}, and now there would be {now}: DeepSpeed's "
                           f"checkpoints are only for the same number of ranks; start it with {before.num_ranks} again")
     check_start(config, Path(folder))
+
+
+def split_of(config: TrainConfig, folder: str | Path, num_ranks: int) -> Split:
+    """How `num_ranks` ranks share the batches of a step, of which there are as many as when the run in `folder` began.
+
+    Where only the number of ranks has changed since, the accumulation is adapted. Raises ConfigError where the batches
+    cannot be shared alike, or gradient_accumulation is neither what it was nor what it has to be.
+    """
+    begun, asked = begun_with(folder), Split(num_ranks, config.training.gradient_accumulation)
+    if begun is None or begun.batches_per_step == asked.batches_per_step:
+        return asked
+    accumulation, left = divmod(begun.batches_per_step, num_ranks)
+    if left or asked.accumulation != begun.accumulation or asked.num_ranks == begun.num_ranks:
+        raise ConfigError(f"{folder}: this run began with {begun}, and now there would be {asked}: it would go on with "
+                          f"other batches; set ranks and gradient_accumulation so that their product is "
+                          f"{begun.batches_per_step} again, choose another --tag, or remove {folder} to start anew")
+    return Split(num_ranks, accumulation)
 
 
 def record_start(config: TrainConfig, folder: str | Path) -> None:

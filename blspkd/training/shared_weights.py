@@ -37,11 +37,15 @@ def share_frozen(model: nn.Module, path: Path) -> None:
     if not frozen:
         return
     if dist.get_rank() == 0:
-        with open(path, "wb") as file:
-            for p, size in zip(frozen, sizes, strict=True):
-                raw = p.detach().contiguous().view(-1).view(torch.uint8)
-                file.write(raw.numpy().data)
-                file.write(bytes(size - len(raw)))
+        try:
+            with open(path, "wb") as file:
+                for p, size in zip(frozen, sizes, strict=True):
+                    raw = p.detach().contiguous().view(-1).view(torch.uint8)
+                    file.write(raw.numpy().data)
+                    file.write(bytes(size - len(raw)))
+        except BaseException:  # a full disk: not for its remains
+            path.unlink(missing_ok=True)
+            raise
     dist.barrier()
     storage = torch.UntypedStorage.from_file(str(path), False, sum(sizes))
     start = 0

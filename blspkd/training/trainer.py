@@ -20,10 +20,12 @@ from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
 from blspkd.free_memory import Tidy, give_back
 from blspkd.models.pieces import is_large
-from blspkd.progress import progress_bar
+from blspkd.training.bar import Bar
 from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
 from blspkd.training.objective import Denominators, KdObjective
 from blspkd.training.shared_weights import SharedWeights
+from blspkd.training.signals import outlive
+from blspkd.training.stopping import Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +52,18 @@ def training_arguments(config: TrainConfig, output_dir: str | Path) -> TrainingA
         warmup_steps=training.warmup_steps, lr_scheduler_type=training.schedule, weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm, gradient_accumulation_steps=training.gradient_accumulation,
         bf16=training.bf16, use_cpu=use_cpu, ddp_backend="gloo" if several_cpu else None, seed=training.seed,
+        ddp_timeout=_collective_seconds(training.hang_minutes),
         logging_steps=training.log_steps, logging_first_step=True, logging_nan_inf_filter=False,
         save_strategy="steps", save_steps=training.save_steps,
         eval_strategy="steps" if training.eval_steps else "no", eval_steps=training.eval_steps or None,
         ddp_find_unused_parameters=training.find_unused_parameters, deepspeed=training.deepspeed or None,
         report_to=["tensorboard"], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=not use_cpu,
         average_tokens_across_devices=False)
+
+
+def _collective_seconds(hang_minutes: float) -> int:
+    """Time-out of a collective operation: the Watch comes first, which says where every rank stands."""
+    return round(90 * hang_minutes) + 60 if hang_minutes else 24 * 3600
 
 
 def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) -> int:
@@ -78,8 +86,10 @@ class KdTrainer(Trainer):
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
+        self.stopping = Stopping()
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
-                         callbacks=[_Bar(), _Snapshots(config, arguments), _Checkpoints(config), SharedWeights()])
+                         callbacks=[Bar(), _Snapshots(config, arguments), _Checkpoints(config), SharedWeights(),
+                                    self.stopping])
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
@@ -124,9 +134,10 @@ class KdTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Denominators:
         counts = Denominators.of(batch_samples)
         if self.args.world_size > 1:
-            values = torch.tensor([counts.input, counts.response, counts.utterances], device=device)
+            values = torch.tensor([counts.input, counts.response, counts.utterances, self.stopping.told], device=device)
             dist.all_reduce(values)
-            counts = Denominators(*values.tolist())
+            *values, told = values.tolist()
+            counts, self.stopping.agreed = Denominators(*values), told > 0
         self._counts += counts
         if not self.objective.own_length.drawn(self.state.global_step):
             self._of_aligned += counts
@@ -184,19 +195,27 @@ class KdTrainer(Trainer):
         loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training
         self.model.eval()
-        totals = torch.zeros(len(self.objective.units) + 3, dtype=torch.float64)
+        totals = torch.zeros(len(self.objective.units) + 4, dtype=torch.float64)
         give_back()  # training kept it for its next step
         for batch in loader:
+            if self.stopping.told:  # there may be no time for more than a checkpoint
+                totals[-1] = 1
+                break
             counts = Denominators.of([batch])
             sums = self.model(self._prepare_inputs(batch), counts).sums
-            totals += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
+            totals[:-1] += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
             self._tidy.after_step()
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.model.train(was_training)
         give_back()
         if self.args.world_size > 1:
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)
-        means = self.objective.means(totals[:-3].cpu(), Denominators(*totals[-3:].tolist()), training=False)
+        *counts, told = totals[-4:].tolist()
+        if told:
+            self.stopping.stop(self.control)
+            return {}
+        means = self.objective.means(totals[:-4].cpu(), Denominators(*counts), training=False)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self.log(metrics)
         return metrics
@@ -242,6 +261,7 @@ def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    outlive()
 
 
 class _Snapshots(TrainerCallback):
@@ -273,24 +293,3 @@ class _Checkpoints(TrainerCallback):
         if state.is_world_process_zero:
             split = begun_with(args.output_dir) or Split(args.world_size, args.gradient_accumulation_steps)
             finish_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", split, self.keep)
-
-
-class _Bar(TrainerCallback):
-    """Progress in optimiser steps, with the time left."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = progress_bar("training", total=state.max_steps, unit="step") if state.is_world_process_zero else None
-        if self.bar:
-            self.bar.update(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar:
-            self.bar.update(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar:
-            self.bar.close()

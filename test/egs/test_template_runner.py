@@ -204,6 +204,41 @@ def test_no_job_outlives_the_runner(tmp_path, number):
     wait_for(lambda: not any(map(is_running, pids)))
 
 
+def test_a_job_that_was_told_to_stop_is_no_failure_and_nothing_new_starts(run, tmp_path):
+    result = run("--keep_going", "true", "--max_jobs_run", 1, "JOB=1:3", "x.JOB.log", "bash", "-c",
+                 "touch ran.JOB; [ JOB = 1 ] && exit 1; exit 75")
+    assert result.returncode == 75
+    assert "job 1 failed: exit status 1" in result.stderr
+    assert "job 2 was told to stop; the same command goes on later: x.2.log" in result.stderr
+    assert "job 2 failed" not in result.stderr and not (tmp_path / "ran.3").exists()
+
+
+def test_a_job_has_time_to_write_a_checkpoint_also_below_another_runner(tmp_path):
+    """As stage 5 starts trainings."""
+    body = "trap 'sleep 1; touch saved; exit 75' TERM; touch begun; while true; do sleep 0.1; done"
+    script = f"{shlex.quote(str(RUN))} y.log bash -c {shlex.quote(body)}; true"
+    process = subprocess.Popen([sys.executable, RUN, "x.log", "bash", "-c", script], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "begun").exists())
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGUSR1 and (tmp_path / "saved").exists()
+
+
+def test_who_is_told_twice_ends_jobs_at_once(tmp_path):
+    body = "trap '' TERM; echo $$ > begun; while true; do sleep 0.1; done"
+    process = subprocess.Popen([sys.executable, RUN, "x.log", "bash", "-c", body], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "begun").exists() and (tmp_path / "begun").read_text().strip())
+    process.send_signal(signal.SIGTERM)
+    for line in process.stderr:
+        if "a training writes a checkpoint first (a second time: at once)" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert not is_running(int((tmp_path / "begun").read_text()))
+
+
 def test_jobs_end_with_the_recipe_that_started_them(tmp_path):
     (tmp_path / "recipe.sh").write_text(f"export BLSPKD_PID=$$\n{RUN} x.log bash -c 'echo $$ > job; sleep 60'\n:\n")
     process = subprocess.Popen(["bash", "recipe.sh"], cwd=tmp_path)

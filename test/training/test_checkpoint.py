@@ -1,11 +1,10 @@
 """Checkpoints count when they are whole; runs continue with the batches with which they began."""
 
-import json
 import logging
 import os
 import re
+import resource
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,12 @@ from blspkd.errors import ConfigError
 from blspkd.training.checkpoint import (
     MANIFEST,
     Split,
-    begun_with,
     complete_checkpoints,
     finish_checkpoint,
     load_deepspeed_safely,
 )
-from blspkd.training.run import check_unchanged
+from blspkd.training.run import check_unchanged, split_of
+from blspkd.training.trainer import KdTrainer
 
 OPTIONS = ["--pad_to_30s", "false", "--adapter_options",
            "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}",
@@ -197,42 +196,11 @@ def test_the_old_one_stays_until_the_new_one_is_whole(data_dir, tiny_llm, tiny_e
     assert [path.name for path in complete_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
 
 
-def torchrun(python: Path, num_ranks: int, *words: str) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks)]
-    return subprocess.run([python, *launcher[:5 * (num_ranks > 1)], "-m", "blspkd.bin.train", *words],
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=180, check=False)
-
-
-def test_a_step_keeps_its_batches_when_the_ranks_change(warm, data_dir, tiny_llm, tiny_encoder, tmp_path):
-    python = warm / "bin/python"
-    command = command_of(data_dir, tiny_llm, tiny_encoder, tmp_path / "run", "--batch_utterances", "3",
-                         "--max_steps", "-1", "--num_epochs", "1.5")
-    assert torchrun(python, 2, *command).returncode == 0
-    expected = model_of(tmp_path / "run")
-    last = complete_checkpoints(tmp_path / "run")[-1]
-    assert "rng_state_1.pth" in json.loads((last / MANIFEST).read_text())["files"]
-    shutil.rmtree(tmp_path / "run/model")
-    shutil.rmtree(last)
-
-    refused = torchrun(python, 1, *command)
-    assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert "2 ranks x gradient_accumulation 1 = 2 batches per step" in refused.stderr
-    assert "1 rank x gradient_accumulation 1 = 1 batch per step" in refused.stderr
-
-    allowed = torchrun(python, 1, *command, "--gradient_accumulation", "2")
-    assert allowed.returncode == 0, allowed.stderr[-2000:]
-    found = model_of(tmp_path / "run")
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5, msg=key)
-    assert begun_with(tmp_path / "run") == Split(2, 1)
-
-
 @pytest.mark.parametrize(("num_ranks", "accumulation", "deepspeed", "refused"), [
     (2, 2, "", ""), (4, 1, "", ""), (1, 4, "", ""), (2, 1, "", "2 ranks x gradient_accumulation 1 = 2 batches"),
-    (1, 2, "", "1 rank x gradient_accumulation 2 = 2 batches"), (2, 2, "zero.json", ""),
-    (4, 1, "zero.json", "DeepSpeed's checkpoints")])
+    (1, 2, "", ""), (4, 2, "", ""), (3, 2, "", "3 ranks x gradient_accumulation 2 = 6 batches"),  # the same in the file
+    (8, 2, "", "8 ranks x gradient_accumulation 2 = 16 batches"), (4, 3, "", "4 ranks x gradient_accumulation 3"),
+    (2, 2, "zero.json", ""), (4, 1, "zero.json", "DeepSpeed's checkpoints"), (1, 2, "zero.json", "DeepSpeed's")])
 def test_ranks_may_change_where_a_step_keeps_its_batches(tmp_path, num_ranks, accumulation, deepspeed, refused):
     save_config(TrainConfig(training=TrainingConfig(gradient_accumulation=2, deepspeed=deepspeed)),
                 tmp_path / "config.yaml")
@@ -241,6 +209,38 @@ def test_ranks_may_change_where_a_step_keeps_its_batches(tmp_path, num_ranks, ac
     now = TrainConfig(training=TrainingConfig(gradient_accumulation=accumulation, deepspeed=deepspeed))
     if not refused:
         check_unchanged(now, tmp_path, num_ranks)
+        assert split_of(now, tmp_path, num_ranks) == Split(num_ranks, 4 // num_ranks)
         return
     with pytest.raises(ConfigError, match=r"2 ranks x gradient_accumulation 2 = 4 batches.*" + re.escape(refused)):
         check_unchanged(now, tmp_path, num_ranks)
+
+
+@pytest.mark.parametrize("file", ["plora/adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_full_disk_leaves_the_checkpoint_before(data_dir, tiny_llm, tiny_encoder, tmp_path, file, monkeypatch,
+                                                  capsys):
+    """While a file of the second checkpoint is written, none may be larger than half of it was in the first."""
+    command = command_of(data_dir, tiny_llm, tiny_encoder, tmp_path / "run")
+    main(command)
+    expected = model_of(tmp_path / "run")
+    most = (tmp_path / "run/checkpoint-4" / file).stat().st_size // 2
+    shutil.rmtree(tmp_path / "run/model")
+    shutil.rmtree(tmp_path / "run/checkpoint-4")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = KdTrainer._save_checkpoint
+
+    def save_on_a_full_disk(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        return save(*args)
+
+    monkeypatch.setattr(KdTrainer, "_save_checkpoint", save_on_a_full_disk)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert end.value.code == 1
+    assert re.search(r"error: \S+/run\S*: File too large; .* start the same command again\n", capsys.readouterr().err)
+    assert [path.name for path in complete_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+    monkeypatch.setattr(KdTrainer, "_save_checkpoint", save)
+    main(command)
+    assert_equal(model_of(tmp_path / "run"), expected)

@@ -1,5 +1,8 @@
 """Processes that train on one machine have one copy of what is frozen, and compute with it what they did before."""
 
+import resource
+
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -55,4 +58,16 @@ def test_two_processes_share_what_is_frozen(tmp_path):
 
 def test_a_model_that_trains_all_has_nothing_to_share(tmp_path):
     share_frozen(nn.Linear(2, 2), tmp_path / "weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            share_frozen(build(), tmp_path / "weights")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ ngpu=1                                      # GPUs that train together on one ma
 num_nodes=1                                 # machines that train together
 num_procs=1                                 # processes that train together when ngpu is 0
 num_threads=1                               # CPU threads of a training process
+max_restarts=3                              # how often processes that train together are started again when one dies
 train_set=train                             # name of the training set below datadir
 valid_set=valid                             # name of the validation set
 test_sets="test"                            # names of the test sets, separated by spaces
@@ -59,7 +60,7 @@ given_options=("$@")
 . utils/log.sh
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
-at_least 1 nj num_nodes num_procs num_threads compare_jobs
+at_least 1 nj num_nodes num_procs num_threads compare_jobs; at_least 0 max_restarts
 [[ ${given_options[*]} != *BLSPKD_@(JOB|NODE)* ]] || # Kaldi's slurm.pl and queue.pl replace them wherever they stand
     die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name"
 . ./path.sh
@@ -118,8 +119,7 @@ if stage continuations; then
                 --value "continuation_args=${continuation_args}" --data "${dir}" text \
                 --output "${dir}/continuation" \
                 --remedy "To write them again, remove ${dir}/continuation; to keep them, give another --datadir"; then
-            ${generate_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${nj}" \
-                "${dir}/log/generate_continuations.BLSPKD_JOB.log" \
+            ${generate_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${nj}" "${dir}/log/generate_continuations.BLSPKD_JOB.log" \
                 "${python}" -m blspkd.bin.generate_continuations --config "${continuation_config}" --llm "${llm}" \
                 --data_dir "${dir}" --job BLSPKD_JOB --num_jobs "${nj}" "${continuation_words[@]}"
             { grep -h "nothing to do" "${dir}/log/generate_continuations.${nj}.log" || true; } | tail -n 1
@@ -136,7 +136,7 @@ if stage train; then
     done
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
             --text "${train_config}" --words "train_args=${train_args}" --ignore_unfinished "gradient_accumulation recount recount_by recount_weight" \
-            --model_in init_from --ignore "num_workers log_steps keep_checkpoints chunk_mib most_positions cache_dir" \
+            --model_in init_from --ignore "num_workers log_steps keep_checkpoints chunk_mib most_positions cache_dir hang_minutes" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             $(side_tables "${datadir}/${train_set}") \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
@@ -145,7 +145,7 @@ if stage train; then
         rm -f "${exp}/rendezvous"
         ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" BLSPKD_NODE="1:${num_nodes}" \
             "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.BLSPKD_NODE.log; else echo train.log; fi)" \
-            utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+            utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --max_restarts "${max_restarts}" \
             --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
             blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
             --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" "${train_words[@]}"

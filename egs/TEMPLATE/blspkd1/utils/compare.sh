@@ -38,7 +38,7 @@ for jobs in ${typed:+"${typed}:${typed}"} "1:${num_first}" "$((num_first + 1)):$
         BLSPKD_JOB="${jobs}" "${compare}/log/run.BLSPKD_JOB.log" \
         utils/compare_run.sh BLSPKD_JOB "${compare}/plan.tsv" "${align_sets}" "${given_options[@]}" \
         --num_procs 1 --nj 1 --test_sets "${compare_sets}" --expdir "${compare}" --train_args "${compare_args}" \
-        --inference_args "${inference_args}" || all_ran=false
+        --inference_args "${inference_args}" || { [ $? -ne 75 ] || exit 75; all_ran=false; }  # 75: stopped, goes on later
 done
 "${python}" -m blspkd.bin.compare table "${systems[@]}" --test_sets "${compare_sets}" "${inference_words[@]}"
 compared=()

@@ -15,8 +15,9 @@ only a cluster needs are accepted and ignored:
     --screen true      show the job's lines here too, not only in its log
 Each job's output goes to its log. Progress bars are shown here (one live line on a terminal, else one line every
 30 s); the log keeps only their last state. When a job fails, the end of its log, its path and the command to run it
-again are shown at once; running jobs go on, waiting ones do not start, and the exit status is 1. When this program
-ends, however it ends, its jobs end too.
+again are shown at once; running jobs go on, waiting ones do not start, and the exit status is 1. It is 75 where a job
+ended with that, as a training does that a signal has stopped: the same command goes on later. When this program ends,
+however it ends, its jobs end too; a training has a minute to write a checkpoint, unless we are told a second time.
 """
 
 import collections
@@ -29,14 +30,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.job import Job, now, signal_group
+from runner.job import STOPPED, Job, now, signal_group
 from runner.memory import note_alive, record_peak, tree_mib
 from runner.refusals import tell_refusals
 from runner.screen import Screen
 from runner.watchdog import Watchdog
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+GRACE_SECONDS = 60  # between SIGTERM and SIGKILL
+SILENT_SECONDS = 2  # of it, before we say what we wait for
 MEMORY_SECONDS = 2  # between two looks at the memory in use
 
 
@@ -150,8 +152,8 @@ def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
     selector = selectors.DefaultSelector()
     watchdog = Watchdog()
 
-    while running or (waiting and (keep_going or not failed)):
-        while waiting and slots.free and (keep_going or not failed) and not signals:
+    while running or (waiting and may_start(failed, keep_going)):
+        while waiting and slots.free and may_start(failed, keep_going) and not signals:
             job = waiting.popleft()
             slots.take(job)
             job.environment.update(screen.environment())
@@ -185,7 +187,7 @@ def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
         if watched and os.getppid() != caller:
             signals.append(signal.SIGTERM)
         if signals:
-            stop(running, signals)
+            stop(running, signals, screen)
             break
     watchdog.close()
     record_peak(peak)
@@ -194,19 +196,29 @@ def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
     return failed
 
 
-def stop(running: list, signals: list) -> None:
+def may_start(failed: list, keep_going: bool) -> bool:
+    """Whether waiting jobs may start: who stops one wants the machine."""
+    return (keep_going or not failed) and all(job.status != STOPPED for job in failed)
+
+
+def stop(running: list, signals: list, screen: Screen) -> None:
     """End the jobs; by force after a while, or when told a second time."""
-    told = len(signals)
-    deadline = time.monotonic() + GRACE_SECONDS
+    told, begin, said = len(signals), time.monotonic(), False
     for job in running:
         signal_group(job.process.pid, signal.SIGTERM)
     while running:
-        if time.monotonic() > deadline or len(signals) > told:
+        seconds = time.monotonic() - begin
+        by_force = seconds > GRACE_SECONDS or len(signals) > told
+        if by_force:
             for job in running:
                 signal_group(job.process.pid, signal.SIGKILL)
+        elif seconds > SILENT_SECONDS and not said:
+            screen.say(f"{now()} (run.py) stopping; a training writes a checkpoint first (a second time: at once)",
+                       error=True)
+            said = True
         for job in list(running):
             job.read()
-            if job.ended():
+            if job.ended() and (job.at_end or by_force):  # its own children may take longer than itself
                 job.close()
                 running.remove(job)
         time.sleep(0.05)
@@ -236,7 +248,7 @@ def main() -> None:
         for what, some in (("also failed", failed[1:]), ("not started", [job for job in jobs if job.status is None])):
             if some:
                 screen.say(f"{what}: job {', '.join(str(job.number) for job in some)}", error=True)
-        sys.exit(1)
+        sys.exit(1 if may_start(failed, keep_going=True) else STOPPED)
     log = request.fill(request.log, "*") if len(jobs) > 1 else jobs[0].log
     screen.say(f"{now()} (run.py) {len(jobs)} job{'s' if len(jobs) > 1 else ''} done in "
                f"{time.monotonic() - started:.0f} s: {log}")

@@ -11,6 +11,8 @@ from pathlib import Path
 from runner.memory import usage_mib
 from runner.output import JobOutput
 
+STOPPED = 75  # exit status of a training that a signal has stopped: the same command goes on later
+
 
 class Job:
     """A command that runs in a session of its own, so that all of it can be told to stop."""
@@ -81,6 +83,8 @@ class Job:
 
     def failure(self) -> str:
         """Why it failed, the end of its log, and how to run it again."""
+        if self.status == STOPPED:
+            return f"{now()} (run.py) job {self.number} was told to stop; the same command goes on later: {self.log}"
         reason = f"exit status {self.status}"
         if self.status < 0:
             reason = f"killed by {signal.Signals(-self.status).name}"

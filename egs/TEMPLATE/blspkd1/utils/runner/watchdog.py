@@ -6,7 +6,7 @@ import time
 
 from runner.job import signal_group
 
-PATIENCE_SECONDS = 5  # between SIGTERM and SIGKILL
+PATIENCE_SECONDS = 20  # between SIGTERM and SIGKILL
 
 
 class Watchdog:
