@@ -50,6 +50,19 @@ def warm() -> Iterator[Path]:
         yield venv
 
 
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """The environment of a Slurm of two nodes that runs for the tests."""
+    helper = load_module("slurm_cluster")
+    if reason := helper.missing():
+        pytest.skip(reason)
+    try:
+        with helper.cluster() as configuration:
+            yield {**os.environ, "SLURM_CONF": str(configuration), "PATH": helper.PATHS}
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 SENTENCES = ["the farmer sold six bags", "a nurse saw the old house", "we found two red cats in the park",

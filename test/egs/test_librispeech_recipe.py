@@ -44,8 +44,10 @@ def copy_recipe(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(warm) -> Callable[..., subprocess.CompletedProcess]:
     """Run a script in a recipe's folder, with the warm Python."""
-    def call(recipe: Path, script: str, *words: object, timeout: float = 60) -> subprocess.CompletedProcess:
+    def call(recipe: Path, script: str, *words: object, timeout: float = 60, **variables: str
+             ) -> subprocess.CompletedProcess:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "VENV": str(warm)}
+        environment |= variables
         return subprocess.run([script, *map(str, words)], cwd=recipe, env=environment, text=True, timeout=timeout,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -330,3 +332,20 @@ def test_the_comparison_has_a_system_that_listens_and_one_that_reads(finished):
 def test_started_again_it_finds_everything_done(run, finished):
     done = run(finished, "./run_debug.sh", "--stop_stage", "train")
     assert done.returncode == 0 and "train: done on" in done.stdout, done.stdout
+
+
+def test_on_a_slurm_cluster_the_recipe_makes_the_same_files(run, finished, slurm, tmp_path):
+    recipe = copy_recipe(tmp_path / "blspkd1")
+    shutil.copy(finished / "db.sh", recipe)
+    commands = recipe / "cmd.sh"
+    commands.write_text(commands.read_text().replace("cluster=utils/run.py", "cluster=utils/slurm.py"))
+    done = run(recipe, "./run_debug.sh", "--nj", 2, timeout=400, SLURM_CONF=slurm["SLURM_CONF"], PATH=slurm["PATH"])
+    assert done.returncode == 0, done.stdout[-6000:]
+    for folder, names in (("data/debug/train/log", ["generate_continuations.BLSPKD_JOB"]), ("exp/debug", ["train"]),
+                          ("exp/debug/log", ["decode.BLSPKD_JOB"])):
+        assert [path.stem for path in (recipe / folder / "slurm").glob("*.sh")] == names
+    made = [path.relative_to(finished) for pattern in (
+        "data/debug/*/text", "data/debug/*/utt2dur", "data/debug/*/continuation", "exp/debug/model/*.safetensors",
+        "exp/debug/decode_*/hyp.jsonl", "exp/debug/decode_*/text") for path in finished.glob(pattern)]
+    assert len(made) >= 14
+    assert not [path for path in made if (recipe / path).read_bytes() != (finished / path).read_bytes()]

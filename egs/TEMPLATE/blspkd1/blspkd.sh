@@ -142,8 +142,8 @@ if stage train; then
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
-        rm -f "${exp}/rendezvous"
-        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? 1 : num_procs)))" BLSPKD_NODE="1:${num_nodes}" \
+        rm -f "${exp}/rendezvous"*
+        ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? ngpu : num_procs)))" BLSPKD_NODE="1:${num_nodes}" \
             "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.BLSPKD_NODE.log; else echo train.log; fi)" \
             utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --max_restarts "${max_restarts}" \
             --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \

@@ -1,11 +1,13 @@
 # To be sourced: what runs the jobs of a recipe.
 #
-# On this machine: utils/run.py. On a cluster: Kaldi's or ESPnet's slurm.pl, queue.pl, ... , which are called in the
-# same way (`$cmd --gpu 1 JOB=1:4 log/x.JOB.log command JOB`): put it into a folder of your PATH, with its configuration
-# (partitions, what --gpu means) in conf/slurm.conf or conf/queue.conf, and name it here, for example
-#   cluster="slurm.pl --mem 16G"
+# The one line to change is `cluster=`. On this machine: utils/run.py. On a Slurm cluster: utils/slurm.py, with sbatch's
+# options for this site (`utils/slurm.py --help`), for example
+#   cluster="utils/slurm.py --partition gpu --time 24:00:00 --mem 32G"
 # The jobs need this folder, the models and the data at the same path on every machine.
-# Kaldi's scripts hand the words of a command to a shell: give them no $, ` or ; in options (utils/run.py takes any).
+#
+# Elsewhere: Kaldi's or ESPnet's queue.pl, ssh.pl, ... , which are called in the same way (`$cmd --gpu 1 JOB=1:4
+# log/x.JOB.log command JOB`): put it into a folder of your PATH, with its configuration in conf/queue.conf, and name it
+# here. Kaldi's scripts hand the words of a command to a shell: give them no $, ` or ; in options (ours take any).
 # shellcheck shell=bash disable=SC2034
 
 cluster=utils/run.py

@@ -16,89 +16,33 @@ only a cluster needs are accepted and ignored:
 Each job's output goes to its log. Progress bars are shown here (one live line on a terminal, else one line every
 30 s); the log keeps only their last state. When a job fails, the end of its log, its path and the command to run it
 again are shown at once; running jobs go on, waiting ones do not start, and the exit status is 1. It is 75 where a job
-ended with that, as a training does that a signal has stopped: the same command goes on later. When this program ends,
-however it ends, its jobs end too; a training has a minute to write a checkpoint, unless we are told a second time.
+ended with that, as a training does that a signal has stopped: the same command goes on later; of a single job that was
+killed, it is 128 + the signal's number. When this program ends, however it ends, its jobs end too; a training has a
+minute to write a checkpoint (after SIGUSR1, the warning of a scheduler, all the time that this leaves), unless we are
+told a second time.
 """
 
 import collections
+import math
 import os
-import re
 import selectors
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.job import STOPPED, Job, now, signal_group
+from runner.account import conclude, may_start, now, stopped
+from runner.job import Job, signal_group
 from runner.memory import note_alive, record_peak, tree_mib
 from runner.refusals import tell_refusals
+from runner.request import count, fail, parse
 from runner.screen import Screen
-from runner.watchdog import Watchdog
+from runner.stop import Stopped, StopSignals
+from runner.watchdog import Watchdog, end_groups
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_SECONDS = 60  # between SIGTERM and SIGKILL
 SILENT_SECONDS = 2  # of it, before we say what we wait for
 MEMORY_SECONDS = 2  # between two looks at the memory in use
-
-
-class Stopped(Exception):
-    """A signal told us to stop; its number is the argument."""
-
-
-@dataclass
-class Request:
-    """The command line, taken apart."""
-
-    options: dict = field(default_factory=dict)
-    name: str = ""  # "JOB"; empty: a single job without a number
-    first: int = 1
-    last: int = 1
-    log: str = ""
-    command: list = field(default_factory=list)
-
-    def jobs(self) -> list:
-        return [Job(number, self.fill(self.log, number), [self.fill(word, number) for word in self.command])
-                for number in range(self.first, self.last + 1)]
-
-    def fill(self, text: str, number: object) -> str:
-        """`text` with a job's number in the place of the name."""
-        return re.sub(rf"\b{self.name}\b", str(number), text) if self.name else text
-
-
-def parse(arguments: list) -> Request:
-    request = Request()
-    words = collections.deque(arguments)
-    while words:
-        word = words[0]
-        numbers = re.fullmatch(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", word)
-        if numbers:
-            request.name, request.first, request.last = numbers[1], int(numbers[2]), int(numbers[3] or numbers[2])
-            words.popleft()
-        elif word.startswith("-"):
-            words.popleft()
-            key, given, value = word.lstrip("-").replace("-", "_").partition("=")
-            if word != "-V" and not given:
-                value = words.popleft() if words else fail(f"{word} needs a value")
-            request.options[key] = value
-        else:
-            break
-    if len(words) < 2:
-        fail("usage: run.py [options] [JOB=first:last] LOG COMMAND [ARGUMENT ...]")
-    request.log, *request.command = words
-    if request.last < request.first:
-        fail(f"{request.name}={request.first}:{request.last}: the last job comes before the first")
-    if request.last > request.first and request.fill(request.log, "") == request.log:
-        fail(f"{request.log}: several jobs cannot share one log; put {request.name} into its name")
-    return request
-
-
-def count(options: dict, key: str, default: int, smallest: int) -> int:
-    """A whole-number option."""
-    value = str(options.get(key, default))
-    if not value.isdigit() or int(value) < smallest:
-        fail(f"--{key} {value}: not a whole number from {smallest} up")
-    return int(value)
 
 
 class Slots:
@@ -141,19 +85,14 @@ def visible_gpus() -> list:
 
 def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
     """Run the jobs; returns those that failed, in the order of failing. Raises Stopped."""
-    signals = []
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: signals.append(number))
-    caller = os.getppid()
-    watched = os.environ.get("BLSPKD_PID") == str(caller)  # the recipe script; a login shell may leave us behind
+    stop_signals = StopSignals()
     waiting, running, failed = collections.deque(jobs), [], []
     peak, next_look = 0, 0.0
     selector = selectors.DefaultSelector()
-    watchdog = Watchdog()
+    watchdog = Watchdog(end_groups)
 
     while running or (waiting and may_start(failed, keep_going)):
-        while waiting and slots.free and may_start(failed, keep_going) and not signals:
+        while waiting and slots.free and may_start(failed, keep_going) and not stop_signals.received:
             job = waiting.popleft()
             slots.take(job)
             job.environment.update(screen.environment())
@@ -175,7 +114,7 @@ def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
             running.remove(job)
             slots.give_back(job)
             peak = max(peak, job.peak_mib)
-            if job.status != 0 and not signals:
+            if job.status != 0 and not stop_signals.received:
                 failed.append(job)
                 if keep_going or len(failed) == 1:
                     screen.say(job.failure(), error=True)
@@ -184,31 +123,26 @@ def run(jobs: list, slots: Slots, screen: Screen, keep_going: bool) -> list:
             note_alive()
             next_look = time.monotonic() + MEMORY_SECONDS
         screen.show(jobs)
-        if watched and os.getppid() != caller:
-            signals.append(signal.SIGTERM)
-        if signals:
-            stop(running, signals, screen)
+        if stop_signals.look():
+            stop(running, stop_signals.received, screen)
             break
     watchdog.close()
     record_peak(peak)
-    if signals:
-        raise Stopped(signals[0])
+    warned = stop_signals.received[:1] == [signal.SIGUSR1]
+    if stop_signals.received and not (warned and all(job.status == 0 for job in jobs)):  # they came to their end
+        raise Stopped(stop_signals.received[0])
     return failed
-
-
-def may_start(failed: list, keep_going: bool) -> bool:
-    """Whether waiting jobs may start: who stops one wants the machine."""
-    return (keep_going or not failed) and all(job.status != STOPPED for job in failed)
 
 
 def stop(running: list, signals: list, screen: Screen) -> None:
     """End the jobs; by force after a while, or when told a second time."""
     told, begin, said = len(signals), time.monotonic(), False
+    patience = math.inf if signals[0] == signal.SIGUSR1 else GRACE_SECONDS
     for job in running:
         signal_group(job.process.pid, signal.SIGTERM)
     while running:
         seconds = time.monotonic() - begin
-        by_force = seconds > GRACE_SECONDS or len(signals) > told
+        by_force = seconds > patience or len(signals) > told
         if by_force:
             for job in running:
                 signal_group(job.process.pid, signal.SIGKILL)
@@ -224,34 +158,19 @@ def stop(running: list, signals: list, screen: Screen) -> None:
         time.sleep(0.05)
 
 
-def fail(message: str):
-    print(f"run.py: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("--help", "-h"):
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 1)
     request = parse(sys.argv[1:])
-    jobs = request.jobs()
+    jobs = [Job(number, request.fill(request.log, number), request.words(number)) for number in request.numbers]
     screen = Screen(echo=request.options.get("screen") == "true")
     started = time.monotonic()
     try:
         failed = run(jobs, Slots(request.options), screen, request.options.get("keep_going") == "true")
-    except Stopped as stopped:
-        number = stopped.args[0]
-        screen.say(f"{now()} (run.py) stopped by {signal.Signals(number).name}; the same command goes on from here",
-                   error=True)
-        sys.exit(128 + number)
-    if failed:
-        for what, some in (("also failed", failed[1:]), ("not started", [job for job in jobs if job.status is None])):
-            if some:
-                screen.say(f"{what}: job {', '.join(str(job.number) for job in some)}", error=True)
-        sys.exit(1 if may_start(failed, keep_going=True) else STOPPED)
-    log = request.fill(request.log, "*") if len(jobs) > 1 else jobs[0].log
-    screen.say(f"{now()} (run.py) {len(jobs)} job{'s' if len(jobs) > 1 else ''} done in "
-               f"{time.monotonic() - started:.0f} s: {log}")
+    except Stopped as signal_number:
+        sys.exit(stopped(screen, signal_number.args[0]))
+    sys.exit(conclude(screen, request, jobs, failed, time.monotonic() - started))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from runner.account import failure, now, reason_of
 from runner.memory import usage_mib
 from runner.output import JobOutput
-
-STOPPED = 75  # exit status of a training that a signal has stopped: the same command goes on later
 
 
 class Job:
@@ -83,16 +82,7 @@ class Job:
 
     def failure(self) -> str:
         """Why it failed, the end of its log, and how to run it again."""
-        if self.status == STOPPED:
-            return f"{now()} (run.py) job {self.number} was told to stop; the same command goes on later: {self.log}"
-        reason = f"exit status {self.status}"
-        if self.status < 0:
-            reason = f"killed by {signal.Signals(-self.status).name}"
-            reason += " (out of memory?)" if self.status == -signal.SIGKILL else ""
-        path = ". ./path.sh && " if os.path.exists("path.sh") else ""
-        return "\n".join([f"run.py: job {self.number} failed: {reason}; its last lines:", *self.output.last_lines, "",
-                          f"log:   {self.log}",
-                          f"rerun: cd {shlex.quote(os.getcwd())} && {path}{self.command_line}"])
+        return failure(self, reason_of(self.status), self.output.last_lines, self.log, self.command_line)
 
     def _account(self) -> None:
         seconds = time.monotonic() - self.started
@@ -106,7 +96,3 @@ def signal_group(leader: int, number: int) -> None:
         os.killpg(leader, number)
     except ProcessLookupError:
         pass
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")

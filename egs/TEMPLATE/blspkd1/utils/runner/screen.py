@@ -1,10 +1,13 @@
-"""What run.py shows while jobs run: one live line on a terminal, else a line now and then."""
+"""What run.py and slurm.py show while jobs run: one live line on a terminal, else a line now and then."""
 
 import os
 import re
 import shutil
 import sys
 import time
+
+from runner.account import now
+from runner.request import program
 
 LIVE_SECONDS = 0.3
 PLAIN_SECONDS = 30
@@ -32,8 +35,8 @@ class Screen:
         self._erase()
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
-    def show(self, jobs: list) -> None:
-        """Show the jobs' new lines (with `echo`) and, when it is time, their progress."""
+    def show(self, jobs: list, otherwise: str = "") -> None:
+        """Show the jobs' new lines (with `echo`) and, when it is time, their progress; `otherwise`: without bars."""
         for job in jobs:
             if job.output:
                 lines, job.output.new_lines = job.output.new_lines, []
@@ -41,7 +44,7 @@ class Screen:
                     self.say("\n".join(lines))
         if time.monotonic() < self._next:
             return
-        text = summary(jobs, time.monotonic() - self._started)
+        text = summary(jobs, time.monotonic() - self._started) or otherwise
         if self.live:
             self._next = time.monotonic() + LIVE_SECONDS
             if text != self._shown:
@@ -51,7 +54,7 @@ class Screen:
                 self._shown = text
         elif text:
             self._next = time.monotonic() + PLAIN_SECONDS
-            print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} (run.py) {text}", file=sys.stderr, flush=True)
+            print(f"{now()} ({program()}) {text}", file=sys.stderr, flush=True)
 
     def _erase(self) -> None:
         if self._shown:

@@ -1,8 +1,9 @@
-"""A small process that outlives run.py and ends its jobs when run.py was killed and could not do so itself."""
+"""A small process that outlives run.py or slurm.py and ends its jobs when that was killed and could not do so."""
 
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from runner.job import signal_group
 
@@ -10,31 +11,34 @@ PATIENCE_SECONDS = 20  # between SIGTERM and SIGKILL
 
 
 class Watchdog:
-    """Knows the jobs' process groups through a pipe; the end of the pipe means that run.py is gone."""
+    """Knows the jobs' numbers, of process groups or of Slurm, through a pipe; its end means that the runner is gone.
 
-    def __init__(self):
+    end_jobs: called in the small process, with the numbers of the jobs that still run.
+    """
+
+    def __init__(self, end_jobs: Callable[[set], None]):
         ours, self._pipe = os.pipe()
         self._process = os.fork()
         if self._process == 0:
             try:
                 os.close(self._pipe)
-                _watch(ours)
+                _watch(ours, end_jobs)
             finally:
                 os._exit(0)
         os.close(ours)
 
-    def add(self, group: int) -> None:
-        os.write(self._pipe, b"+%d\n" % group)
+    def add(self, job: int) -> None:
+        os.write(self._pipe, b"+%d\n" % job)
 
-    def remove(self, group: int) -> None:
-        os.write(self._pipe, b"-%d\n" % group)
+    def remove(self, job: int) -> None:
+        os.write(self._pipe, b"-%d\n" % job)
 
     def close(self) -> None:
         os.close(self._pipe)
         os.waitpid(self._process, 0)
 
 
-def _watch(pipe: int) -> None:
+def _watch(pipe: int, end_jobs: Callable[[set], None]) -> None:
     """Body of the watchdog process."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -42,10 +46,15 @@ def _watch(pipe: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # or a reader of our caller's output would wait for us
         os.dup2(null, descriptor)
-    groups = set()
+    jobs = set()
     with open(pipe, encoding="ascii") as lines:
         for line in lines:
-            (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+            (jobs.add if line[0] == "+" else jobs.discard)(int(line[1:]))
+    end_jobs(jobs)
+
+
+def end_groups(groups: set) -> None:
+    """SIGTERM to these process groups, after a while SIGKILL."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     for group in groups:
         signal_group(group, signal.SIGTERM)
