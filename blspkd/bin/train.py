@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
     import transformers
 
+    from blspkd.training.parallel import check_parallel
     from blspkd.training.phase import is_done, train_phase
     from blspkd.training.phases import phases
     from blspkd.training.run import resolved
@@ -51,7 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     torch.set_flush_denormal(True)
-    *before, (last, folder) = phases(resolved(config, options.config), options.output_dir)
+    *before, (last, folder) = every = phases(resolved(config, options.config), options.output_dir)
+    for phase, _ in every:
+        check_parallel(phase)
     for phase, phase_folder in before:
         phase = resolved(phase)
         if is_done(phase, phase_folder):

@@ -10,20 +10,23 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from blspkd.config import TrainConfig
-from blspkd.config_file import save_config
 from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
 from blspkd.free_memory import Tidy, give_back
 from blspkd.models.pieces import is_large
-from blspkd.progress import progress_bar
-from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
+from blspkd.training.bar import Bar
+from blspkd.training.checkpoint import Split
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.parallel import runs_in_step
+from blspkd.training.saving import Checkpoints, Snapshots
+from blspkd.training.sharding import data_parallel, has_shards, to_device
 from blspkd.training.shared_weights import SharedWeights
+from blspkd.training.zero import leave_frozen_out, whole
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class KdTrainer(Trainer):
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
-                         callbacks=[_Bar(), _Snapshots(config, arguments), _Checkpoints(config), SharedWeights()])
+                         callbacks=[Bar(), Snapshots(config, arguments), Checkpoints(config), SharedWeights()])
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
         self.train_examples, self.valid_examples, self.extractor = train, valid, extractor
@@ -136,6 +139,25 @@ class KdTrainer(Trainer):
         self._check_errors(inputs)
         return inputs.to(self.args.device)
 
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        to_device(model, device)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs) -> nn.Module:
+        """accelerate's DistributedDataParallel, or ours where layers are in parts, of which its own knows nothing."""
+        if not (training and model is self.model and has_shards(model)):
+            return super()._wrap_model(model, training, **kwargs)
+        model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # autocast only
+        return data_parallel(model, self.args.device, **self.accelerator.ddp_handler.to_kwargs())
+
+    @property
+    def deepspeed(self) -> nn.Module | None:
+        """DeepSpeed's engine, which the Trainer puts here."""
+        return self._engine
+
+    @deepspeed.setter
+    def deepspeed(self, engine: nn.Module | None) -> None:
+        self._engine = engine and leave_frozen_out(engine)
+
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: the Trainer's estimate knows no speech encoder."""
         return 0
@@ -180,16 +202,21 @@ class KdTrainer(Trainer):
         data = self.config.data
         dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False,
                                  cached=self.cached.get("valid"), negatives=self.objective.negatives)
-        batches = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)[self.args.process_index::self.args.world_size]
+        every = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)
+        batches = every[self.args.process_index::self.args.world_size]
+        number = len(batches)
+        if runs_in_step(self.config.training):  # the others wait for a process that has run out of batches
+            batches += every[:math.ceil(len(every) / self.args.world_size) - number]
         loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(len(self.objective.units) + 3, dtype=torch.float64)
         give_back()  # training kept it for its next step
-        for batch in loader:
+        for i, batch in enumerate(loader):
             counts = Denominators.of([batch])
             sums = self.model(self._prepare_inputs(batch), counts).sums
-            totals += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
+            if i < number:
+                totals += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
             self._tidy.after_step()
         self.model.train(was_training)
         give_back()
@@ -203,19 +230,24 @@ class KdTrainer(Trainer):
 
     def load_average(self, checkpoints: list[Path]) -> None:
         """Put the mean of the checkpoints' weights into the model."""
-        parameters = dict(self.model.named_parameters())
-        sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items() if p.requires_grad}
-        for checkpoint in checkpoints:
-            self._load_from_checkpoint(str(checkpoint))
-            for name, total in sums.items():
-                total += parameters[name].detach().double()
-        with torch.no_grad():
+        with whole(self.model, write=True), torch.no_grad():
+            parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+            sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+            for checkpoint in checkpoints:
+                self._load_from_checkpoint(str(checkpoint))
+                for name, total in sums.items():
+                    total += parameters[name].double()
             for name, total in sums.items():
                 parameters[name].copy_(total / len(checkpoints))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; all processes call this."""
+        self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            self.model.save_pretrained(output_dir or self.args.output_dir)
+        with whole(self.model):
+            if self.args.should_save:
+                self.model.save_pretrained(output_dir or self.args.output_dir)
         if self.args.world_size > 1:  # the folder is put in place by renaming: nobody may write into it before
             dist.barrier()
 
@@ -242,55 +274,3 @@ def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-class _Snapshots(TrainerCallback):
-    """Models of `snapshot_steps`, each in a folder that stage 4 can evaluate like that of a finished training."""
-
-    def __init__(self, config: TrainConfig, arguments: TrainingArguments):
-        self.config, self.folder = config, Path(arguments.output_dir) / "snapshots"
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step in self.config.training.snapshot_steps and state.is_world_process_zero:
-            folder = self.folder / str(state.global_step)
-            save_config(self.config, folder / "config.yaml")
-            model.save_pretrained(folder / "model")
-
-
-class _Checkpoints(TrainerCallback):
-    """Checkpoints are finished when all ranks have written their part; before that the older ones stay."""
-
-    def __init__(self, config: TrainConfig):
-        training = config.training
-        self.keep = max(training.keep_checkpoints, training.average_checkpoints)
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        model.check_whole()  # not after the first thousand steps
-
-    def on_save(self, args, state, control, **kwargs):
-        if args.world_size > 1:
-            dist.barrier()
-        if state.is_world_process_zero:
-            split = begun_with(args.output_dir) or Split(args.world_size, args.gradient_accumulation_steps)
-            finish_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", split, self.keep)
-
-
-class _Bar(TrainerCallback):
-    """Progress in optimiser steps, with the time left."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = progress_bar("training", total=state.max_steps, unit="step") if state.is_world_process_zero else None
-        if self.bar:
-            self.bar.update(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar:
-            self.bar.update(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar:
-            self.bar.close()

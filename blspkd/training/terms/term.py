@@ -130,6 +130,11 @@ class Term(nn.Module):
         return cls.needs
 
     @classmethod
+    def runs_llm(cls, options: Options) -> bool:
+        """Whether it has the LLM read what no other term asks for, and not in every batch."""
+        return False
+
+    @classmethod
     def teaches(cls, options: Options) -> bool:
         """Whether it can teach without the LLM and other terms: it says what tokens or frames are to be like."""
         return "aligned" in cls.needs_with(options)
