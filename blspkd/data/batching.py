@@ -7,7 +7,7 @@ duration come together, so that little of the audio is padding either.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,11 +61,16 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Move what is computed with; what decides shapes stays on the CPU, so that nobody has to wait for it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        sequences = TokenBatch(**{**vars(self.sequences), "ids": self.sequences.ids.to(device, non_blocking=True)})
+        sequences = replace(self.sequences, ids=self.sequences.ids.to(device, non_blocking=True))
         teacher = self.teacher if self.teacher is None else self.teacher.to(device, non_blocking=True)
-        return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences,
-                        "weights": self.weights.to(device, non_blocking=True), "teacher": teacher})
+        return replace(self, features=self.features.to(device, non_blocking=True), sequences=sequences,
+                       weights=self.weights.to(device, non_blocking=True), teacher=teacher)
+
+    def pin_memory(self) -> "Batch":
+        """For the DataLoader: what `to` moves, in memory that a GPU copies from while the program goes on."""
+        teacher = self.teacher if self.teacher is None else self.teacher.pin_memory()
+        return replace(self, features=self.features.pin_memory(), weights=self.weights.pin_memory(), teacher=teacher,
+                       sequences=replace(self.sequences, ids=self.sequences.ids.pin_memory()))
 
     def of_responses(self, values: Tensor) -> Tensor:
         """Values of the examples [B] -> the same at the positions of all responses, in their order [M]."""

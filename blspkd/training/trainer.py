@@ -267,9 +267,9 @@ class KdTrainer(Trainer):
 
 
 def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
-    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, pin_memory=False,
-                      worker_init_fn=_one_thread)
+    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread; pinned where there is a GPU."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
 
 
 def _one_thread(worker: int) -> None:

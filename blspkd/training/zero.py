@@ -67,9 +67,9 @@ def whole(model: nn.Module, write: bool = False) -> Iterator[None]:
     if not parts:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(parts, modifier_rank=0 if write else None):
+    with deepspeed.zero.GatheredParameters(parts, modifier_rank=0 if write else None):
         yield
 
 
