@@ -34,6 +34,11 @@ class TokenBatch:
         """[B, L] bool, on the CPU: positions of the response's tokens; shifted: the ones before, which predict them."""
         return torch.nn.functional.pad(self.response_mask[:, 1:], (0, 1)) if shifted else self.response_mask
 
+    def ids_at(self, mask: Tensor) -> Tensor:
+        """[n] ids where a mask [B, L] on the CPU is True; indexing with it would wait for the device."""
+        rows = mask.flatten().nonzero().squeeze(1)
+        return self.ids.flatten().index_select(0, rows.to(self.ids.device, non_blocking=True))
+
     def positions(self, shifted: bool, with_input: bool) -> Tensor:
         """[n] int64, on the CPU: where teacher and student are compared, counted through the flattened [B * L].
 

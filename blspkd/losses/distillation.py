@@ -10,8 +10,8 @@ of the student's hidden states, which is all that is kept. The output head is sh
     JSD(beta)   beta KL(p || m) + (1 - beta) KL(q || m),  m = beta p + (1 - beta) q
                                                                   (1 - beta) q (r - E_q r) / T,  r = log q - log m
 
-Everything inside is float32 (float64 for float64 inputs), whatever the inputs' type; on a GPU products with the head read
-half-precision inputs as they are (losses/head.py).
+Everything inside is float32 (float64 for float64 inputs), whatever the inputs' type; on a GPU products with the head
+read half-precision inputs as they are (losses/head.py).
 """
 
 from dataclasses import dataclass

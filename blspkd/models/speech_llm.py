@@ -29,7 +29,7 @@ from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.base_models import check_head, load_llm, pin
 from blspkd.models.embedding_table import EmbeddingTable
-from blspkd.models.kv_cache import cache_argument
+from blspkd.models.kv_cache import cache_argument, no_cache
 from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
 from blspkd.models.pieces import in_pieces
@@ -237,7 +237,8 @@ class SpeechLlm(nn.Module):
         start = 0 if past is None else past.get_seq_length()
         inputs = {name: values[:, start:] for name, values in inputs.items()}
         backbone = self.causal_lm.base_model
-        states = backbone(**inputs, **cache_argument(backbone, past), use_cache=start > 0).last_hidden_state
+        cache = no_cache(backbone) if past is None else past
+        states = backbone(**inputs, **cache_argument(backbone, cache), use_cache=start > 0).last_hidden_state
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:

@@ -2,13 +2,29 @@
 
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainingArguments
 
 from blspkd.config import TrainConfig
 from blspkd.config_file import save_config
 from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
+from blspkd.training.objective import KdObjective
 from blspkd.training.zero import whole
+
+
+@torch.no_grad()
+def load_average(model: KdObjective, checkpoints: list[Path]) -> None:
+    """Put the mean of the checkpoints' weights into the model; all processes call this."""
+    with whole(model, write=True):
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+        for checkpoint in checkpoints:
+            model.load_trained(str(checkpoint))
+            for name, total in sums.items():
+                total += parameters[name].double()
+        for name, total in sums.items():
+            parameters[name].copy_(total / len(checkpoints))
 
 
 class Snapshots(TrainerCallback):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -21,9 +22,11 @@ from blspkd.free_memory import Tidy, give_back
 from blspkd.models.pieces import is_large
 from blspkd.training.bar import Bar
 from blspkd.training.checkpoint import Split
+from blspkd.training.clock import Clock, readable
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.optimiser import make_optimiser
 from blspkd.training.parallel import runs_in_step
-from blspkd.training.saving import Checkpoints, Snapshots
+from blspkd.training.saving import Checkpoints, Snapshots, load_average
 from blspkd.training.sharding import data_parallel, has_shards, to_device
 from blspkd.training.shared_weights import SharedWeights
 from blspkd.training.zero import leave_frozen_out, whole
@@ -90,10 +93,15 @@ class KdTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # every micro-batch is divided by the counts of the whole step
         self.can_return_loss = True
         self.objective = objective
-        self._sums = torch.zeros(len(objective.units))  # of the steps since the last log line
+        self.clock = Clock(arguments.device)
+        # on the device, so that no micro-batch waits for it: sums since the last log line, and whether a loss of this
+        # step was not finite
+        self._sums = torch.zeros(len(objective.units), device=arguments.device)
+        self._lost = torch.zeros((), dtype=torch.bool, device=arguments.device)
         self._counts = Denominators(0.0, 0.0, 0.0)
         self._of_aligned = Denominators(0.0, 0.0, 0.0)  # the same without steps of `own_length`
         self._bad, self._seen = 0, 0
+        self._watched: list[nn.Module] = []
         self._tidy = Tidy()
 
     def get_train_dataloader(self) -> DataLoader:
@@ -107,25 +115,21 @@ class KdTrainer(Trainer):
         return batch_loader(dataset, plan, data.num_workers)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate per part: adapter (and terms of the loss), PLoRA, speech encoder."""
+        """AdamW with a learning rate per part."""
         if self.optimizer is None:
-            training = self.config.training
-            rates = {"adapter": training.learning_rate, "encoder": training.encoder_learning_rate,
-                     "llm": training.plora_learning_rate or training.learning_rate}
-            parts = [(getattr(self.model.speech_llm, name), rate) for name, rate in rates.items()]
-            groups = []
-            for part, rate in [*parts, (self.model.terms, training.learning_rate)]:
-                named = [(name, p) for name, p in part.named_parameters() if p.requires_grad]
-                for decay in (True, False):  # biases and norms are not decayed
-                    parameters = [p for name, p in named if (p.dim() > 1) == decay]
-                    if parameters:
-                        groups.append({"params": parameters, "lr": rate,
-                                       "weight_decay": training.weight_decay if decay else 0.0})
-            self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
+            self.optimizer = make_optimiser(self.model, self.config.training)
         return self.optimizer
+
+    def get_batch_samples(self, *args, **kwargs) -> tuple[list[Batch], Denominators | None]:
+        """The micro-batches of a step, and what they count."""
+        self.clock.enter("data")
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.clock.enter("other")
+        return samples
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Denominators:
         counts = Denominators.of(batch_samples)
+        self.clock.enter("other")
         if self.args.world_size > 1:
             values = torch.tensor([counts.input, counts.response, counts.utterances], device=device)
             dist.all_reduce(values)
@@ -166,7 +170,18 @@ class KdTrainer(Trainer):
         """One micro-batch, forward and backward."""
         if is_large(inputs.sequences.ids.numel(), self.config.training.most_positions):
             give_back()  # what usual batches leave is in smaller pieces
+        if isinstance(model, DistributedDataParallel) and model not in self._watched:
+            self._watched.append(model)
+            self.clock.watch(model)
+        self.clock.count(inputs)
+        self.clock.enter("forward")
         loss = super().training_step(model, inputs, *args, **kwargs)
+        self.clock.enter("other")
+        if self.accelerator.sync_gradients:  # the last micro-batch; before the weights, or a checkpoint, can change
+            self.clock.steps += 1
+            if self._lost:
+                raise ModelError(f"the loss is not finite at step {self.state.global_step}; lower learning_rate, or "
+                                 f"look for broken audio in this step's batches, with {', '.join(inputs.utt_ids[:5])}")
         self._tidy.after_step()
         return loss
 
@@ -174,31 +189,34 @@ class KdTrainer(Trainer):
                      num_items_in_batch: Denominators | None = None):
         """Loss of one micro-batch, a share of the step's global mean."""
         result = model(inputs, num_items_in_batch, self.state.global_step)
-        self._sums += result.sums.cpu()
-        if not torch.isfinite(result.loss):  # before it can reach the weights, or a checkpoint
-            raise ModelError(f"the loss is {float(result.loss)} at step {self.state.global_step}; lower learning_rate, "
-                             "or look for broken audio in " + ", ".join(inputs.utt_ids[:5]))
+        self._sums += result.sums
+        self._lost |= ~torch.isfinite(result.loss.detach())
+        self.clock.enter("backward")
         # DistributedDataParallel averages gradients over ranks; ours are shares of a sum
         return result.loss * self.args.world_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the loss terms since the last line."""
+        """Add the means of the loss terms since the last line, and where the time went."""
+        times: dict[str, float] = {}
         if "loss" in logs and self._counts.utterances:
-            sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
-                dist.all_reduce(sums)
-            logs |= self.objective.means(sums.cpu(), self._counts, training=True, of_aligned=self._of_aligned)
+                dist.all_reduce(self._sums)
+            logs |= self.objective.means(self._sums.cpu(), self._counts, training=True, of_aligned=self._of_aligned)
+            times = self.clock.report()
             self._sums.zero_()
             self._counts, self._of_aligned = Denominators(0.0, 0.0, 0.0), Denominators(0.0, 0.0, 0.0)
-        super().log(logs, start_time)
+        super().log(logs | times, start_time)
         if self.is_world_process_zero() and "train_runtime" not in logs:
             values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items()
                                if isinstance(value, float) and name != "epoch")
             logger.info("step %d/%d  %s", self.state.global_step, self.state.max_steps, values)
+            if times:
+                logger.info("%s", readable(times))
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss terms on the validation set, every rank its share of the batches."""
+        self.clock.enter("validation")
         data = self.config.data
         dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False,
                                  cached=self.cached.get("valid"), negatives=self.objective.negatives)
@@ -224,21 +242,14 @@ class KdTrainer(Trainer):
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)
         means = self.objective.means(totals[:-3].cpu(), Denominators(*totals[-3:].tolist()), training=False)
+        self.clock.enter("other")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self.log(metrics)
         return metrics
 
     def load_average(self, checkpoints: list[Path]) -> None:
         """Put the mean of the checkpoints' weights into the model."""
-        with whole(self.model, write=True), torch.no_grad():
-            parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-            sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-            for checkpoint in checkpoints:
-                self._load_from_checkpoint(str(checkpoint))
-                for name, total in sums.items():
-                    total += parameters[name].double()
-            for name, total in sums.items():
-                parameters[name].copy_(total / len(checkpoints))
+        load_average(self.model, checkpoints)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained; all processes call this."""
