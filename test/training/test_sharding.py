@@ -99,7 +99,7 @@ def test_parts_train_what_whole_layers_train(which, world, machines, how, tiny_l
         assert whole.keys() == parts.keys()
         for name in whole:
             torch.testing.assert_close(parts[name], whole[name], rtol=1e-6, atol=1e-7, msg=name)
-    whole, parts = (torch.load(tmp_path / kind / how / "validation.pt") for kind in ("none", which))
+    whole, parts = (torch.load(tmp_path / kind / how / "validation.pt", weights_only=True) for kind in ("none", which))
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
