@@ -227,6 +227,8 @@ class TrainingConfig:
     cache_dir: str = ""  # runs may share one; empty: <output_dir>/cache; may be removed at any time
     # a process that does nothing for so long ends, as do the others, which wait for it; all print where they stand
     hang_minutes: float = 30.0  # 0: never
+    # the frozen LLM in parts, one in each process of a machine (node), or in each of all (training/sharding.py)
+    shard_llm: Literal["none", "node", "all"] = "none"
     deepspeed: str = ""  # a DeepSpeed configuration file
     find_unused_parameters: bool = False
 
@@ -273,8 +275,8 @@ class TrainConfig:
 
     @property
     def caches_teacher(self) -> Switch:
-        """`cache_teacher`, but for auto where there is no teacher."""
-        return self.training.cache_teacher if self._has_teacher() else False
+        """`cache_teacher`, but for auto where there is no teacher, or it is in parts."""
+        return self.training.cache_teacher if self._has_teacher() and self.training.shard_llm == "none" else False
 
     def _changing_frames(self) -> list[str]:
         """Options that make an utterance's frames differ from epoch to epoch."""

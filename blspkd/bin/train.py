@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     import transformers
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    from blspkd.training.parallel import check_parallel
     from blspkd.training.phase import is_done, train_phase
     from blspkd.training.phases import phases
     from blspkd.training.run import resolved
@@ -58,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     train = train_phase
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         train = record(train)  # tells blspkd.bin.launch of an error
-    *before, (last, folder) = phases(resolved(config, options.config), options.output_dir)
+    *before, (last, folder) = every = phases(resolved(config, options.config), options.output_dir)
+    for phase, _ in every:
+        check_parallel(phase)
     for phase, phase_folder in before:
         phase = resolved(phase)
         if is_done(phase, phase_folder):

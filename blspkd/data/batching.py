@@ -7,7 +7,7 @@ duration come together, so that little of the audio is padding either.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,11 @@ class TokenBatch:
     def response_positions(self, shifted: bool) -> Tensor:
         """[B, L] bool, on the CPU: positions of the response's tokens; shifted: the ones before, which predict them."""
         return torch.nn.functional.pad(self.response_mask[:, 1:], (0, 1)) if shifted else self.response_mask
+
+    def ids_at(self, mask: Tensor) -> Tensor:
+        """[n] ids where a mask [B, L] on the CPU is True; indexing with it would wait for the device."""
+        rows = mask.flatten().nonzero().squeeze(1)
+        return self.ids.flatten().index_select(0, rows.to(self.ids.device, non_blocking=True))
 
     def positions(self, shifted: bool, with_input: bool) -> Tensor:
         """[n] int64, on the CPU: where teacher and student are compared, counted through the flattened [B * L].
@@ -61,11 +66,16 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Move what is computed with; what decides shapes stays on the CPU, so that nobody has to wait for it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        sequences = TokenBatch(**{**vars(self.sequences), "ids": self.sequences.ids.to(device, non_blocking=True)})
+        sequences = replace(self.sequences, ids=self.sequences.ids.to(device, non_blocking=True))
         teacher = self.teacher if self.teacher is None else self.teacher.to(device, non_blocking=True)
-        return Batch(**{**values, "features": self.features.to(device, non_blocking=True), "sequences": sequences,
-                        "weights": self.weights.to(device, non_blocking=True), "teacher": teacher})
+        return replace(self, features=self.features.to(device, non_blocking=True), sequences=sequences,
+                       weights=self.weights.to(device, non_blocking=True), teacher=teacher)
+
+    def pin_memory(self) -> "Batch":
+        """For the DataLoader: what `to` moves, in memory that a GPU copies from while the program goes on."""
+        teacher = self.teacher if self.teacher is None else self.teacher.pin_memory()
+        return replace(self, features=self.features.pin_memory(), weights=self.weights.pin_memory(), teacher=teacher,
+                       sequences=replace(self.sequences, ids=self.sequences.ids.pin_memory()))
 
     def of_responses(self, values: Tensor) -> Tensor:
         """Values of the examples [B] -> the same at the positions of all responses, in their order [M]."""

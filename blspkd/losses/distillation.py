@@ -10,7 +10,8 @@ of the student's hidden states, which is all that is kept. The output head is sh
     JSD(beta)   beta KL(p || m) + (1 - beta) KL(q || m),  m = beta p + (1 - beta) q
                                                                   (1 - beta) q (r - E_q r) / T,  r = log q - log m
 
-Everything inside is float32 (float64 for float64 inputs), whatever the inputs' type.
+Everything inside is float32 (float64 for float64 inputs), whatever the inputs' type; on a GPU products with the head
+read half-precision inputs as they are (losses/head.py).
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blspkd.losses.head import multiply_head, times_head
+
 LEAST_CHUNK_BYTES = 96 << 20
-_HEAD_BLOCK = 8192  # rows of a half-precision output head that are widened at a time
 # Temporaries of a size that stays in a CPU's caches, several times faster there; a GPU prefers few, large steps.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
 
@@ -91,7 +93,7 @@ class _Distillation(torch.autograd.Function):
         logits = torch.empty(len(hidden) * rows, vocabulary, dtype=wide, device=student.device)
         for start in range(0, n, rows):
             chunk = slice(start, min(start + rows, n))
-            inputs = torch.cat([states[chunk] for states in hidden]).to(wide) / temperature
+            inputs = torch.cat([states[chunk] for states in hidden])
             multiply_head(inputs, head, head_bias, temperature, out=logits[:len(inputs)])
             scaled = logits[:len(inputs)].view(len(hidden), -1, vocabulary)  # student's, teacher's
             for first in range(start, chunk.stop, block_rows):
@@ -185,25 +187,3 @@ def _cross_entropy(logits: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor,
         return entropy, None
     q = logits.softmax(1)
     return entropy, q.scatter_add_(1, safe, q.new_full(safe.shape, -1.0)).mul_(labelled[:, None])
-
-
-def multiply_head(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, out: Tensor) -> None:
-    """out = hidden [n, D] x head [V, D] + bias / temperature, summed in hidden's type; a narrower head is widened
-    block by block."""
-    step = len(head) if head.dtype == hidden.dtype else _HEAD_BLOCK
-    for start in range(0, len(head), step):
-        block = head[start:start + step].to(hidden.dtype)
-        torch.mm(hidden, block.T, out=out[:, start:start + len(block)])
-    if bias is not None:
-        out.add_(bias.to(out.dtype) / temperature)
-
-
-def times_head(slope: Tensor, head: Tensor) -> Tensor:
-    """slope [n, V] x head [V, D] -> [n, D], likewise."""
-    if head.dtype == slope.dtype:
-        return slope @ head
-    result = slope.new_zeros(len(slope), head.shape[1])
-    for start in range(0, len(head), _HEAD_BLOCK):
-        block = head[start:start + _HEAD_BLOCK]
-        result.addmm_(slope[:, start:start + len(block)], block.to(slope.dtype))
-    return result

@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from blspkd.losses.distillation import LEAST_CHUNK_BYTES, multiply_head, times_head
+from blspkd.losses.distillation import LEAST_CHUNK_BYTES
+from blspkd.losses.head import multiply_head, times_head
 
 _LOG_FLOOR = math.log(1e-20)  # the released code's
 
@@ -41,7 +42,7 @@ class _Unlikelihood(torch.autograd.Function):
             chunk = slice(start, start + rows)
             said, factors = labels[chunk, None], weights[chunk]
             logits = torch.empty(len(said), len(head), dtype=wide, device=states.device)  # [c, V]
-            multiply_head(states[chunk].to(wide), head, head_bias, 1.0, out=logits)
+            multiply_head(states[chunk], head, head_bias, 1.0, out=logits)
             total, own = logits.logsumexp(1), logits.gather(1, said).squeeze(1)
             others = logits.scatter_(1, said, -torch.inf)
             log_rest = others.logsumexp(1) - total  # log(1 - p)

@@ -8,8 +8,9 @@ import functools
 import inspect
 from collections.abc import Iterable
 
-from torch import nn
-from transformers import Cache
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 def find_cache(values: Iterable[object]) -> Cache | None:
@@ -20,6 +21,23 @@ def find_cache(values: Iterable[object]) -> Cache | None:
 def cache_argument(llm: nn.Module, cache: Cache | None) -> dict[str, Cache | None]:
     """`cache` as the keyword argument that the forward call of `llm` takes."""
     return {_argument_name(type(llm)): cache}
+
+
+class NoCache(DynamicCache):
+    """A cache that keeps nothing.
+
+    Without one transformers looks through the positions for several sequences in a row, and waits for the device's
+    answer, in every call. Ours have one sequence in a row.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+def no_cache(llm: nn.Module) -> NoCache | None:
+    """`NoCache`; None for LLMs whose state is something else than keys and values."""
+    layers = DynamicCache(config=llm.config).layers
+    return NoCache() if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers) else None
 
 
 @functools.cache  # asked in every step of a training

@@ -8,7 +8,7 @@ reads speech tokens in the place of the transcript's tokens, with PLoRA on at th
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,7 +29,7 @@ from blspkd.models import nearest
 from blspkd.models.adapters import Sides, adapter_options, make_adapter
 from blspkd.models.base_models import check_head, load_llm, pin
 from blspkd.models.embedding_table import EmbeddingTable
-from blspkd.models.kv_cache import cache_argument
+from blspkd.models.kv_cache import cache_argument, no_cache
 from blspkd.models.misfit import misfit
 from blspkd.models.model_folder import SpeechLlmConfig, find_folder, locate_base_models, read_config
 from blspkd.models.pieces import in_pieces
@@ -57,7 +57,7 @@ class SpeechLlm(nn.Module):
         self.config = replace(config, adapter_options=asdict(adapter_options(config)),
                               embedding_rms=self.embedding_rms if said is not None else config.embedding_rms)
         self.prompt_config = prompt
-        self.prefix = SharedPrefix()
+        self.prefix, self.shares_prefix = SharedPrefix(), config.share_prefix
         self.turn: tuple[list[int], list[int]] = ([], [])  # what stands around a transcript; a Listener knows it
         self.most_positions = 0  # of a batch that the student runs at once, see models/pieces.py; 0: all
         self.is_text: Tensor | None = None  # [V] bool: where text has its embeddings; None: all
@@ -70,11 +70,12 @@ class SpeechLlm(nn.Module):
 
     @classmethod
     def from_config(cls, config: ModelConfig, prompt: PromptConfig, said: Tensor | None = None,
-                    with_llm: bool = True, device_map: Any = None) -> "SpeechLlm":
+                    with_llm: bool = True, device_map: Any = None,
+                    spread: Callable[[Callable[[], nn.Module]], nn.Module] | None = None) -> "SpeechLlm":
         """Load the base models and put a new adapter between them. Raises ModelError.
 
         said: see `__init__`; with_llm: False loads of the LLM its embedding table only, for terms that never run it;
-        device_map: see `load_llm`.
+        device_map: see `load_llm`; spread: has the LLM made, and shared by several processes (training/sharding.py).
         """
         config = replace(config, llm=pin(config.llm, "LLM"),
                          speech_encoder=pin(config.speech_encoder, "speech encoder"))
@@ -83,12 +84,15 @@ class SpeechLlm(nn.Module):
                                                 dtype)
         if not with_llm:
             return cls(config, prompt, encoder, EmbeddingTable.from_pretrained(config.llm, config.dtype), said)
-        llm = load_llm(config.llm, config.dtype, config.attn_implementation, device_map)
-        check_head(llm, config.llm)
-        if config.plora_rank:
-            llm = add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
-                            everywhere=config.plora_positions == "all")
-        return cls(config, prompt, encoder, llm, said)
+
+        def build() -> nn.Module:
+            llm = load_llm(config.llm, config.dtype, config.attn_implementation, device_map)
+            return add_plora(llm, config.plora_rank, config.plora_alpha, config.plora_dropout, config.plora_targets,
+                             everywhere=config.plora_positions == "all") if config.plora_rank else llm
+
+        model = cls(config, prompt, encoder, build() if spread is None else spread(build), said)
+        check_head(model.causal_lm, config.llm)
+        return model
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: str = "", base_models: Mapping[str, str | Path] | None = None,
@@ -224,7 +228,7 @@ class SpeechLlm(nn.Module):
         return in_pieces(states, *mask.shape, self.most_positions)
 
     def _shared_prefix(self, sequences: TokenBatch, rows: int) -> Cache | None:
-        if not self.config.share_prefix or self.plain_lora:  # which reads the prefix in its own way
+        if not self.shares_prefix or self.plain_lora:  # which reads the prefix in its own way
             return None
         return self.prefix.expand(self.causal_lm, sequences.prefix, rows)
 
@@ -233,7 +237,8 @@ class SpeechLlm(nn.Module):
         start = 0 if past is None else past.get_seq_length()
         inputs = {name: values[:, start:] for name, values in inputs.items()}
         backbone = self.causal_lm.base_model
-        states = backbone(**inputs, **cache_argument(backbone, past), use_cache=start > 0).last_hidden_state
+        cache = no_cache(backbone) if past is None else past
+        states = backbone(**inputs, **cache_argument(backbone, cache), use_cache=start > 0).last_hidden_state
         return nn.functional.pad(states, (0, 0, start, 0)) if start else states
 
     def student_sequences(self, batch: Batch, speech: SpeechTokens) -> TokenBatch:

@@ -24,6 +24,7 @@ from blspkd.models.speech_llm import SpeechLlm
 from blspkd.training.cache import open_caches
 from blspkd.training.checkpoint import begun_with, load_deepspeed_safely, newest_checkpoints
 from blspkd.training.objective import KdObjective
+from blspkd.training.parallel import runs_in_step
 from blspkd.training.run import (
     check_continuations,
     check_unchanged,
@@ -33,6 +34,7 @@ from blspkd.training.run import (
     record_start,
     split_of,
 )
+from blspkd.training.sharding import Sharding
 from blspkd.training.start import freeze, start_from
 from blspkd.training.start_counter import start_counter
 from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
@@ -65,8 +67,7 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
 
     if tags := known_tags(examples["train"]):
         prompt_config = TrainedPrompt(**vars(prompt_config), tags=tags)
-    objective = KdObjective(_model(config, prompt_config, examples["train"]), config.loss,
-                            config.training.seed)
+    objective = KdObjective(_model(config, prompt_config, examples, output_dir), config.loss, config.training.seed)
     speech_llm = objective.speech_llm
     speech_llm.know_text(prompt.text_ids(len(speech_llm.embedding_table)))
     freeze(speech_llm, config.training.freeze_param)
@@ -130,10 +131,19 @@ def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, outpu
     return examples if config.loss.distils else without_prompt(examples)
 
 
-def _model(config: TrainConfig, prompt_config: PromptConfig, examples: list[Example]) -> SpeechLlm:
+def _model(config: TrainConfig, prompt_config: PromptConfig, examples: dict[str, list[Example]], output_dir: Path
+           ) -> SpeechLlm:
     """The speech LLM to train, the scale of its tokens that of the embeddings of what is said (or of `init_from`)."""
     saved = Path(config.training.init_from) / "config.yaml" if config.training.init_from else None
     scale = load_config(SpeechLlmConfig, saved).model.embedding_rms if saved and saved.is_file() else 0.0
     model = replace(config.model, embedding_rms=config.model.embedding_rms or scale)
-    said = np.concatenate([example.input for example in examples])
-    return SpeechLlm.from_config(model, prompt_config, said=torch.from_numpy(said), with_llm=config.loss.distils)
+    said = torch.from_numpy(np.concatenate([example.input for example in examples["train"]]))
+    spread = None
+    if config.training.shard_llm != "none":
+        device = training_arguments(config, output_dir).device  # the processes find each other
+        spread = Sharding.over(config.training.shard_llm, device).load
+    speech_llm = SpeechLlm.from_config(model, prompt_config, said, config.loss.distils, spread=spread)
+    if runs_in_step(config.training) and len({e.prefix.tobytes() for part in examples.values() for e in part}) > 1:
+        speech_llm.shares_prefix = False  # the processes would read prefixes at different times
+        logger.info("model.share_prefix: off, for there are several prefixes and the LLM is in parts")
+    return speech_llm

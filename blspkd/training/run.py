@@ -22,7 +22,7 @@ from blspkd.training.terms import TERMS, resolved_terms, term_options
 # change together with the number of ranks, and does so by itself (`split_of`).
 _FREE_KEYS = {"data.num_workers", "training.log_steps", "training.keep_checkpoints", "training.cache_dir",
               "loss.chunk_mib", "training.most_positions", "training.hang_minutes", "training.gradient_accumulation",
-              "model.recount", "model.recount_by", "model.recount_weight"}
+              "model.recount", "model.recount_by", "model.recount_weight", "training.shard_llm"}
 
 OPERATIONS = "operations.json"
 INIT = "init.json"  # digests of the weights of training.init_from and init_ctc_head

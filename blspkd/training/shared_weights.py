@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from blspkd.free_memory import give_back
+from blspkd.training.sharding import is_sharded
 
 ALIGNMENT = 64  # bytes, as torch's own memory
 
@@ -28,11 +29,12 @@ class SharedWeights(TrainerCallback):
 
 
 def share_frozen(model: nn.Module, path: Path) -> None:
-    """Put the frozen weights of `model` that are on a CPU into memory that all processes share.
+    """Put the frozen weights of `model` that are on a CPU into memory that all processes share; parts of some stay.
 
     path: of a file that is there for a moment; all processes call this with the same weights.
     """
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.device.type == "cpu" and p.numel()]
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.device.type == "cpu" and p.numel()
+              and not is_sharded(p)]
     sizes = [-(-p.numel() * p.itemsize // ALIGNMENT) * ALIGNMENT for p in frozen]
     if not frozen:
         return

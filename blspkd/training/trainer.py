@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from blspkd.config import TrainConfig
-from blspkd.config_file import save_config
 from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
@@ -21,11 +21,17 @@ from blspkd.errors import AudioError, ModelError
 from blspkd.free_memory import Tidy, give_back
 from blspkd.models.pieces import is_large
 from blspkd.training.bar import Bar
-from blspkd.training.checkpoint import Split, begun_with, finish_checkpoint
+from blspkd.training.checkpoint import Split
+from blspkd.training.clock import Clock, readable
 from blspkd.training.objective import Denominators, KdObjective
+from blspkd.training.optimiser import make_optimiser
+from blspkd.training.parallel import runs_in_step
+from blspkd.training.saving import Checkpoints, Snapshots, load_average
+from blspkd.training.sharding import data_parallel, has_shards, to_device
 from blspkd.training.shared_weights import SharedWeights
 from blspkd.training.signals import outlive
 from blspkd.training.stopping import Stopping
+from blspkd.training.zero import leave_frozen_out, whole
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +94,7 @@ class KdTrainer(Trainer):
                  train: list[Example], valid: list[Example], extractor: FeatureExtractor):
         self.stopping = Stopping()
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
-                         callbacks=[Bar(), _Snapshots(config, arguments), _Checkpoints(config), SharedWeights(),
+                         callbacks=[Bar(), Snapshots(config, arguments), Checkpoints(config), SharedWeights(),
                                     self.stopping])
         self.remove_callback(PrinterCallback)  # our log lines say the same
         self.config = config
@@ -97,10 +103,15 @@ class KdTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # every micro-batch is divided by the counts of the whole step
         self.can_return_loss = True
         self.objective = objective
-        self._sums = torch.zeros(len(objective.units))  # of the steps since the last log line
+        self.clock = Clock(arguments.device)
+        # on the device, so that no micro-batch waits for it: sums since the last log line, and whether a loss of this
+        # step was not finite
+        self._sums = torch.zeros(len(objective.units), device=arguments.device)
+        self._lost = torch.zeros((), dtype=torch.bool, device=arguments.device)
         self._counts = Denominators(0.0, 0.0, 0.0)
         self._of_aligned = Denominators(0.0, 0.0, 0.0)  # the same without steps of `own_length`
         self._bad, self._seen = 0, 0
+        self._watched: list[nn.Module] = []
         self._tidy = Tidy()
 
     def get_train_dataloader(self) -> DataLoader:
@@ -114,25 +125,21 @@ class KdTrainer(Trainer):
         return batch_loader(dataset, plan, data.num_workers)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate per part: adapter (and terms of the loss), PLoRA, speech encoder."""
+        """AdamW with a learning rate per part."""
         if self.optimizer is None:
-            training = self.config.training
-            rates = {"adapter": training.learning_rate, "encoder": training.encoder_learning_rate,
-                     "llm": training.plora_learning_rate or training.learning_rate}
-            parts = [(getattr(self.model.speech_llm, name), rate) for name, rate in rates.items()]
-            groups = []
-            for part, rate in [*parts, (self.model.terms, training.learning_rate)]:
-                named = [(name, p) for name, p in part.named_parameters() if p.requires_grad]
-                for decay in (True, False):  # biases and norms are not decayed
-                    parameters = [p for name, p in named if (p.dim() > 1) == decay]
-                    if parameters:
-                        groups.append({"params": parameters, "lr": rate,
-                                       "weight_decay": training.weight_decay if decay else 0.0})
-            self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
+            self.optimizer = make_optimiser(self.model, self.config.training)
         return self.optimizer
+
+    def get_batch_samples(self, *args, **kwargs) -> tuple[list[Batch], Denominators | None]:
+        """The micro-batches of a step, and what they count."""
+        self.clock.enter("data")
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.clock.enter("other")
+        return samples
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Denominators:
         counts = Denominators.of(batch_samples)
+        self.clock.enter("other")
         if self.args.world_size > 1:
             values = torch.tensor([counts.input, counts.response, counts.utterances, self.stopping.told], device=device)
             dist.all_reduce(values)
@@ -147,6 +154,25 @@ class KdTrainer(Trainer):
         self._check_errors(inputs)
         return inputs.to(self.args.device)
 
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        to_device(model, device)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, **kwargs) -> nn.Module:
+        """accelerate's DistributedDataParallel, or ours where layers are in parts, of which its own knows nothing."""
+        if not (training and model is self.model and has_shards(model)):
+            return super()._wrap_model(model, training, **kwargs)
+        model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # autocast only
+        return data_parallel(model, self.args.device, **self.accelerator.ddp_handler.to_kwargs())
+
+    @property
+    def deepspeed(self) -> nn.Module | None:
+        """DeepSpeed's engine, which the Trainer puts here."""
+        return self._engine
+
+    @deepspeed.setter
+    def deepspeed(self, engine: nn.Module | None) -> None:
+        self._engine = engine and leave_frozen_out(engine)
+
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: the Trainer's estimate knows no speech encoder."""
         return 0
@@ -155,7 +181,18 @@ class KdTrainer(Trainer):
         """One micro-batch, forward and backward."""
         if is_large(inputs.sequences.ids.numel(), self.config.training.most_positions):
             give_back()  # what usual batches leave is in smaller pieces
+        if isinstance(model, DistributedDataParallel) and model not in self._watched:
+            self._watched.append(model)
+            self.clock.watch(model)
+        self.clock.count(inputs)
+        self.clock.enter("forward")
         loss = super().training_step(model, inputs, *args, **kwargs)
+        self.clock.enter("other")
+        if self.accelerator.sync_gradients:  # the last micro-batch; before the weights, or a checkpoint, can change
+            self.clock.steps += 1
+            if self._lost:
+                raise ModelError(f"the loss is not finite at step {self.state.global_step}; lower learning_rate, or "
+                                 f"look for broken audio in this step's batches, with {', '.join(inputs.utt_ids[:5])}")
         self._tidy.after_step()
         return loss
 
@@ -163,47 +200,57 @@ class KdTrainer(Trainer):
                      num_items_in_batch: Denominators | None = None):
         """Loss of one micro-batch, a share of the step's global mean."""
         result = model(inputs, num_items_in_batch, self.state.global_step)
-        self._sums += result.sums.cpu()
-        if not torch.isfinite(result.loss):  # before it can reach the weights, or a checkpoint
-            raise ModelError(f"the loss is {float(result.loss)} at step {self.state.global_step}; lower learning_rate, "
-                             "or look for broken audio in " + ", ".join(inputs.utt_ids[:5]))
+        self._sums += result.sums
+        self._lost |= ~torch.isfinite(result.loss.detach())
+        self.clock.enter("backward")
         # DistributedDataParallel averages gradients over ranks; ours are shares of a sum
         return result.loss * self.args.world_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the loss terms since the last line."""
+        """Add the means of the loss terms since the last line, and where the time went."""
+        times: dict[str, float] = {}
         if "loss" in logs and self._counts.utterances:
-            sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
-                dist.all_reduce(sums)
-            logs |= self.objective.means(sums.cpu(), self._counts, training=True, of_aligned=self._of_aligned)
+                dist.all_reduce(self._sums)
+            logs |= self.objective.means(self._sums.cpu(), self._counts, training=True, of_aligned=self._of_aligned)
+            times = self.clock.report()
             self._sums.zero_()
             self._counts, self._of_aligned = Denominators(0.0, 0.0, 0.0), Denominators(0.0, 0.0, 0.0)
-        super().log(logs, start_time)
+        super().log(logs | times, start_time)
         if self.is_world_process_zero() and "train_runtime" not in logs:
             values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items()
                                if isinstance(value, float) and name != "epoch")
             logger.info("step %d/%d  %s", self.state.global_step, self.state.max_steps, values)
+            if times:
+                logger.info("%s", readable(times))
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss terms on the validation set, every rank its share of the batches."""
+        self.clock.enter("validation")
         data = self.config.data
         dataset = ExampleDataset(self.valid_examples, self.extractor, data, 0, augment=False,
                                  cached=self.cached.get("valid"), negatives=self.objective.negatives)
-        batches = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)[self.args.process_index::self.args.world_size]
+        every = BatchPlan(self.valid_examples, data, 0, 1).epoch(0)
+        batches = every[self.args.process_index::self.args.world_size]
+        number = len(batches)
+        in_step = runs_in_step(self.config.training)
+        if in_step:  # the others wait for a process that has run out of batches
+            batches += every[:math.ceil(len(every) / self.args.world_size) - number]
         loader = batch_loader(dataset, [[(0, int(index)) for index in batch] for batch in batches], data.num_workers)
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(len(self.objective.units) + 4, dtype=torch.float64)
         give_back()  # training kept it for its next step
-        for batch in loader:
-            if self.stopping.told:  # there may be no time for more than a checkpoint
+        for i, batch in enumerate(loader):
+            if self.stopping.told and not in_step:  # there may be no time for more than a checkpoint
                 totals[-1] = 1
                 break
             counts = Denominators.of([batch])
             sums = self.model(self._prepare_inputs(batch), counts).sums
-            totals[:-1] += torch.cat([sums.double().cpu(), torch.tensor([*vars(counts).values()], dtype=torch.float64)])
+            if i < number:
+                totals[:-1] += torch.cat([sums.double().cpu(),
+                                          torch.tensor([*vars(counts).values()], dtype=torch.float64)])
             self._tidy.after_step()
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.model.train(was_training)
@@ -212,6 +259,7 @@ class KdTrainer(Trainer):
             totals = totals.to(self.args.device)
             dist.all_reduce(totals)
         *counts, told = totals[-4:].tolist()
+        self.clock.enter("other")
         if told:
             self.stopping.stop(self.control)
             return {}
@@ -222,19 +270,16 @@ class KdTrainer(Trainer):
 
     def load_average(self, checkpoints: list[Path]) -> None:
         """Put the mean of the checkpoints' weights into the model."""
-        parameters = dict(self.model.named_parameters())
-        sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items() if p.requires_grad}
-        for checkpoint in checkpoints:
-            self._load_from_checkpoint(str(checkpoint))
-            for name, total in sums.items():
-                total += parameters[name].detach().double()
-        with torch.no_grad():
-            for name, total in sums.items():
-                parameters[name].copy_(total / len(checkpoints))
+        load_average(self.model, checkpoints)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; all processes call this."""
+        self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            self.model.save_pretrained(output_dir or self.args.output_dir)
+        with whole(self.model):
+            if self.args.should_save:
+                self.model.save_pretrained(output_dir or self.args.output_dir)
         if self.args.world_size > 1:  # the folder is put in place by renaming: nobody may write into it before
             dist.barrier()
 
@@ -254,42 +299,11 @@ class KdTrainer(Trainer):
 
 
 def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
-    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, pin_memory=False,
-                      worker_init_fn=_one_thread)
+    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread; pinned where there is a GPU."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
 
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
     outlive()
-
-
-class _Snapshots(TrainerCallback):
-    """Models of `snapshot_steps`, each in a folder that stage 4 can evaluate like that of a finished training."""
-
-    def __init__(self, config: TrainConfig, arguments: TrainingArguments):
-        self.config, self.folder = config, Path(arguments.output_dir) / "snapshots"
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step in self.config.training.snapshot_steps and state.is_world_process_zero:
-            folder = self.folder / str(state.global_step)
-            save_config(self.config, folder / "config.yaml")
-            model.save_pretrained(folder / "model")
-
-
-class _Checkpoints(TrainerCallback):
-    """Checkpoints are finished when all ranks have written their part; before that the older ones stay."""
-
-    def __init__(self, config: TrainConfig):
-        training = config.training
-        self.keep = max(training.keep_checkpoints, training.average_checkpoints)
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        model.check_whole()  # not after the first thousand steps
-
-    def on_save(self, args, state, control, **kwargs):
-        if args.world_size > 1:
-            dist.barrier()
-        if state.is_world_process_zero:
-            split = begun_with(args.output_dir) or Split(args.world_size, args.gradient_accumulation_steps)
-            finish_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", split, self.keep)

@@ -190,7 +190,7 @@ def test_the_old_one_stays_until_the_new_one_is_whole(data_dir, tiny_llm, tiny_e
             raise KeyboardInterrupt
         finish_checkpoint(folder, split, keep)
 
-    monkeypatch.setattr("blspkd.training.trainer.finish_checkpoint", killed_at_4)
+    monkeypatch.setattr("blspkd.training.saving.finish_checkpoint", killed_at_4)
     with pytest.raises(SystemExit):
         main(command_of(data_dir, tiny_llm, tiny_encoder, tmp_path / "run", "--keep_checkpoints", "1"))
     assert [path.name for path in complete_checkpoints(tmp_path / "run")] == ["checkpoint-2"]

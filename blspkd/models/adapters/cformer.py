@@ -123,7 +123,8 @@ class CFormer(Adapter):
         # Out of autocast: CIF's sums, and with them the places of the fires, need float32.
         with torch.autocast(frames.device.type, enabled=False):
             alpha = self.to_alpha(frames.float()).squeeze(-1).sigmoid()  # [B, T]
-        valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
+        valid = torch.arange(frames.shape[1], device=frames.device) < lengths.to(
+            frames.device, non_blocking=True)[:, None]
         alpha = alpha.masked_fill(~valid, 0)
         if self.options.ctc_frames == "pre_cif":
             heard = frames

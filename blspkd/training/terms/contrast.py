@@ -5,6 +5,8 @@ The embedding loss alone draws a token that might be one of several to their mea
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch.nn.functional import cross_entropy
 
 from blspkd.errors import ConfigError
@@ -36,7 +38,9 @@ class Contrast(Term):
         self.temperature = options.temperature
 
     def forward(self, step: Step) -> TermSums:
-        ids, right = step.input_ids.unique(return_inverse=True)
+        said = np.concatenate([example.input for example in step.batch.examples])  # `input_ids`, on the CPU
+        ids, right = (torch.from_numpy(values).long().to(step.input_ids.device, non_blocking=True)
+                      for values in np.unique(said, return_inverse=True))
         choices = step.model.causal_lm.get_input_embeddings()(ids)  # [K, D]
         logits = choice_logits(step.speech.rows(), choices, step.model.embedding_rms**2, self.temperature)  # [n, K]
         is_right = logits.argmax(1) == right

@@ -31,6 +31,10 @@ class Match(Term):
     class Options(Term.Options):
         weight: float = 0.1
 
+    @classmethod
+    def runs_llm(cls, options: Options) -> bool:
+        return True
+
     def __init__(self, options: Options, model: SpeechLlm):
         super().__init__(options, model)
         self.negatives = True

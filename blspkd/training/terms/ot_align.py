@@ -55,6 +55,10 @@ class OtAlign(Term):
         return frozenset({"encoder"} if options.speech == "frames" else ()) | ({"llm"} if options.layers else set())
 
     @classmethod
+    def runs_llm(cls, options: Options) -> bool:
+        return bool(options.layers)
+
+    @classmethod
     def teaches(cls, options: Options) -> bool:
         return True
 

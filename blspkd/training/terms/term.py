@@ -57,19 +57,18 @@ class Step:
     @cached_property
     def responses(self) -> Tensor:
         """The LLM's states that predict the responses' tokens, one response behind the other [M, D]."""
-        return self.student.index_select(0, self.sequences.positions(True, False).to(self.student.device))
+        return self.student.index_select(0, self.sequences.positions(True, False).to(
+            self.student.device, non_blocking=True))
 
     @cached_property
     def response_ids(self) -> Tensor:
         """The responses' tokens [M]."""
-        sequences = self.batch.sequences
-        return sequences.ids[sequences.response_mask.to(sequences.ids.device)]
+        return self.batch.sequences.ids_at(self.batch.sequences.response_mask)
 
     @cached_property
     def input_ids(self) -> Tensor:
         """The transcripts' tokens, one behind the other [sum of n_tokens]."""
-        sequences = self.batch.sequences
-        return sequences.ids[sequences.input_mask.to(sequences.ids.device)]
+        return self.batch.sequences.ids_at(self.batch.sequences.input_mask)
 
     @cached_property
     def text_embeddings(self) -> Tensor:
@@ -128,6 +127,11 @@ class Term(nn.Module):
     def needs_with(cls, options: Options) -> frozenset[str]:
         """`needs`, of a term in which they follow from the options."""
         return cls.needs
+
+    @classmethod
+    def runs_llm(cls, options: Options) -> bool:
+        """Whether it has the LLM read what no other term asks for, and not in every batch."""
+        return False
 
     @classmethod
     def teaches(cls, options: Options) -> bool:
