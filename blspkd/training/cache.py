@@ -42,7 +42,7 @@ from blspkd.errors import DataError
 from blspkd.files import text_digest
 from blspkd.models.speech_llm import SpeechLlm
 from blspkd.progress import progress_bar
-from blspkd.training.trainer import batch_loader
+from blspkd.training.loader import batch_loader
 
 logger = logging.getLogger(__name__)
 SHARD_BYTES = 64 << 20  # what waits in memory to be written, and what a kill can cost

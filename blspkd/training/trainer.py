@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from blspkd.config import TrainConfig
-from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch, collate
+from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
@@ -23,13 +22,13 @@ from blspkd.models.pieces import is_large
 from blspkd.training.bar import Bar
 from blspkd.training.checkpoint import Split
 from blspkd.training.clock import Clock, readable
+from blspkd.training.loader import batch_loader
 from blspkd.training.objective import Denominators, KdObjective
 from blspkd.training.optimiser import make_optimiser
 from blspkd.training.parallel import runs_in_step
 from blspkd.training.saving import Checkpoints, Snapshots, load_average
 from blspkd.training.sharding import data_parallel, has_shards, to_device
 from blspkd.training.shared_weights import SharedWeights
-from blspkd.training.signals import outlive
 from blspkd.training.stopping import Stopping
 from blspkd.training.zero import leave_frozen_out, whole
 
@@ -296,14 +295,3 @@ class KdTrainer(Trainer):
         if batch.errors and (not batch.utt_ids or self._bad > self.config.data.max_bad_ratio * max(self._seen, 100)):
             raise AudioError(f"{self._bad} of {self._seen} utterances could not be loaded, and data.max_bad_ratio is "
                              f"{self.config.data.max_bad_ratio}; the last: {batch.errors[-1]}")
-
-
-def batch_loader(dataset: ExampleDataset, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
-    """Batches of (epoch, index) -> Batch, by `num_workers` processes of one thread; pinned where there is a GPU."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    outlive()
