@@ -71,7 +71,8 @@ def batch_of(run, cached, *indices):
 
 def history(folder, step):
     rows = json.loads((folder / f"checkpoint-{step}/trainer_state.json").read_text())["log_history"]
-    return [{key: value for key, value in row.items() if not key.endswith(("runtime", "per_second"))} for row in rows]
+    return [{key: value for key, value in row.items()
+             if not key.startswith("time_") and not key.endswith(("runtime", "per_second"))} for row in rows]
 
 
 def weights(folder):

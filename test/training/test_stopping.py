@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from blspkd.bin.train import main
 from blspkd.errors import STOPPED
-from blspkd.training import phase, trainer
+from blspkd.training import phase, saving, trainer
 from blspkd.training.checkpoint import complete_checkpoints
 from blspkd.training.trainer import KdTrainer
 
@@ -86,7 +86,7 @@ def test_a_signal_loses_no_step(run, hook, tmp_path, number, step, capfd):
 def test_a_second_signal_while_it_saves_changes_nothing(run, hook, tmp_path):
     hook(KdTrainer, "training_step", tell, at(2))
     hook(KdTrainer, "_save_optimizer_and_scheduler", tell)
-    hook(trainer, "finish_checkpoint", tell)
+    hook(saving, "finish_checkpoint", tell)
     assert run("told") == STOPPED
     assert steps(tmp_path / "told") == [3]
 
@@ -133,7 +133,9 @@ def test_processes_that_load_data_go_on_until_the_step_is_done(run, hook, tmp_pa
     assert steps(tmp_path / "told") == [2]
 
 
-def test_ctrl_c_ends_at_once_as_before(run, hook, tmp_path):
+def test_ctrl_c_ends_at_once_as_before(run, hook, tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     hook(KdTrainer, "training_step", lambda: tell(signal.SIGINT), at(2))
     assert run("told", "--save_steps", "1") == 130
     assert steps(tmp_path / "told") == [1, 2]

@@ -175,7 +175,8 @@ def test_contrast_is_the_cross_entropy_of_a_choice_by_distance_among_the_batch_s
     tokens = torch.randn(4, 5, requires_grad=True)
     llm = SimpleNamespace(get_input_embeddings=lambda: table.__getitem__)
     model = SimpleNamespace(embedding_rms=0.7, causal_lm=llm)
-    step = SimpleNamespace(input_ids=ids, model=model, speech=SimpleNamespace(rows=lambda: tokens))
+    batch = SimpleNamespace(examples=[SimpleNamespace(input=part.numpy()) for part in ids.split([1, 3])])
+    step = SimpleNamespace(batch=batch, input_ids=ids, model=model, speech=SimpleNamespace(rows=lambda: tokens))
     found = Contrast(Contrast.Options(temperature=0.3), model)(step)
     expected, right = 0.0, 0
     for token, own in zip(tokens.detach().double(), ids.tolist(), strict=True):
