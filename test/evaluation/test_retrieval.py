@@ -47,7 +47,8 @@ def test_it_equals_all_cosines(seed, num_queries, num_items, width, block):
         assert first_is_right(*scaled, asked, offered).tolist() == whole.tolist()
 
 
-@given(arrays(np.float32, (7, 3), elements=st.floats(-4, 4, width=16, allow_subnormal=False)), st.permutations(range(7)))
+@given(arrays(np.float32, (7, 3), elements=st.floats(-4, 4, width=16, allow_subnormal=False)),
+       st.permutations(range(7)))
 @settings(deadline=None, max_examples=25)
 def test_means_are_those_of_the_groups(vectors, order):
     sizes = [2, 0, 1, 4]
