@@ -264,7 +264,7 @@ class TrainConfig:
                               "one of the two")
         if self.training.freeze_param and not (self.training.init_from or self.training.init_ctc_head or self.align):
             raise ConfigError(f"training.freeze_param: {self.training.freeze_param[0]} would stay as it was drawn; set "
-                              "training.init_from, or align, too")
+                              "training.init_from, init_ctc_head or align, too")
         if self.training.cache_teacher is True and not self._has_teacher():
             raise ConfigError("cache_teacher: w_input and w_response are 0, so there is no teacher; set it to false")
 

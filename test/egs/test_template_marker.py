@@ -82,6 +82,17 @@ def test_a_change_of_a_model_that_the_configuration_names_is_noticed(tmp_path, c
         assert check(tmp_path, *words).returncode == 0
 
 
+def test_a_change_of_a_file_of_weights_that_the_configuration_names_is_noticed(tmp_path):
+    (tmp_path / "train.yaml").write_text("training: {init_ctc_head: head.safetensors}\n")
+    for weights in ("1", "2"):
+        (tmp_path / "head.safetensors").write_text(weights)
+        ran = check(tmp_path, "--text", "train.yaml", "--model_in", "init_ctc_head")
+        assert ran.returncode == 10
+        assert ("init_ctc_head head.safetensors: its contents changed" in ran.stdout) == (weights == "2")
+        finish(tmp_path)
+    assert "--model_in init_ctc_head" in (MARKER.parents[1] / "blspkd.sh").read_text()
+
+
 def test_no_model_is_looked_for_where_none_is_named(tmp_path):
     (tmp_path / "train.yaml").write_text('training:\n  init_from:\n  model: ""\n  init_from: ""\n')
     check(tmp_path, "--text", "train.yaml", "--model_in", "init_from")

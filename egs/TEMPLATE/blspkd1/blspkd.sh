@@ -136,7 +136,7 @@ if stage train; then
     done
     if step "${exp}/.done/train.json" --model llm "${llm}" --model speech_encoder "${speech_encoder}" \
             --text "${train_config}" --words "train_args=${train_args}" --ignore_unfinished "gradient_accumulation recount recount_by recount_weight" \
-            --model_in init_from --ignore "num_workers log_steps keep_checkpoints chunk_mib most_positions cache_dir hang_minutes shard_llm" \
+            --model_in init_from --model_in init_ctc_head --ignore "num_workers log_steps keep_checkpoints chunk_mib most_positions cache_dir hang_minutes shard_llm" \
             --data "${datadir}/${train_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             $(side_tables "${datadir}/${train_set}") \
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \

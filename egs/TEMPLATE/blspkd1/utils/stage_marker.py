@@ -50,7 +50,7 @@ def main() -> int:
                      help="files of a folder; absent ones count as such, and with a wav.scp its recordings")
     one.add_argument("--model", action="append", default=[], nargs=2, metavar=("NAME", "MODEL"), help="id or folder")
     one.add_argument("--model_in", action="append", default=[], metavar="KEY",
-                     help="a model's folder, by its key in a --value or --text")
+                     help="a model's folder or file, by its key in a --value or --text")
     one.add_argument("--code", action="append", default=[], metavar="FOLDER", help="a change means: run again")
     one.add_argument("--output", action="append", default=[], metavar="PATTERN", help="must be there in the end")
     one.add_argument("--outputs", action="append", default=[], nargs=2, metavar=("PATTERN", "WORDS"),
@@ -78,8 +78,9 @@ def check(arguments: argparse.Namespace) -> int:
     words = [word for value in made_from.values() for word in ([value] if isinstance(value, str) else value)]
     for key in arguments.model_in:
         for model in re.findall(rf"\b{key}\b[ :=]+[\"']?([^\s\"',}}]+)", "\n".join(words)):
-            if Path(model).is_dir():
-                made_from[f"{key} {model}"] = folder_digest(Path(model))
+            if Path(model).exists():
+                digest = folder_digest if Path(model).is_dir() else file_digest
+                made_from[f"{key} {model}"] = digest(Path(model))
     for folder, *patterns in arguments.data:
         for path in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
             made_from[str(path)] = file_digest(path)
