@@ -21,6 +21,7 @@ from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.errors import ModelError
+from blspkd.free_memory import give_back
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 from blspkd.models.base_models import load_llm
 from blspkd.models.speech_llm import SpeechLlm
@@ -133,6 +134,7 @@ LAYERS, LAYER_MIB = 16, 8
 
 def load(rank: int, folder: Path) -> None:
     sharding = Sharding.over("all", CPU)
+    give_back()  # what the tests before had freed, this forked process would fill without asking for memory
     with Highest() as loading:
         llm = sharding.load(lambda: load_llm(str(folder / "llm")))
     (folder / f"used-{rank}").write_text(str(loading.used))
