@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoTokenizer
 
-from blspkd.audio import samples as audio
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import check_model_path
-from blspkd.errors import AudioError, ConfigError, DataError, ModelError
+from blspkd.errors import ConfigError, DataError, ModelError
 from blspkd.evaluation.decode_dir import HypothesisDir
+from blspkd.evaluation.recordings import RECORDING_FILES, Recordings
 from blspkd.evaluation_config import TranscribeConfig
 from blspkd.files import contents_digests
-from blspkd.kaldi.data_dir import KaldiDir, Utterance
+from blspkd.kaldi.data_dir import KaldiDir
 from blspkd.kaldi.parts import Fingerprint, Job, plan_batches, plan_parts, run_parts
 
 log = logging.getLogger(__name__)
-DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur")
 
 
 class Recogniser:
@@ -104,9 +103,9 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     Raises AudioError naming an utterance, and DataError for a folder that holds something else.
     """
     data_dir, output_dir = Path(data_dir), Path(output_dir)
-    utterances = KaldiDir.read(data_dir, need_text=False).utterances
+    recordings = Recordings(data_dir, KaldiDir.read(data_dir, need_text=False).utterances)
     options = {key: value for key, value in dataclasses.asdict(config).items() if key != "device"}
-    data = contents_digests(data_dir / name for name in DATA_FILES)
+    data = contents_digests(data_dir / name for name in RECORDING_FILES)
     folder = TranscriptDir(output_dir, Fingerprint(recogniser=identity, data=data, options=options))
     if folder.is_finished():
         log.info("%s: everything is transcribed already", output_dir)
@@ -114,11 +113,11 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     if output_dir.is_dir() and any(output_dir.iterdir()) and not any(
             (output_dir / name).exists() for name in ("parts", folder.marker_name)):
         raise DataError(f"{output_dir}: holds other things than transcripts; choose another folder")
-    seconds = {utt_id: _duration(data_dir, utterance) for utt_id, utterance in utterances.items()}
+    seconds = {utt_id: recordings.seconds(utt_id) for utt_id in recordings.utterances}
     recogniser = load_recogniser()
 
     def load(batch: list[str]) -> list[np.ndarray]:
-        return [_load(data_dir, utterances[utt_id], recogniser.sampling_rate) for utt_id in batch]
+        return [recordings.load(utt_id, recogniser.sampling_rate) for utt_id in batch]
 
     def work(batch: list[str], waveforms: list[np.ndarray]) -> list[dict]:
         return [{"utt_id": utt_id, "hypothesis": text}
@@ -127,19 +126,3 @@ def transcribe_set(load_recogniser: Callable[[], Recogniser], identity: object, 
     plan = plan_parts(plan_batches(seconds, config.batch_size), config.part_size)
     run_parts(f"transcribe {data_dir.name}", [Job(plan, {folder: work}, load)])
     return True
-
-
-def _duration(data_dir: Path, utterance: Utterance) -> float:
-    if utterance.duration is not None:
-        return utterance.duration
-    try:
-        return audio.duration(utterance.audio)
-    except AudioError as error:
-        raise AudioError(f"{data_dir}: utterance {utterance.utt_id}: {error}") from None
-
-
-def _load(data_dir: Path, utterance: Utterance, sampling_rate: int) -> np.ndarray:
-    try:
-        return audio.load(utterance.audio, sampling_rate)
-    except AudioError as error:
-        raise AudioError(f"{data_dir}: utterance {utterance.utt_id}: {error}") from None

@@ -5,7 +5,6 @@
     tokens  [N, D]  speech tokens as the LLM reads them
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,17 +12,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from blspkd.audio import samples as audio
 from blspkd.data.features import pad_windows
-from blspkd.errors import AudioError, ConfigError
+from blspkd.errors import ConfigError
+from blspkd.evaluation.recordings import RECORDING_FILES, Recordings
 from blspkd.files import contents_digests
 from blspkd.kaldi.data_dir import KaldiDir
 from blspkd.kaldi.matrix_dir import MatrixDir
-from blspkd.kaldi.parts import Fingerprint, Job, Plan, plan_batches, plan_parts, run_parts
+from blspkd.kaldi.parts import Fingerprint, Job, plan_batches, plan_parts, run_parts
 from blspkd.models.listener import Listener
 
-log = logging.getLogger(__name__)
-DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur")
 What = Literal["frames", "alpha", "tokens"]
 
 
@@ -38,16 +35,17 @@ def write_speech_matrices(load_listener: Callable[[], Listener], model_fingerpri
     """
     data_dir = Path(data_dir)
     folder = MatrixDir(out_dir, {
-        **model_fingerprint, "what": what, "data": contents_digests(data_dir / name for name in DATA_FILES),
+        **model_fingerprint, "what": what, "data": contents_digests(data_dir / name for name in RECORDING_FILES),
         "data_dir": str(data_dir.absolute()), "out_dir": str(Path(out_dir).absolute()),
         "options": {"batch_size": batch_size, "batch_seconds": batch_seconds, "part_size": part_size}})
-    data = KaldiDir.read(data_dir, need_text=False)
+    recordings = Recordings(data_dir, KaldiDir.read(data_dir, need_text=False).utterances)
     folder.claim()
     if folder.is_finished():
         return False
-    speaker = _Speech(load_listener(), data, what)
-    batches = plan_batches(speaker.durations(), batch_size, batch_seconds)
-    plan: Plan = plan_parts(batches, part_size)
+    speaker = _Speech(load_listener(), recordings, what)
+    seconds = {utt_id: recordings.seconds(utt_id) for utt_id in recordings.utterances}
+    batches = plan_batches(seconds, batch_size, batch_seconds)
+    plan = plan_parts(batches, part_size)
     run_parts(f"{what} {data_dir.name}", [Job(plan, {folder: speaker.rows}, speaker.load)])
     return True
 
@@ -55,29 +53,12 @@ def write_speech_matrices(load_listener: Callable[[], Listener], model_fingerpri
 class _Speech:
     """A loaded model at work on one set."""
 
-    def __init__(self, listener: Listener, data: KaldiDir, what: What):
-        self.listener, self.data, self.what = listener, data, what
-
-    def durations(self) -> dict[str, float]:
-        """Seconds by utterance, from `utt2dur` or the files' headers."""
-        seconds = {}
-        for utterance in self.data:
-            try:
-                seconds[utterance.utt_id] = (audio.duration(utterance.audio) if utterance.duration is None
-                                             else utterance.duration)
-            except AudioError as error:
-                raise AudioError(f"{self.data.path}: utterance {utterance.utt_id}: {error}") from None
-        return seconds
+    def __init__(self, listener: Listener, recordings: Recordings, what: What):
+        self.listener, self.recordings, self.what = listener, recordings, what
 
     def load(self, utt_ids: list[str]) -> list[np.ndarray]:
         """Waveforms [samples] at the encoder's rate."""
-        waveforms = []
-        for utt_id in utt_ids:
-            try:
-                waveforms.append(audio.load(self.data[utt_id].audio, self.listener.extractor.sampling_rate))
-            except AudioError as error:
-                raise AudioError(f"{self.data.path}: utterance {utt_id}: {error}") from None
-        return waveforms
+        return [self.recordings.load(utt_id, self.listener.extractor.sampling_rate) for utt_id in utt_ids]
 
     def rows(self, utt_ids: list[str], waveforms: list[np.ndarray]) -> list[dict]:
         return [{"utt_id": utt_id, "matrix": matrix}
