@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> None:
     logging.getLogger("blspkd").setLevel(logging.INFO)
 
     # Imported here, so that --help and mistakes in the options answer at once.
-    from blspkd.evaluation.alignment import AlignDir, align_set
+    from blspkd.evaluation.alignment import align_set
     from blspkd.evaluation.alignment_summary import update_alignment_results, write_summary
     from blspkd.evaluation.decoding import fingerprint_model
     from blspkd.evaluation.scoring import read_experiment
@@ -39,11 +39,11 @@ def main(words: list[str] | None = None) -> None:
 
     device = choose_device(config.device)
     experiment = read_experiment(args.exp_dir)
-    rows = align_set(lambda: Listener.from_pretrained(args.model_dir, device),
-                     fingerprint_model(args.model_dir, model_identity), args.data_dir, args.exp_dir, config,
-                     args.train_dir)
-    set_name = Path(args.data_dir).resolve().name
-    write_summary(AlignDir(args.exp_dir, set_name, {}).path / "summary.json", rows, args.data_dir)
+    folder = align_set(lambda: Listener.from_pretrained(args.model_dir, device),
+                       fingerprint_model(args.model_dir, model_identity), args.data_dir, args.exp_dir, config,
+                       args.train_dir)
+    set_name, rows = Path(args.data_dir).resolve().name, folder.rows()
+    write_summary(folder.path / "summary.json", rows, args.data_dir)
     for row in update_alignment_results(Path(args.exp_dir) / "results.json", rows, experiment, set_name,
                                         config.num_bootstrap, config.seed):
         print(f"{set_name}  {row.metric:20} {row.value:9.3f}  [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]  n={row.n}")

@@ -6,13 +6,17 @@ what was decoded there.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from blspkd.config import ModelConfig
 from blspkd.errors import ConfigError, DataError
-from blspkd.files import atomic_write
+from blspkd.evaluation.transcript_style import RULES, TranscriptStyle
+from blspkd.evaluation_config import DecodeConfig
+from blspkd.files import atomic_write, contents_digests
+from blspkd.kaldi.tables import read_table
 
 NO_ADAPTER = "none"  # in config.yaml: an LLM by itself
 
@@ -20,6 +24,27 @@ NO_ADAPTER = "none"  # in config.yaml: an LLM by itself
 def transcripts_dir(pattern: str, set_name: str) -> Path:
     """The folder of one set's transcripts: `pattern` with {set} replaced."""
     return Path(pattern.replace("{set}", set_name))
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the cascade reads of one set; without the system "cascade" nothing."""
+
+    texts: dict[str, str]  # utt_id -> the recogniser's transcript, in the style that it is given
+    files: dict[str, object]  # digests of the files that they come from
+
+    @classmethod
+    def read(cls, config: DecodeConfig, set_name: str, utt_ids: Iterable[str]) -> "Recognised":
+        """For each of `utt_ids`; raises DataError as `read_transcripts` does."""
+        if "cascade" not in config.systems:
+            return cls({}, {})
+        folder = transcripts_dir(config.transcripts, set_name)
+        texts, files = read_transcripts(folder, utt_ids), {"recognised": contents_digests([folder / "text"])}
+        if config.transcript_style:
+            trained = Path(config.transcript_style) / "text"
+            texts = TranscriptStyle.of(read_table(trained, allow_empty=True).values()).restyle(texts)
+            files["style"] = [RULES, contents_digests([trained])]
+        return cls(texts, files)
 
 
 def read_transcripts(folder: Path, utt_ids: Iterable[str]) -> dict[str, str]:

@@ -18,8 +18,6 @@ from torch import Tensor
 from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.tags import tagged
 from blspkd.errors import ConfigError
-from blspkd.evaluation import transcript_style
-from blspkd.evaluation.cascade import transcripts_dir
 from blspkd.evaluation.decode_dir import DecodeDir
 from blspkd.evaluation.eval_set import TYPED, EvalSet
 from blspkd.evaluation_config import DecodeConfig
@@ -30,8 +28,8 @@ from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.model_folder import locate_base_models, read_config
 
 log = logging.getLogger(__name__)
+LISTENING = ("snap", "recount", "recount_by", "recount_weight", "count", "hears")  # options of systems that listen
 SYSTEM_ORDER = ("text", "cascade", "speech", "chance")  # chance last: it can often be read off speech's answers
-DATA_FILES = ("wav.scp", "segments", "reco2channel", "utt2dur", "text", "instruction")
 
 
 def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerprint, data_dir: str | Path,
@@ -41,7 +39,8 @@ def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerp
     load_listener: called only if something is left to decode. model_fingerprint: what tells its model from others.
     """
     eval_set = EvalSet.read(data_dir, config)
-    todo = [folder for folder in _decode_dirs(eval_set, model_fingerprint, exp_dir, config) if not folder.is_finished()]
+    folders = _decode_dirs(eval_set, model_fingerprint, exp_dir, config)
+    todo = [folder for folder in folders if not folder.is_finished()]
     if not todo:
         log.info("%s: everything is decoded already", eval_set.path)
         return
@@ -50,12 +49,14 @@ def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerp
     listener = load_listener() if len(todo) > len(derived) else None
     jobs = []
     for system in SYSTEM_ORDER:
-        folders = [folder for folder in todo if folder.system == system and folder not in derived]
-        if folders:
-            jobs.append(_Decoder(eval_set, config, listener, system).job(folders))
-    answers = {folder: DecodeDir(exp_dir, folder.task, eval_set.name, "speech", {}) for folder in derived}
-    jobs += [Job([[list(eval_set.utterances)]], {folder: partial(_chance_rows, eval_set, speech)})
-             for folder, speech in answers.items()]
+        directories = [folder for folder in todo if folder.system == system and folder not in derived]
+        if directories:
+            decoder = _Decoder(eval_set, config, listener, system)
+            work = {folder: partial(decoder.answer, folder.task) for folder in directories}
+            jobs.append(Job(decoder.plan, work, decoder.load, decoder.listen))
+    speech = {folder.task: folder for folder in folders if folder.system == "speech"}
+    jobs += [Job([[list(eval_set.utterances)]], {folder: partial(_chance_rows, eval_set, speech[folder.task])})
+             for folder in derived]
     run_parts(f"decode {eval_set.name}", jobs)
 
 
@@ -89,15 +90,13 @@ class _Decoder:
         self.places = {batch[0]: f"{part} {number}" for part, batches in enumerate(self.plan)
                        for number, batch in enumerate(batches)}
 
-    def job(self, folders: list[DecodeDir]) -> Job:
-        """Decode for `folders`, the tasks; each utterance is heard once for all of them."""
-        work = {folder: partial(self.answer, folder.task) for folder in folders}
-        if self.system in TYPED:
-            return Job(self.plan, work)
-        return Job(self.plan, work, self.load, self.listen)
+    def load(self, batch: list[str]) -> tuple[list[np.ndarray], list[int] | None] | None:
+        """Waveforms of what is heard, and how many speech tokens each shall become, None where the model decides.
 
-    def load(self, batch: list[str]) -> tuple[list[np.ndarray], list[int] | None]:
-        """Waveforms of what is heard, and how many speech tokens each shall become; None: the model decides."""
+        None for a system that reads.
+        """
+        if self.system in TYPED:
+            return None
         rate = self.listener.extractor.sampling_rate
         heard = [self.eval_set.heard(self.system, utt_id) for utt_id in batch]
         n_tokens = [self._true_count(utt_id) for utt_id in heard] if self.config.count == "transcript" else None
@@ -106,7 +105,10 @@ class _Decoder:
             waveforms = list(map(np.zeros_like, waveforms))
         return waveforms, n_tokens
 
-    def listen(self, loaded: tuple[list[np.ndarray], list[int] | None]) -> list[Tensor]:
+    def listen(self, loaded: tuple[list[np.ndarray], list[int] | None] | None) -> list[Tensor] | None:
+        """Speech tokens [n, D] of what `load` gave."""
+        if loaded is None:
+            return None
         waveforms, n_tokens = loaded
         return self.listener.listen(waveforms, snap=self.config.snap, recount=self.config.recount, n_tokens=n_tokens)
 
@@ -126,7 +128,7 @@ class _Decoder:
             key = f"{self.config.seed} {task} {self.system} {self.places[batch[0]]}"
             torch.manual_seed(int(text_digest(key)[:14], 16))
         instructions = [self.eval_set.instructions[task][utt_id] for utt_id in batch]
-        tags = self.config.tasks[task].tags
+        tags = self.eval_set.tasks[task].tags
         asked = [tagged(instruction, tags.values()) for instruction in instructions]
         if speech is None:
             typed = [self.eval_set.typed(self.system, utt_id) for utt_id in batch]
@@ -147,7 +149,7 @@ class _Decoder:
                 "source_utt_id": self.eval_set.heard(self.system, utt_id),
                 "finished": answer.finished,
                 **({"tags": tags} if tags else {}),
-                **({"recognised": self.eval_set.recognised[utt_id]} if self.system == "cascade" else {}),
+                **({"recognised": self.eval_set.typed(self.system, utt_id)} if self.system == "cascade" else {}),
             })
         return rows
 
@@ -156,23 +158,15 @@ class _Decoder:
 
 
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
-    data = contents_digests(eval_set.path / name for name in DATA_FILES)
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    usual = {"snap": "model", "recount": -1, "recount_by": "model", "recount_weight": -1.0, "count": "model",
-             "hears": "speech"}
-    listening = {key: getattr(config, key) for key, value in usual.items() if getattr(config, key) != value}
+    usual = DecodeConfig()
+    listening = {key: getattr(config, key) for key in LISTENING if getattr(config, key) != getattr(usual, key)}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:
-        for task, task_config in config.tasks_of(eval_set.name).items() if system in config.systems else ():
-            references = contents_digests([eval_set.path / f"text.{task}"])
-            if system == "cascade":
-                transcripts = transcripts_dir(config.transcripts, eval_set.name) / "text"
-                references["recognised"] = contents_digests([transcripts])
-                if config.transcript_style:
-                    references["style"] = [transcript_style.RULES,
-                                           contents_digests([Path(config.transcript_style) / "text"])]
-            fingerprint = {**model, "data": {**data, **references}, "instruction": task_config.instruction,
+        for task, task_config in eval_set.tasks.items() if system in config.systems else ():
+            data = eval_set.files[task] | (eval_set.recognised.files if system == "cascade" else {})
+            fingerprint = {**model, "data": data, "instruction": task_config.instruction,
                            **({"tags": task_config.tags} if task_config.tags else {}),
                            "options": options | (listening if system not in TYPED else {}), "batching": batches}
             directories.append(DecodeDir(exp_dir, task, eval_set.name, system, fingerprint))

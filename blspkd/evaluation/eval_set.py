@@ -2,18 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from blspkd.audio import samples as audio
-from blspkd.errors import AudioError, ConfigError, DataError
-from blspkd.evaluation.cascade import read_transcripts, transcripts_dir
+from blspkd.errors import ConfigError, DataError
+from blspkd.evaluation.cascade import Recognised
 from blspkd.evaluation.derangement import derange
-from blspkd.evaluation.transcript_style import TranscriptStyle
+from blspkd.evaluation.recordings import RECORDING_FILES, Recordings
 from blspkd.evaluation_config import DecodeConfig, TaskConfig
-from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_instructions, read_references, read_table
+from blspkd.files import contents_digests
+from blspkd.kaldi.data_dir import KaldiDir, read_instructions, read_references
 from blspkd.kaldi.parts import Plan, plan_batches, plan_parts
 from blspkd.kaldi.sampling import sample
 
@@ -21,15 +19,15 @@ TYPED = ("text", "cascade")  # systems that read instead of listening
 
 
 @dataclass(frozen=True)
-class EvalSet:
+class EvalSet(Recordings):
     """The utterances of `path` that are evaluated, in utterance order."""
 
-    path: Path
-    utterances: dict[str, Utterance]
+    tasks: dict[str, TaskConfig]
     instructions: dict[str, dict[str, str]]  # task -> utt_id -> instruction
     references: dict[str, dict[str, str]]  # task -> utt_id -> reference
     sources: dict[str, str]  # chance: utt_id -> the utterance whose speech is heard; empty without that system
-    recognised: dict[str, str] = field(default_factory=dict)  # cascade: utt_id -> the recogniser's transcript
+    recognised: Recognised
+    files: dict[str, dict[str, str]]  # task -> digests of the files that it is read from, but for those of `recognised`
 
     @property
     def name(self) -> str:
@@ -51,24 +49,17 @@ class EvalSet:
             raise DataError(f"{path}/text: missing, and count 'transcript' takes the number of speech tokens from it; "
                             "write it, or decode this set with count 'model'")
         need_text = bool(set(config.systems) & {"text", "chance"}) or (path / "text").exists()
-        utterances = KaldiDir.read(path, need_text=need_text).utterances
-        if not utterances:
-            raise DataError(f"{path}: no utterance in it")
-        utterances = draw(utterances, config)
+        utterances = sample(KaldiDir.read(path, need_text=need_text).utterances, config.max_utterances, config.seed)
         try:
             transcripts = {utt_id: utterance.text for utt_id, utterance in utterances.items()}
             sources = derange(transcripts, config.seed) if "chance" in config.systems else {}
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        recognised = {}
-        if "cascade" in config.systems:
-            recognised = read_transcripts(transcripts_dir(config.transcripts, path.name), utterances)
-            if config.transcript_style:
-                trained = read_table(Path(config.transcript_style) / "text", allow_empty=True)
-                style = TranscriptStyle.of(trained.values())
-                recognised = style.restyle(recognised)
-        return cls(path, utterances, _instructions(path, tasks, utterances), _references(path, tasks, utterances),
-                   sources, recognised)
+        recognised = Recognised.read(config, path.name, utterances)
+        shared = contents_digests(path / name for name in (*RECORDING_FILES, "text", "instruction"))
+        return cls(path, utterances, tasks, _instructions(path, tasks, utterances),
+                   _references(path, tasks, utterances), sources, recognised,
+                   {task: shared | contents_digests([path / f"text.{task}"]) for task in tasks})
 
     def heard(self, system: str, utt_id: str) -> str:
         """The utterance whose speech (or, for "text", whose transcript) `system` gets in the place of `utt_id`."""
@@ -76,7 +67,7 @@ class EvalSet:
 
     def typed(self, system: str, utt_id: str) -> str:
         """What `system`, "text" or "cascade", reads in the place of the speech; it may be empty for "cascade"."""
-        return self.recognised[utt_id] if system == "cascade" else self.utterances[utt_id].text
+        return self.recognised.texts[utt_id] if system == "cascade" else self.utterances[utt_id].text
 
     def plan(self, system: str, config: DecodeConfig) -> Plan:
         """All utterance ids: parts (what is saved together) of batches (what is decoded together), longest first."""
@@ -84,30 +75,9 @@ class EvalSet:
             lengths = {utt_id: float(len(self.typed(system, utt_id))) for utt_id in self.utterances}
             batches = plan_batches(lengths, config.batch_size)
         else:
-            seconds = {utt_id: self._duration(self.heard(system, utt_id)) for utt_id in self.utterances}
+            seconds = {utt_id: self.seconds(self.heard(system, utt_id)) for utt_id in self.utterances}
             batches = plan_batches(seconds, config.batch_size, config.batch_seconds)
         return plan_parts(batches, config.part_size)
-
-    def load(self, utt_id: str, sampling_rate: int) -> np.ndarray:
-        """Samples [samples] at `sampling_rate` Hz. Raises AudioError naming the utterance."""
-        try:
-            return audio.load(self.utterances[utt_id].audio, sampling_rate)
-        except AudioError as error:
-            raise AudioError(f"{self.path}: utterance {utt_id}: {error}") from None
-
-    def _duration(self, utt_id: str) -> float:
-        utterance = self.utterances[utt_id]
-        if utterance.duration is not None:
-            return utterance.duration
-        try:
-            return audio.duration(utterance.audio)
-        except AudioError as error:
-            raise AudioError(f"{self.path}: utterance {utt_id}: {error}") from None
-
-
-def draw(utterances: dict[str, Utterance], config: DecodeConfig) -> dict[str, Utterance]:
-    """A sample of config.max_utterances by config.seed, in utterance order; all of them where that is 0 or too many."""
-    return sample(utterances, config.max_utterances, config.seed)
 
 
 def _instructions(path: Path, tasks: Mapping[str, TaskConfig], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:

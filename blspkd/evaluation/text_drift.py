@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blspkd.config import DataConfig
 from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
-from blspkd.data.examples import Example, make_examples
+from blspkd.data.examples import Example
 from blspkd.evaluation.bootstrap import Statistics, ratio
-from blspkd.evaluation.eval_set import draw
+from blspkd.evaluation.measured_set import MeasuredSet
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
+from blspkd.evaluation.text_vs_speech import PLAIN_KL
 from blspkd.evaluation_config import DecodeConfig
-from blspkd.kaldi.data_dir import KaldiDir, read_continuations
-from blspkd.losses.distillation import Divergence, distillation_loss
+from blspkd.losses.distillation import distillation_loss
 from blspkd.models.listener import Listener
 from blspkd.models.model_folder import SpeechLlmConfig
 from blspkd.progress import progress_bar
@@ -37,13 +36,11 @@ def measure_text_drift(listener: Listener, data_dir: str | Path, config: DecodeC
 
     Raises DataError where `data_dir` lacks durations or continuations.
     """
-    data_dir = Path(data_dir)
-    limits = DataConfig(max_duration=float("inf"), min_duration=0.0, max_tokens=1 << 30)
-    data = KaldiDir(data_dir, draw(KaldiDir.read(data_dir).utterances, config))
-    examples = make_examples(data, read_continuations(data_dir / "continuation"), listener.prompt, limits).examples
+    measured_set = MeasuredSet.read(data_dir, config)
+    examples = measured_set.examples(listener.prompt, measured_set.continuations)
     examples.sort(key=lambda example: example.length)
     found = []
-    with progress_bar(f"text drift {data_dir.name}", total=len(examples), unit="utt") as bar:
+    with progress_bar(f"text drift {measured_set.data.path.name}", total=len(examples), unit="utt") as bar:
         for first in range(0, len(examples), config.batch_size):
             batch = examples[first:first + config.batch_size]
             found += _compare(listener, batch)
@@ -62,7 +59,7 @@ def _compare(listener: Listener, examples: list[Example]) -> Iterator[tuple[floa
     for row, length in enumerate(sequences.lengths.tolist()):
         student, teacher = trained[row, :length], base[row, :length]
         distilled = distillation_loss(student, teacher, head, student.new_ones(length, dtype=torch.float32),
-                                      Divergence("forward_kl", temperature=1.0), head_bias=bias)
+                                      PLAIN_KL, head_bias=bias)
         yield (float(distilled.divergence.sum()), float((~distilled.agreement).sum()), length,
                float((student - teacher).abs().max()))
 

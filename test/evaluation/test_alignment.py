@@ -11,7 +11,7 @@ from blspkd.bin import align
 from blspkd.config import DataConfig, ModelConfig, PromptConfig
 from blspkd.data.batching import collate
 from blspkd.data.examples import ExampleDataset, make_examples
-from blspkd.evaluation.alignment import measure_batch
+from blspkd.evaluation.text_vs_speech import measure_batch
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations, read_table
 from blspkd.models.listener import Listener
 from blspkd.models.plora import speech_positions

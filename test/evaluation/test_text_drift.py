@@ -8,12 +8,12 @@ from blspkd.config import ModelConfig, PromptConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.prompts import load_tokenizer
 from blspkd.evaluation import text_drift
-from blspkd.evaluation.eval_set import draw
 from blspkd.evaluation.results import read_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.evaluation.text_drift import measure_text_drift, update_drift_results
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.kaldi.data_dir import KaldiDir
+from blspkd.kaldi.sampling import sample
 from blspkd.models.listener import Listener
 from blspkd.models.speech_llm import SpeechLlm
 
@@ -59,4 +59,4 @@ def test_a_part_of_the_set_is_the_sample_that_the_alignment_draws(listener, data
     config = DecodeConfig(tasks={}, max_utterances=3, seed=1)
     utterances = KaldiDir.read(data_dir).utterances
     measure_text_drift(listener("speech"), data_dir, config)
-    assert sorted(compared) == list(draw(utterances, config)) != list(utterances)[:3]
+    assert sorted(compared) == list(sample(utterances, 3, 1)) != list(utterances)[:3]
