@@ -1,5 +1,6 @@
 """What a trained system costs, read off the files that its training left."""
 
+import math
 from pathlib import Path
 
 from safetensors import safe_open
@@ -39,13 +40,7 @@ def update_cost_results(exp_dir: str | Path, max_steps: int, processes: int = 1)
 
 
 def _parameters(path: Path) -> int:
-    total = 0
     with safe_open(path, framework="numpy") as file:
-        for name in file.keys():
-            size = 1
-            for extent in file.get_slice(name).get_shape():
-                size *= extent
-            total += size
-    return total
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
 

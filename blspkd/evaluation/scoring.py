@@ -92,17 +92,15 @@ def score_experiment(exp_dir: str | Path, config: DecodeConfig, test_sets: Seque
         rows += [as_row(score, system, set_name, name) for set_name in test_sets for system in config.systems
                  if set(tasks) <= config.tasks_of(set_name).keys() and can_mean(name, system, config)
                  for score in mean_scores(name, {task: decoded[task, set_name, system] for task in tasks}, config)]
+    firsts = {set_name: next(iter(tasks)) for set_name in test_sets if (tasks := config.tasks_of(set_name))}
     if "speech" in config.systems and experiment.counts_tokens:
-        firsts = {set_name: next(iter(config.tasks_of(set_name))) for set_name in test_sets}
         rows += [as_row(score, "speech", set_name, "alignment")
                  for set_name, first in firsts.items() for metric, kind in scorers.COUNTS.items()
                  for score in kind().measure(metric, decoded[first, set_name, "speech"], config.tasks[first],
                                              config.num_bootstrap, config.seed)]
     if "cascade" in config.systems:
-        for set_name in test_sets:
-            first = next(iter(config.tasks_of(set_name)))
-            rows += [as_row(score, "cascade", set_name, "asr")
-                     for score in recogniser_scores(decoded[first, set_name, "cascade"], config)]
+        rows += [as_row(score, "cascade", set_name, "asr") for set_name, first in firsts.items()
+                 for score in recogniser_scores(decoded[first, set_name, "cascade"], config)]
     examples = choose_examples(decoded, config, test_sets, experiment)
     with atomic_write(exp_dir / "examples.json") as file:
         json.dump(examples, file, indent=2, ensure_ascii=False)

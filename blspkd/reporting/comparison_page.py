@@ -49,7 +49,7 @@ def markdown(comparison: Comparison) -> str:
         ("What training did to the LLM on text", "", [("text", metric) for metric in DRIFT])]
     beside = {"": [("asr", "wer"), COUNT]}  # columns that do not make a table of their own
     predictions = [(name, *table) for name in _sets(measured, [COUNT, *(("alignment", metric) for metric in ALIGNMENT)])
-                   if (table := _predictions(comparison, name, _first_of(tasks)))]
+                   if (table := _predictions(comparison, name, tables.first_metrics(tasks)))]
     return render("comparison.md", comparison=comparison, ranges=True, **_legend(comparison), predictions=predictions,
                   snapshots=any(one.task == "alignment" for one in comparison.snapshots),
                   groups=[(title, meaning, [(name, _table(measured, name, columns + beside.get(title, [])))
@@ -60,7 +60,7 @@ def markdown(comparison: Comparison) -> str:
 def screen(comparison: Comparison) -> str:
     """The task tables for a terminal: means and differences, one metric a task."""
     task_metrics = _task_metrics(comparison.measured)
-    first = _first_of(task_metrics)
+    first = tables.first_metrics(task_metrics)
     blocks = []
     for set_name in _sets(comparison.measured, task_metrics):
         heads, rows = _cells(comparison.measured, set_name, [*first, COUNT], with_range=False)
@@ -87,11 +87,6 @@ def _task_metrics(measured: Sequence[Measured]) -> list[Column]:
     """Tasks with their metrics, in the order in which they were measured."""
     return list(dict.fromkeys((one.task, one.metric) for one in measured
                               if one.metric in SCORERS and one.task != "asr" and TYPE not in one.task))
-
-
-def _first_of(task_metrics: Sequence[Column]) -> list[Column]:
-    """Every task's first metric."""
-    return list({task: (task, metric) for task, metric in reversed(task_metrics)}.values())[::-1]
 
 
 def _predictions(comparison: Comparison, set_name: str, task_metrics: Sequence[Column]) -> tuple[str, list] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, count_splits, question_types
 from blspkd.evaluation.scorers import SCORERS, with_parts
 from blspkd.files import atomic_write
 from blspkd.reporting import tables
@@ -97,8 +97,8 @@ def write_page(path: str | Path, page: Page, environment: Sequence[tuple[str, st
     signatures = dict.fromkeys((tables.metric_label(row.metric), row.signature) for row in page.rows
                                if row.signature and row.metric not in parts)
     text = render("RESULTS.md", page=page, preamble=preamble, command=command, signatures=list(signatures),
-                  tasks=tables.markdown_tasks(page.rows), types=tables.markdown_types(page.rows),
-                  counts=tables.markdown_counts(page.rows),
+                  tasks=tables.markdown_tasks(page.rows), types=tables.markdown_parts(question_types(page.rows)),
+                  counts=tables.markdown_parts(count_splits(page.rows)),
                   others=tables.markdown_others(page.rows), errors=tables.markdown_errors(page.rows),
                   health=tables.markdown_health(page.rows),
                   facts=[("date", date), *environment, ("commit", commit),

@@ -1,10 +1,10 @@
 """Tables of `results.json` rows: aligned for the screen, Markdown for RESULTS.md; "-" where a row is missing."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from blspkd.evaluation.results import Row, count_splits, question_types, whole_tasks
+from blspkd.evaluation.results import Row, whole_tasks
 from blspkd.evaluation.scorers import COUNTS, HEALTH, SCORERS, with_parts
 from blspkd.evaluation.scorers.errors import ErrorRate
 
@@ -93,14 +93,9 @@ def markdown_tasks(rows: Sequence[Row]) -> str:
                        for task in tasks)
 
 
-def markdown_types(rows: Sequence[Row]) -> str:
-    """Tasks by type of question, a table per task and set."""
-    return "\n\n".join(markdown(arrange(own, SCORERS)) for own in question_types(rows).values())
-
-
-def markdown_counts(rows: Sequence[Row]) -> str:
-    """Tasks by whether the number of speech tokens is right, a table per task and set."""
-    return "\n\n".join(markdown(arrange(own, SCORERS)) for own in count_splits(rows).values())
+def markdown_parts(parts: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+    """Of tasks, by type of question or by whether the number of speech tokens is right: a table per task and set."""
+    return "\n\n".join(markdown(arrange(rows, SCORERS)) for rows in parts.values())
 
 
 def markdown_errors(rows: Sequence[Row]) -> str:
@@ -123,12 +118,11 @@ def markdown_errors(rows: Sequence[Row]) -> str:
 
 def markdown_health(rows: Sequence[Row]) -> str:
     """Bad answers: percent empty, looped, copied, words of no reference, and words per reference word."""
-    by_key = {(row.system, row.seed, row.set, row.task, row.metric): row for row in rows}
     table = arrange(rows, HEALTH)
     lines = []
     for system in table.systems:
         for task, name in dict.fromkeys((task, name) for task, _, name in table.columns):
-            found = [by_key.get((*system, name, task, metric)) for metric in HEALTH]
+            found = [table.cells.get((system, (task, metric, name))) for metric in HEALTH]
             if any(found):
                 lines.append([f"{escape(table.label(system))}/{task}/{name}", *(value_text(row) for row in found)])
     return markdown_table(["system/task/set", *map(metric_label, HEALTH)], lines) if lines else ""
@@ -177,6 +171,11 @@ def metric_label(metric: str) -> str:
     return metric.replace("_kl", "_KL").replace("top1", "top-1").replace("r1_", "R@1 ").replace("_", " ")
 
 
+def first_metrics(pairs: Sequence[Pair]) -> list[Pair]:
+    """Every task's first metric."""
+    return list({task: (task, metric) for task, metric in reversed(pairs)}.values())[::-1]
+
+
 def _system_rank(system: System) -> tuple:
     name, seed = system
     kind = name.partition("-")[0]  # cascade-weak is a cascade
@@ -190,7 +189,7 @@ def _fitting(table: Table) -> list[list[Pair]]:
     Every task's first metric comes before the further ones, so that the first block compares the tasks.
     """
     pairs = list(dict.fromkeys(column[:2] for column in table.columns))
-    first = list({task: (task, metric) for task, metric in reversed(pairs)}.values())[::-1]
+    first = first_metrics(pairs)
     blocks: list[list[Pair]] = []
     used = 0
     for pair in sorted(pairs, key=lambda pair: pair not in first):

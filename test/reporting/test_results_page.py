@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blspkd.errors import DataError
-from blspkd.evaluation.results import Row
+from blspkd.evaluation.results import Row, question_types
 from blspkd.reporting.environment import describe_environment, git_commit, without_machine_paths
 from blspkd.reporting.results_page import Page, StageTime, duration, read_stage_times, screen, write_page
 from blspkd.reporting.tables import (
@@ -20,7 +20,7 @@ from blspkd.reporting.tables import (
     markdown_errors,
     markdown_health,
     markdown_others,
-    markdown_types,
+    markdown_parts,
     system_label,
 )
 
@@ -139,16 +139,16 @@ def test_types_of_questions_have_a_table_of_their_own_and_are_in_no_other(page):
     assert screen(with_types) == screen(page)
     for function in (markdown_errors, markdown_health, markdown_others):
         assert function(with_types.rows) == function(page.rows)
-    first, second = markdown_types(with_types.rows).split("\n\n")
+    first, second = markdown_parts(question_types(with_types.rows)).split("\n\n")
     assert ("| qa:who exact match<br>test_heard, n=3 |" in first
             and "qa:when\\| exact match<br>test_heard, n=197" in first)
     assert "| text | 97.5 [96.5, 98.5] |" in second and "test_heard" not in second
-    assert markdown_types(page.rows) == ""
+    assert markdown_parts(question_types(page.rows)) == ""
 
 
 def test_parts_by_the_number_of_tokens_have_a_section_of_their_own(page, tmp_path):
     rows = [*page.rows, row("blspkd", "test_heard", "qa:tokens=right", "exact_match", 90.0, n=7)]
-    assert markdown_types(rows) == "" and screen(replace(page, rows=rows)) == screen(page)
+    assert markdown_parts(question_types(rows)) == "" and screen(replace(page, rows=rows)) == screen(page)
     write_page(tmp_path / "a.md", replace(page, rows=rows), [], "c", "x")
     text = (tmp_path / "a.md").read_text()
     assert "## By the number of speech tokens" in text and "By type of question" not in text
