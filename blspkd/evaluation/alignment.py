@@ -13,10 +13,10 @@ import jiwer
 
 from blspkd.config import DataConfig
 from blspkd.data.batching import Batch, collate
-from blspkd.data.examples import ExampleDataset
+from blspkd.data.examples import ExampleDataset, make_examples
 from blspkd.errors import AudioError
 from blspkd.evaluation.boundaries import errors_ms, word_boundaries
-from blspkd.evaluation.measured_set import MeasuredSet
+from blspkd.evaluation.measured_set import NO_LIMITS, MeasuredSet
 from blspkd.evaluation.retrieval import pack, retrieve
 from blspkd.evaluation.scorers.texts import normalize
 from blspkd.evaluation.text_vs_speech import Measured, Positions, measure_batch
@@ -77,10 +77,10 @@ class _Aligner:
             log.info("%s: no word_times there, so boundaries are left out", data.path)
         # Without a continuation a response is only closed; the KL of its first token does not depend on its text.
         responses = dict.fromkeys(data.utterances, "") | continuations
-        self.examples = {example.utt_id: example for example in measured_set.examples(listener.prompt, responses)}
-        durations = {utt_id: example.duration for utt_id, example in self.examples.items()}
-        batches = plan_batches(durations, config.batch_size, config.batch_seconds)
-        self.plan = plan_parts(batches, config.part_size)
+        examples = make_examples(data, responses, listener.prompt, NO_LIMITS).examples
+        self.examples = {example.utt_id: example for example in examples}
+        durations = {example.utt_id: example.duration for example in examples}
+        self.plan = plan_parts(plan_batches(durations, config.batch_size, config.batch_seconds), config.part_size)
 
     def load(self, utt_ids: list[str]) -> Batch:
         """Raises AudioError, naming the utterance."""

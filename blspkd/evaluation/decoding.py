@@ -28,7 +28,6 @@ from blspkd.models.listener import GenerationOptions, Listener
 from blspkd.models.model_folder import locate_base_models, read_config
 
 log = logging.getLogger(__name__)
-LISTENING = ("snap", "recount", "recount_by", "recount_weight", "count", "hears")  # options of systems that listen
 SYSTEM_ORDER = ("text", "cascade", "speech", "chance")  # chance last: it can often be read off speech's answers
 
 
@@ -52,8 +51,9 @@ def decode_set(load_listener: Callable[[], Listener], model_fingerprint: Fingerp
         directories = [folder for folder in todo if folder.system == system and folder not in derived]
         if directories:
             decoder = _Decoder(eval_set, config, listener, system)
+            hearing = () if system in TYPED else (decoder.load, decoder.listen)  # once for all tasks
             work = {folder: partial(decoder.answer, folder.task) for folder in directories}
-            jobs.append(Job(decoder.plan, work, decoder.load, decoder.listen))
+            jobs.append(Job(decoder.plan, work, *hearing))
     speech = {folder.task: folder for folder in folders if folder.system == "speech"}
     jobs += [Job([[list(eval_set.utterances)]], {folder: partial(_chance_rows, eval_set, speech[folder.task])})
              for folder in derived]
@@ -90,13 +90,8 @@ class _Decoder:
         self.places = {batch[0]: f"{part} {number}" for part, batches in enumerate(self.plan)
                        for number, batch in enumerate(batches)}
 
-    def load(self, batch: list[str]) -> tuple[list[np.ndarray], list[int] | None] | None:
-        """Waveforms of what is heard, and how many speech tokens each shall become, None where the model decides.
-
-        None for a system that reads.
-        """
-        if self.system in TYPED:
-            return None
+    def load(self, batch: list[str]) -> tuple[list[np.ndarray], list[int] | None]:
+        """Waveforms of what is heard, and how many speech tokens each shall become; None: the model decides."""
         rate = self.listener.extractor.sampling_rate
         heard = [self.eval_set.heard(self.system, utt_id) for utt_id in batch]
         n_tokens = [self._true_count(utt_id) for utt_id in heard] if self.config.count == "transcript" else None
@@ -105,10 +100,7 @@ class _Decoder:
             waveforms = list(map(np.zeros_like, waveforms))
         return waveforms, n_tokens
 
-    def listen(self, loaded: tuple[list[np.ndarray], list[int] | None] | None) -> list[Tensor] | None:
-        """Speech tokens [n, D] of what `load` gave."""
-        if loaded is None:
-            return None
+    def listen(self, loaded: tuple[list[np.ndarray], list[int] | None]) -> list[Tensor]:
         waveforms, n_tokens = loaded
         return self.listener.listen(waveforms, snap=self.config.snap, recount=self.config.recount, n_tokens=n_tokens)
 
@@ -159,8 +151,9 @@ class _Decoder:
 
 def _decode_dirs(eval_set: EvalSet, model: Fingerprint, exp_dir: str | Path, config: DecodeConfig) -> list[DecodeDir]:
     options = {**_options(config), "seed": config.seed, "max_utterances": config.max_utterances}
-    usual = DecodeConfig()
-    listening = {key: getattr(config, key) for key in LISTENING if getattr(config, key) != getattr(usual, key)}
+    usual = {"snap": "model", "recount": -1, "recount_by": "model", "recount_weight": -1.0, "count": "model",
+             "hears": "speech"}
+    listening = {key: getattr(config, key) for key, value in usual.items() if getattr(config, key) != value}
     batches = {name: getattr(config, name) for name in ("batch_size", "batch_seconds", "part_size")}
     directories = []
     for system in SYSTEM_ORDER:

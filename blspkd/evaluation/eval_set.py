@@ -1,7 +1,7 @@
 """One test set as stage 4 sees it: utterances with, for every task, an instruction and a reference."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,10 @@ class EvalSet(Recordings):
             raise DataError(f"{path}/text: missing, and count 'transcript' takes the number of speech tokens from it; "
                             "write it, or decode this set with count 'model'")
         need_text = bool(set(config.systems) & {"text", "chance"}) or (path / "text").exists()
-        utterances = sample(KaldiDir.read(path, need_text=need_text).utterances, config.max_utterances, config.seed)
+        data = KaldiDir.read(path, need_text=need_text)
+        instructions = None if all(task.instruction for task in tasks.values()) else read_instructions(path)
+        references = {task: read_references(path, task) for task in tasks}
+        utterances = sample(data.utterances, config.max_utterances, config.seed)
         try:
             transcripts = {utt_id: utterance.text for utt_id, utterance in utterances.items()}
             sources = derange(transcripts, config.seed) if "chance" in config.systems else {}
@@ -57,9 +60,9 @@ class EvalSet(Recordings):
             raise DataError(f"{path}: {error}") from None
         recognised = Recognised.read(config, path.name, utterances)
         shared = contents_digests(path / name for name in (*RECORDING_FILES, "text", "instruction"))
-        return cls(path, utterances, tasks, _instructions(path, tasks, utterances),
-                   _references(path, tasks, utterances), sources, recognised,
-                   {task: shared | contents_digests([path / f"text.{task}"]) for task in tasks})
+        return cls(path, utterances, tasks, _instructions(path, tasks, instructions, utterances),
+                   {task: _values(path, f"text.{task}", rows, utterances) for task, rows in references.items()},
+                   sources, recognised, {task: shared | contents_digests([path / f"text.{task}"]) for task in tasks})
 
     def heard(self, system: str, utt_id: str) -> str:
         """The utterance whose speech (or, for "text", whose transcript) `system` gets in the place of `utt_id`."""
@@ -80,35 +83,27 @@ class EvalSet(Recordings):
         return plan_parts(batches, config.part_size)
 
 
-def _instructions(path: Path, tasks: Mapping[str, TaskConfig], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+def _instructions(path: Path, tasks: Mapping[str, TaskConfig], by_utterance: Mapping[str, str] | None,
+                  utt_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Of every task, its own or those of the file `instruction`, `by_utterance`."""
     found: dict[str, dict[str, str]] = {}
     for name, task in tasks.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ConfigError(f"tasks: '{name}' names files; use letters, digits, - and _")
         if task.instruction:
             found[name] = dict.fromkeys(utt_ids, task.instruction)
-            continue
-        by_utterance = read_instructions(path)
-        if by_utterance is None:
+        elif by_utterance is None:
             raise DataError(f"{path}: task {name} has no instruction; set tasks.{name}.instruction in conf/decode.yaml "
                             "or write the file `instruction` (one per utterance)")
-        found[name] = {utt_id: _value(by_utterance, utt_id, path / "instruction") for utt_id in utt_ids}
+        else:
+            found[name] = _values(path, "instruction", by_utterance, utt_ids)
     return found
 
 
-def _references(path: Path, tasks: Iterable[str], utt_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    found = {}
-    for name in tasks:
-        file = path / f"text.{name}"
-        if not file.exists():
-            file = path / "text"
-        references = read_references(path, name)
-        found[name] = {utt_id: _value(references, utt_id, file) for utt_id in utt_ids}
-    return found
-
-
-def _value(table: Mapping[str, str], utt_id: str, file: Path) -> str:
-    value = table.get(utt_id, "")
-    if not value.strip():
-        raise DataError(f"{file}: nothing for utterance {utt_id}; add its line or remove the utterance from the set")
-    return value
+def _values(path: Path, name: str, rows: Mapping[str, str], utt_ids: Iterable[str]) -> dict[str, str]:
+    """The rows of `utt_ids`, of the file `name` or else `text`. Raises DataError for one that is missing or empty."""
+    empty = [utt_id for utt_id in utt_ids if not rows.get(utt_id, "").strip()]
+    if empty:
+        file = path / (name if (path / name).exists() else "text")
+        raise DataError(f"{file}: nothing for utterance {empty[0]}; add its line or remove the utterance from the set")
+    return {utt_id: rows[utt_id] for utt_id in utt_ids}

@@ -1,12 +1,9 @@
 """The utterances of a data directory that are measured inside the LLM: what is said, when, and how it goes on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from blspkd.config import DataConfig
-from blspkd.data.examples import Example, make_examples
-from blspkd.data.prompts import Prompt
 from blspkd.evaluation.recordings import RECORDING_FILES
 from blspkd.evaluation_config import DecodeConfig
 from blspkd.files import contents_digests
@@ -15,7 +12,7 @@ from blspkd.kaldi.sampling import sample
 from blspkd.kaldi.word_times import Word, read_word_times
 
 FILES = (*RECORDING_FILES, "utt2spk", "text", "continuation", "word_times")
-NO_LIMITS = DataConfig(max_duration=float("inf"), min_duration=0.0, max_tokens=1 << 30)
+NO_LIMITS = DataConfig(max_duration=float("inf"), min_duration=0.0, max_tokens=1 << 30)  # all become examples
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,3 @@ class MeasuredSet:
         continuation, times = path / "continuation", path / "word_times"
         return cls(KaldiDir(path, utterances), read_continuations(continuation) if continuation.exists() else {},
                    read_word_times(times) if times.exists() else {}, contents_digests(path / name for name in FILES))
-
-    def examples(self, prompt: Prompt, responses: Mapping[str, str]) -> list[Example]:
-        """Of the utterances that have a response, however long. Raises DataError where durations are missing."""
-        return make_examples(self.data, responses, prompt, NO_LIMITS).examples

@@ -44,8 +44,7 @@ def write_speech_matrices(load_listener: Callable[[], Listener], model_fingerpri
         return False
     speaker = _Speech(load_listener(), recordings, what)
     seconds = {utt_id: recordings.seconds(utt_id) for utt_id in recordings.utterances}
-    batches = plan_batches(seconds, batch_size, batch_seconds)
-    plan = plan_parts(batches, part_size)
+    plan = plan_parts(plan_batches(seconds, batch_size, batch_seconds), part_size)
     run_parts(f"{what} {data_dir.name}", [Job(plan, {folder: speaker.rows}, speaker.load)])
     return True
 

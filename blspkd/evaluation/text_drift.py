@@ -11,9 +11,9 @@ import torch
 
 from blspkd.config_file import load_config
 from blspkd.data.batching import TokenBatch, lay_out
-from blspkd.data.examples import Example
+from blspkd.data.examples import Example, make_examples
 from blspkd.evaluation.bootstrap import Statistics, ratio
-from blspkd.evaluation.measured_set import MeasuredSet
+from blspkd.evaluation.measured_set import NO_LIMITS, MeasuredSet
 from blspkd.evaluation.results import Row, update_results
 from blspkd.evaluation.scoring import Experiment
 from blspkd.evaluation.text_vs_speech import PLAIN_KL
@@ -37,7 +37,7 @@ def measure_text_drift(listener: Listener, data_dir: str | Path, config: DecodeC
     Raises DataError where `data_dir` lacks durations or continuations.
     """
     measured_set = MeasuredSet.read(data_dir, config)
-    examples = measured_set.examples(listener.prompt, measured_set.continuations)
+    examples = make_examples(measured_set.data, measured_set.continuations, listener.prompt, NO_LIMITS).examples
     examples.sort(key=lambda example: example.length)
     found = []
     with progress_bar(f"text drift {measured_set.data.path.name}", total=len(examples), unit="utt") as bar:

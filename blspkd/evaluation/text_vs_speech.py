@@ -1,10 +1,10 @@
 """Text against speech inside one LLM, position by position: the measure that the method itself proposes.
 
-Every utterance is read twice by the same LLM, as text (the teacher) and as speech, and compared:
-KL(text || speech) of the next-token distributions, at temperature 1 and in float32, and whether both put the same token
-first. Comparing input positions needs as many speech tokens as text tokens, so it is done with the *true* number of
-tokens. The response is compared with the *predicted* number, which is what the model has to live with in use, and with
-the true one too. An adapter with a rate of its own (BLSP's convolutions) has only a response to compare.
+Every utterance is read twice, as text (the teacher) and as speech: KL(text || speech) of the next-token distributions,
+at temperature 1 and in float32, and whether both put the same token first. Comparing input positions needs as many
+speech tokens as text tokens, so it is done with the *true* number of tokens. The response is compared with the
+*predicted* number, which is what the model has to live with in use, and with the true one too. An adapter with a rate
+of its own (BLSP's convolutions) has only a response to compare.
 """
 
 from dataclasses import dataclass
