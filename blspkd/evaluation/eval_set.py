@@ -61,7 +61,7 @@ class EvalSet(Recordings):
         recognised = Recognised.read(config, path.name, utterances)
         shared = contents_digests(path / name for name in (*RECORDING_FILES, "text", "instruction"))
         return cls(path, utterances, tasks, _instructions(path, tasks, instructions, utterances),
-                   {task: _values(path, f"text.{task}", rows, utterances) for task, rows in references.items()},
+                   {task: _values(path / f"text.{task}", rows, utterances) for task, rows in references.items()},
                    sources, recognised, {task: shared | contents_digests([path / f"text.{task}"]) for task in tasks})
 
     def heard(self, system: str, utt_id: str) -> str:
@@ -96,14 +96,13 @@ def _instructions(path: Path, tasks: Mapping[str, TaskConfig], by_utterance: Map
             raise DataError(f"{path}: task {name} has no instruction; set tasks.{name}.instruction in conf/decode.yaml "
                             "or write the file `instruction` (one per utterance)")
         else:
-            found[name] = _values(path, "instruction", by_utterance, utt_ids)
+            found[name] = _values(path / "instruction", by_utterance, utt_ids)
     return found
 
 
-def _values(path: Path, name: str, rows: Mapping[str, str], utt_ids: Iterable[str]) -> dict[str, str]:
-    """The rows of `utt_ids`, of the file `name` or else `text`. Raises DataError for one that is missing or empty."""
+def _values(file: Path, rows: Mapping[str, str], utt_ids: Iterable[str]) -> dict[str, str]:
+    """The rows of `utt_ids`. Raises DataError, naming `file`, for one that is missing or empty."""
     empty = [utt_id for utt_id in utt_ids if not rows.get(utt_id, "").strip()]
     if empty:
-        file = path / (name if (path / name).exists() else "text")
         raise DataError(f"{file}: nothing for utterance {empty[0]}; add its line or remove the utterance from the set")
     return {utt_id: rows[utt_id] for utt_id in utt_ids}

@@ -340,6 +340,14 @@ def test_no_instruction_anywhere_is_an_error(data_dir, tmp_path, config):
         decode(data_dir, tmp_path / "exp", config)
 
 
+def test_the_file_instruction_is_read_only_where_a_task_needs_it(data_dir, tmp_path, config):
+    (data_dir / "instruction").write_text("utt0 Say.\nutt0 twice\n")
+    decode(data_dir, tmp_path / "exp", config)
+    config.tasks = {"repeat": TaskConfig()}
+    with pytest.raises(DataError, match="instruction"):
+        decode(data_dir, tmp_path / "exp", config)
+
+
 def test_no_tasks_is_an_error(data_dir, tmp_path, config):
     config.tasks = {}
     with pytest.raises(ConfigError, match="tasks"):
