@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pretrained,serve,test]'"
+INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pack,pretrained,serve,test]'"
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class BatchPlan:
     def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
         """Consecutive stretches that stay under the budgets, padding included."""
         last = self._ends(indices)
-        return [indices[first:end] for first, end in zip([0, *last], last)]
+        return [indices[first:end] for first, end in zip([0, *last[:-1]], last, strict=True)]
 
     def _ends(self, indices: np.ndarray) -> list[int]:
         return ends(self.lengths[indices], self.durations[indices], self.config)

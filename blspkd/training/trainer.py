@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def _collective_seconds(hang_minutes: float) -> int:
     return round(90 * hang_minutes) + 60 if hang_minutes else 24 * 3600
 
 
-def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) -> int:
+def optimiser_steps(config: TrainConfig, examples: Sequence[Example], split: Split) -> int:
     """Steps of the whole run: max_steps, or num_epochs in steps; split: with which the run began."""
     training = config.training
     if training.max_steps > 0:
@@ -80,7 +81,7 @@ def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) 
     return max(1, math.ceil(training.num_epochs * batches / split.accumulation))
 
 
-def times_heard(config: TrainConfig, examples: list[Example], steps: int, split: Split) -> float:
+def times_heard(config: TrainConfig, examples: Sequence[Example], steps: int, split: Split) -> float:
     """How often a run of so many optimiser steps hears each utterance, on the average."""
     batches = batches_per_epoch(examples, config.data, config.training.seed, split.num_ranks)
     return steps * split.accumulation / batches
@@ -90,7 +91,7 @@ class KdTrainer(Trainer):
     """Trains a KdObjective."""
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
-                 train: list[Example], valid: list[Example], extractor: FeatureExtractor):
+                 train: Sequence[Example], valid: Sequence[Example], extractor: FeatureExtractor):
         self.stopping = Stopping()
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
                          callbacks=[Bar(), Snapshots(config, arguments), Checkpoints(config), SharedWeights(),
