@@ -16,11 +16,12 @@ def encoded(source: AudioSource) -> bytes:
     A new file is flac where the samples have 24 bits or fewer, else (what was decoded from mp3, say) wav with float
     samples. Raises AudioError wherever loading would.
     """
-    with open_file(source.path) as file:
-        is_whole = not source.start and source.end is None and (source.channel is None or file.channels == 1)
-        if not is_whole:
-            return encoded_samples(read(file, source), file.samplerate)
-    duration(source)  # raises for what is truncated
+    is_whole = not source.start and source.end is None
+    if not is_whole or source.channel is not None:
+        with open_file(source.path) as file:
+            if not is_whole or file.channels > 1:
+                return encoded_samples(read(file, source), file.samplerate)
+    duration(source)  # raises for what is truncated, and where a channel has to be chosen
     return _bytes_of(source.path)
 
 
