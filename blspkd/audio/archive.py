@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import weakref
 
 from blspkd.audio.byte_ranges import ByteRanges
 from blspkd.errors import AudioError
@@ -56,11 +57,8 @@ class _Opened:
     """A file that is closed when nobody refers to it any more; processes that were forked share no position in it."""
 
     def __init__(self, path: str):
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self):
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 _opened = functools.lru_cache(maxsize=OPEN_SHARDS)(_Opened)

@@ -5,6 +5,7 @@ up to a budget, so that hardly any LLM position is padding. Among those of simil
 duration come together, so that little of the audio is padding either.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -170,14 +171,14 @@ class BatchPlan:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         stop = self.num_batches * self.num_ranks
-        for number, batch in enumerate(self._stream()):
+        for number, (epoch, batch) in enumerate(self._stream()):
             if number >= stop:
                 return
             if number % self.num_ranks == self.rank:
-                yield batch
+                yield [(epoch, index) for index in batch.tolist()]
 
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """All batches of one epoch, as lists of indices."""
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """All batches of one epoch, as arrays of indices."""
         generator = np.random.default_rng((self.seed, epoch))
         order = self._heard(generator.permutation(len(self.lengths)), generator)
         pool = POOL_BATCHES * self.config.batch_utterances
@@ -200,11 +201,9 @@ class BatchPlan:
             heard[places[int(rate * len(places) + generator.random()):]] = False
         return order[heard]
 
-    def _stream(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = 0
-        while True:
-            yield from ([(epoch, int(index)) for index in batch] for batch in self.epoch(epoch))
-            epoch += 1
+    def _stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, indices) of the batches of all ranks."""
+        return ((epoch, batch) for epoch in itertools.count() for batch in self.epoch(epoch))
 
     def _sort(self, indices: np.ndarray) -> np.ndarray:
         """By length in stretches of a few batches, which are sorted by duration: up, down, up ...

@@ -11,7 +11,7 @@ import transformers
 
 from blspkd.config import PromptConfig, TrainConfig, TrainedPrompt
 from blspkd.config_file import load_config
-from blspkd.data.example_columns import prefixes, token_counts
+from blspkd.data.example_columns import LazyExamples, prefixes, token_counts
 from blspkd.data.examples import Example, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.operations import apply_operations
@@ -130,6 +130,8 @@ def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, outpu
     logger.info("%s: %s", folder, selection)
     examples = selection.examples
     if name == "train" and config.data.operations:
+        if isinstance(examples, LazyExamples):
+            logger.info("%s: data.operations look at all examples, so that all are made now and stay in memory", folder)
         examples, record = apply_operations(config.data.operations, list(examples), data, config.training.seed, prompt,
                                             config.data.max_tokens)
         if config.training.cache_encoder_frames and any(example.masking for example in examples):
