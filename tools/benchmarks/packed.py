@@ -2,10 +2,11 @@
 
     python tools/benchmarks/packed.py [--utterances "10000 1000000"] [--unpacked N] [--folder DIR] [--json FILE]
 
-Prints, for made-up corpora of N utterances, the seconds to pack them (tokens are looked up, not computed), and then, in
-a new process: the seconds from opening the packed directory to the first batch (with the files in the page cache, and
-thrown out of it), private memory that remains and its peak on the way, and the seconds to plan an epoch. Up to
-`--unpacked` utterances the data directory itself is opened, too. Needs 2 GB of disk per million utterances.
+Prints, for made-up corpora of N utterances, the seconds to pack them (every text is tokenised, and every recording
+checked, once, for they repeat), and then, in a new process: the seconds from opening the packed directory to the first
+batch (with the files in the page cache, and thrown out of it), private memory that remains and its peak on the way, and
+the seconds to plan an epoch. Up to `--unpacked` utterances the data directory itself is opened, too. Needs 3 GB of disk
+per million utterances.
 """
 
 import argparse

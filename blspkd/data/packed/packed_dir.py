@@ -31,8 +31,7 @@ class PackedDir:
         self.path = Path(path)
         close_shards()
         record = read_json(self.path / MARKER)
-        source = (self.path / record.get("source", "DIR"))
-        self.source = Path(*source.parts) if not record else source.resolve()
+        self.source = (self.path.resolve() / record["source"]).resolve() if record else Path("DIR")
         self.settings: Mapping = record.get("settings", {})
         self.command = made_from.again(self.source, self.path, self.settings.get("llm", "LLM"))
         if not record:
@@ -117,10 +116,13 @@ class PackedDir:
 
     def _bytes(self, row: int, name: str, number: int) -> bytes:
         shard = self.shards[self.index.shard[row]]
-        data = read_bytes(shard, int(getattr(self.index, f"{name}_at")[row]), number)
-        if len(data) < number:
-            raise DataError(f"{shard}: is cut; pack the directory again, which remakes this shard alone: "
-                            f"`{self.command}`")
+        try:
+            data = read_bytes(shard, int(getattr(self.index, f"{name}_at")[row]), number)
+        except FileNotFoundError:
+            data = None
+        if data is None or len(data) < number:
+            raise DataError(f"{shard}: is {'not there' if data is None else 'cut'}; pack the directory again, which "
+                            f"remakes this file alone: `{self.command}`")
         return data
 
     def _check_sizes(self, sizes: Mapping[str, int]) -> None:

@@ -7,9 +7,11 @@ bytes at a known place of the file, which the index tells: they are read without
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -79,30 +81,25 @@ def state(path: Path, made_from: str) -> str:
     try:
         with open_shard(path) as (_, batches):
             written = json.loads(batches[0].schema.metadata[_KEY]) if batches else {}
+            rows = sum(batch.num_rows for batch in batches)
     except DataError:
         return "cut"
-    if written.get("rows") != sum(batch.num_rows for batch in batches):
+    if written.get("rows") != rows:
         return "cut"
     return "whole" if written["made_from"] == made_from else "stale"
 
 
-class open_shard:  # noqa: N801  # a context manager, like `open`
-    """Map a shard: yields the address at which it begins, and its record batches. Raises DataError for a cut one."""
-
-    def __init__(self, path: Path):
-        pa = arrow()
-        try:
-            self.map = pa.memory_map(str(path))
-            whole = self.map.read_buffer()
-            reader = pa.ipc.open_file(pa.BufferReader(whole))
-            self.opened = whole.address, [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: is cut or damaged ({str(error).splitlines()[0]}); pack the directory again, "
-                            "which remakes this file alone") from None
-
-    def __enter__(self):
-        return self.opened
-
-    def __exit__(self, *_):
-        del self.opened
-        self.map.close()
+@contextmanager
+def open_shard(path: Path) -> Iterator[tuple[int, list[Any]]]:
+    """Map a shard: the address at which it begins, and its record batches. Raises DataError for a cut one."""
+    pa = arrow()
+    try:
+        mapped = pa.memory_map(str(path))
+        whole = mapped.read_buffer()
+        reader = pa.ipc.open_file(pa.BufferReader(whole))
+        opened = whole.address, [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is cut or damaged ({str(error).splitlines()[0]}); pack the directory again, which "
+                        "remakes this file alone") from None
+    with mapped:
+        yield opened

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from blspkd.audio.archive import close_shards
 from blspkd.config import DataConfig
 from blspkd.data.batching import BatchPlan, collate
 from blspkd.data.example_columns import columns, prefixes, token_counts
@@ -135,3 +136,25 @@ def test_a_moved_directory_needs_no_source(mixed, prompt, pack, tiny_llm, tmp_pa
     assert data["u06"].text == "état, naïve 東京"
     with pytest.raises(DataError, match="there is no utterance u99"):
         data["u99"]
+
+
+def test_a_shard_that_is_cut_or_lost_meanwhile_is_named(mixed, pack, tmp_path):
+    pack()
+    examples = PackedDir(tmp_path / "packed").select(DataConfig(), True).examples
+    shard = tmp_path / "packed/shards/shard-00001-of-00006.arrow"
+    os.truncate(shard, 100)
+    with pytest.raises(DataError, match="shard-00001-of-00006.arrow: is cut; pack the directory again"):
+        examples[0]
+    shard.unlink()
+    close_shards()
+    with pytest.raises(DataError, match="shard-00001-of-00006.arrow: is not there; pack"):
+        examples[0]
+
+
+def test_a_training_that_reads_goes_on_with_the_shards_that_it_opened(mixed, pack, tmp_path):
+    pack()
+    examples = PackedDir(tmp_path / "packed").select(DataConfig(), True).examples
+    before = list(examples)
+    (mixed / "text").write_text((mixed / "text").read_text().replace("u00 the", "u00 this and that of the"))
+    pack()
+    same(list(examples), before)
