@@ -18,25 +18,26 @@ def ends(lengths: np.ndarray, durations: np.ndarray, config: DataConfig) -> list
     makes a stretch.
     """
     # The longest stretch from every place at once: what keeps the budgets does so when it is cut shorter, so that its
-    # size can be built up from powers of two, the largest first. widest[k][i] is the maximum of 2^k items from i on.
-    n, most = len(lengths), min(len(lengths), config.batch_utterances)
-    widest = [(lengths, durations)]
-    while 2 << len(widest) - 1 <= most:
-        step = 1 << len(widest) - 1
+    # size can be built up from powers of two, the largest first. widest[k][i] is the maximum of 2^k items from i on;
+    # behind the last example stands what no stretch can hold.
+    n, powers = len(lengths), max(1, min(len(lengths), config.batch_utterances).bit_length())
+    beyond = 1 << powers - 1
+    widest = [(np.concatenate([lengths, np.full(beyond, config.batch_tokens + 1)]),
+               np.concatenate([durations, np.zeros(beyond)]))]
+    for power in range(powers - 1):
+        step = 1 << power
         widest.append(tuple(np.maximum(row[:-step], row[step:]) for row in widest[-1]))
-    size = np.ones(n, dtype=np.int64)
-    longest, longest_audio = lengths.copy(), durations.copy()
-    for power in reversed(range(len(widest))):
+    places, size, longest, longest_audio = np.arange(n), np.ones(n, dtype=np.int64), lengths, durations
+    for power in reversed(range(powers)):
         tokens, seconds = widest[power]
-        places = np.flatnonzero(np.arange(n) + size + (1 << power) <= n)
-        behind, larger = places + size[places], size[places] + (1 << power)
-        top, top_audio = (np.maximum(longest[places], tokens[behind]), np.maximum(longest_audio[places],
-                                                                                 seconds[behind]))
-        fits = ((larger <= config.batch_utterances) & (larger * top <= config.batch_tokens)
-                & (larger * top_audio <= config.batch_seconds))
-        places = places[fits]
-        size[places], longest[places], longest_audio[places] = larger[fits], top[fits], top_audio[fits]
-    after, found, place = (np.arange(n) + size).tolist(), [], 0
+        behind, larger = places + size, size + (1 << power)
+        top, top_audio = np.maximum(longest, tokens[behind]), np.maximum(longest_audio, seconds[behind])
+        fits = larger * top <= config.batch_tokens
+        fits &= larger * top_audio <= config.batch_seconds
+        fits &= larger <= config.batch_utterances
+        size = np.where(fits, larger, size)
+        longest, longest_audio = np.where(fits, top, longest), np.where(fits, top_audio, longest_audio)
+    after, found, place = (places + size).tolist(), [], 0
     while place < n:
         place = after[place]
         found.append(place)

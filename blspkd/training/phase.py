@@ -11,6 +11,7 @@ import transformers
 
 from blspkd.config import PromptConfig, TrainConfig, TrainedPrompt
 from blspkd.config_file import load_config
+from blspkd.data.batching import batches_per_epoch
 from blspkd.data.example_columns import LazyExamples, prefixes, token_counts
 from blspkd.data.examples import Example, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
@@ -40,7 +41,7 @@ from blspkd.training.run import (
 from blspkd.training.sharding import Sharding
 from blspkd.training.start import freeze, start_from
 from blspkd.training.start_counter import start_counter
-from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
+from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 from blspkd.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     if split != now:
         logger.info("this run began with %s, now there are %s: its steps keep their batches, dropout draws other "
                     "numbers", split, now)
-    arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    batches = batches_per_epoch(examples["train"], config.data, config.training.seed, split.num_ranks)
+    arguments.max_steps = optimiser_steps(config.training, batches, split)
     if config.training.deepspeed:
         load_deepspeed_safely()  # before its checkpoints are looked at
     checkpoints = newest_checkpoints(output_dir, 1)
@@ -96,7 +98,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         record_start(config, output_dir)
-    heard = {"train": times_heard(config, examples["train"], arguments.max_steps, split),
+    # how often the run hears each utterance of a set, on the average
+    heard = {"train": arguments.max_steps * split.accumulation / batches,
              "valid": 1 + (arguments.max_steps // config.training.eval_steps if config.training.eval_steps else 0)}
     with Watch(config.training.hang_minutes) as watch:
         trainer.add_callback(watch)

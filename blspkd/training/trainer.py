@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from blspkd.config import TrainConfig
-from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch
+from blspkd.config import TrainConfig, TrainingConfig
+from blspkd.data.batching import Batch, BatchPlan
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
@@ -72,19 +72,14 @@ def _collective_seconds(hang_minutes: float) -> int:
     return round(90 * hang_minutes) + 60 if hang_minutes else 24 * 3600
 
 
-def optimiser_steps(config: TrainConfig, examples: Sequence[Example], split: Split) -> int:
-    """Steps of the whole run: max_steps, or num_epochs in steps; split: with which the run began."""
-    training = config.training
+def optimiser_steps(training: TrainingConfig, batches: int, split: Split) -> int:
+    """Steps of the whole run: max_steps, or num_epochs in steps.
+
+    batches: of one rank in an epoch; split: with which the run began.
+    """
     if training.max_steps > 0:
         return training.max_steps
-    batches = batches_per_epoch(examples, config.data, training.seed, split.num_ranks)
     return max(1, math.ceil(training.num_epochs * batches / split.accumulation))
-
-
-def times_heard(config: TrainConfig, examples: Sequence[Example], steps: int, split: Split) -> float:
-    """How often a run of so many optimiser steps hears each utterance, on the average."""
-    batches = batches_per_epoch(examples, config.data, config.training.seed, split.num_ranks)
-    return steps * split.accumulation / batches
 
 
 class KdTrainer(Trainer):

@@ -13,7 +13,7 @@ def test_packed_and_unpacked_starts_are_measured(tmp_path):
                            tmp_path / "rows.json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["what"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
-    assert len(rows) == len(done.stdout.splitlines()) - 1 == 9
+    assert len(rows) == len(done.stdout.splitlines()) - 1 == 11
     assert all(row["utterances"] == 300 for row in rows.values())
     assert 0 < rows["packed: to the first batch"]["value"] < 60
     assert 0.5 < rows["size of the packed directory"]["value"] < 3

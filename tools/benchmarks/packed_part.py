@@ -38,6 +38,7 @@ class Start:
     """What a process measured from the opening of its data to the first batch."""
 
     seconds: float
+    cpu_seconds: float  # of the process: what it takes on a machine that does nothing else
     private_mb: float  # more than before, when the batch is there
     peak_mb: float  # the same, at most on the way
     epoch_seconds: float  # to plan one
@@ -142,7 +143,7 @@ def start(folder: str, llm: str, encoder: str, workers: int = 0) -> Start:
     config, prompt, extractor = DataConfig(num_workers=workers), prompt_of(llm), FeatureExtractor(encoder, False)
     arrow()
     with Peak() as peak:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         if is_packed(folder):
             data = PackedDir(folder)
             data.check(prompt, llm)
@@ -151,17 +152,16 @@ def start(folder: str, llm: str, encoder: str, workers: int = 0) -> Start:
             examples = make_examples(KaldiDir.read(folder), read_continuations(Path(folder) / "continuation"), prompt,
                                      config).examples
         known_tags(examples), token_counts(examples), prefixes(examples)
-        for _ in range(2):  # the number of steps, and how often utterances are heard
-            batches_per_epoch(examples, config, 0, 8)
+        batches_per_epoch(examples, config, 0, 8)
         plan = BatchPlan(examples, config, 0, 100, 0, 8)
         dataset = ExampleDataset(examples, extractor, config, 0, augment=True)
         batch = next(iter(batch_loader(dataset, plan, workers)))
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         assert batch.utt_ids and not batch.errors, batch.errors
         remaining = private_mb() - peak.before
     began = time.perf_counter()
     plan.epoch(1)
-    return Start(seconds, remaining, peak.value, time.perf_counter() - began)
+    return Start(seconds, cpu, remaining, peak.value, time.perf_counter() - began)
 
 
 class Peak:
@@ -217,12 +217,14 @@ def run(folder: Path, sizes: list[int], unpacked: int) -> Iterator[Row]:
         cold = in_new_process(packed, llm, encoder)
         yield Row(number, "packed: to the first batch", warm.seconds, "s", seconds_bar)
         yield Row(number, "packed: to the first batch, files not in memory", cold.seconds, "s", seconds_bar)
+        yield Row(number, "packed: processor time until then", warm.cpu_seconds, "s")
         yield Row(number, "packed: private memory with the first batch", warm.private_mb, "MB", mb_bar)
         yield Row(number, "packed: private memory, at most until then", warm.peak_mb, "MB", mb_bar)
         yield Row(number, "plan of an epoch", warm.epoch_seconds, "s")
         if number <= unpacked:
             plain = in_new_process(source, llm, encoder)
             yield Row(number, "data directory: to the first batch", plain.seconds, "s")
+            yield Row(number, "data directory: processor time until then", plain.cpu_seconds, "s")
             yield Row(number, "data directory: private memory with the first batch", plain.private_mb, "MB")
         shutil.rmtree(source)
         shutil.rmtree(packed)
