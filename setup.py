@@ -44,9 +44,10 @@ setup(
     ],
     extras_require={
         "serve": ["fastapi>=0.115", "uvicorn>=0.34", "h11>=0.14", "prometheus-client>=0.21"],  # `blspkd serve`
+        "pack": ["pyarrow>=17"],  # `data_dir pack`, and training from what it makes
         "ark": ["omniio>=0.1.2"],  # `blspkd features`; kaldiio will do, too, but its licence allows evaluation only
         "mini": ["espeakng-loader>=0.2.4"],  # espeak-ng itself is GPL; egs/mini runs it as a library
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "openai>=1.99"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "openai>=1.99", "pyarrow>=17"],
         "page": ["playwright>=1.50", "axe-playwright-python>=0.1.4"],  # tests of the page in Chromium; else skipped
         "pretrained": ["gguf>=0.17"],  # to read LLMs of llama.cpp (tools/pretrained.sh)
         "quantised": ["bitsandbytes>=0.46"],  # PLoRA on an LLM in 4 or 8 bits; its tests are skipped without it

@@ -60,7 +60,8 @@ def test_a_second_run_installs_nothing_until_something_changes(checkout, environ
     words = ("make", "-C", checkout / "tools", "venv", f"VENV={environment}", "TORCH_VERSION=1.2.3")
     first = run(*words)
     assert first.returncode == 0, first.stderr
-    assert [call.split()[-1] for call in pip_calls(tmp_path)] == ["torch==1.2.3", ".[test,mini,ark,pretrained,serve]"]
+    assert [call.split()[-1] for call in pip_calls(tmp_path)] == ["torch==1.2.3",
+                                                                  ".[test,mini,ark,pack,pretrained,serve]"]
     assert "to download" in first.stdout
 
     again = run(*words)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pretrained,serve,test]'"
+INSTALL = "make -C tools venv, or pip install -e '.[mini,ark,pack,pretrained,serve,test]'"
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,8 @@ def rows() -> Iterator[Row]:
         yield check(package, imported(module, package), "pip install -e '.[serve]', only for blspkd serve", False)
     yield check("Kaldi ark", ark, "pip install -e '.[ark]', only for blspkd features", False)
     yield check("espeak-ng", espeak, "pip install -e '.[mini]', only for egs/mini", False)
+    yield check("pyarrow", found("pyarrow", "pyarrow"), "pip install -e '.[pack]', only for packed data directories",
+                False)
     yield check("pytest", found("pytest", "pytest"), "pip install -e '.[test]', only for the tests", False)
     for module, package, use in (("deepspeed", "deepspeed", "training of large encoders"),
                                  ("liger_kernel", "liger-kernel", "benchmarks")):

@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${VENV:-${root}/tools/venv}
 python=${PYTHON:-python3}
-extras=${EXTRAS-test,mini,ark,pretrained,serve}
+extras=${EXTRAS-test,mini,ark,pack,pretrained,serve}
 torch_version=${TORCH_VERSION-}
 constraints=${CONSTRAINTS-${root}/tools/constraints.txt}
 

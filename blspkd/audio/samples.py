@@ -2,9 +2,10 @@
 
 Formats are those of libsndfile: wav (every PCM width, float, extensible), flac, ogg (Vorbis, Opus), mp3, NIST SPHERE
 and more; besides, entries `file.ark:offset` of a Kaldi archive that holds wav data (as `wav-copy` writes it) or
-encoded files (as kaldiio writes them). Archives are read here and not by kaldiio, so that an utterance costs only its
-own bytes, and because kaldiio unpickles what it finds. Reading a segment of a long file seeks to it and reads little
-else; mp3 alone has no index, so that its frames are walked through (0.15 s for an hour) once in every process.
+encoded files (as kaldiio writes them), and pieces `shard.arrow:offset+bytes` of a packed directory. Archives are read
+here and not by kaldiio, so that an utterance costs only its own bytes, and because kaldiio unpickles what it finds.
+Reading a segment of a long file seeks to it and reads little else; mp3 alone has no index, so that its frames are
+walked through (0.15 s for an hour) once in every process.
 
 What cannot be used as it is ends in an AudioError that names the file: missing, not a regular file, undecodable,
 truncated, without samples, NaN or Inf, several channels of which nobody chose one, a segment outside the recording.
@@ -14,7 +15,6 @@ Any sampling rate is accepted: `load` resamples (soxr, high quality).
 import io
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from blspkd.audio.archive import open_entry
+from blspkd.audio.archive import file_of, open_entry, read_piece
 from blspkd.audio.header import check_complete, check_length, compression
 from blspkd.audio.mp3 import LEAD, Mp3File, is_mp3
 from blspkd.errors import AudioError
@@ -39,7 +39,6 @@ _damaged: set[str] = set()  # paths of which this was told
 _BLOCK = 1 << 20  # samples of one or two channels that are decoded at once; of more channels fewer
 _WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 _MISSING = "mend wav.scp (relative paths count from the working directory) or run `utils/fix_data_dir.sh DIR`"
-_ARCHIVE_ENTRY = re.compile(r"(.+):(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +128,6 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int) -> None:
 def is_command(path: str) -> bool:
     """True for a wav.scp entry that is a pipe (`sph2pipe ... |`) or standard input, not a file."""
     return path.endswith("|") or path.startswith("|") or path == "-"
-
-
-def file_of(path: str) -> str:
-    """The file to look for: `a.ark` for `a.ark:123`, else `path` itself."""
-    match = _ARCHIVE_ENTRY.fullmatch(path)
-    return match[1] if match and not os.path.exists(path) else path
 
 
 def size_and_date(path: str) -> tuple[int, int] | None:
@@ -250,6 +243,10 @@ def open_file(path: str, max_seconds: float | None = None, missing: str = _MISSI
                          "materialize DIR DUMP_DIR --allow_pipes true`")
     place = file_of(path)
     try:
+        if (data := read_piece(path)) is not None:
+            with open_encoded(io.BytesIO(data), path, max_seconds, (path,)) as file:
+                yield file
+            return
         status = os.stat(place)
         if not stat.S_ISREG(status.st_mode):
             raise AudioError(f"{path}: is not a regular file")

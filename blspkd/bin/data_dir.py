@@ -1,7 +1,9 @@
-"""Work on Kaldi data directories: check, fix, cut, join, describe. Flags mean what they do in Kaldi's utils/*.sh."""
+"""Work on Kaldi data directories: check, fix, cut, join, pack. Flags mean what they do in Kaldi's utils/*.sh."""
 
 import argparse
+import logging
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import get_args
 
 from blspkd.data.operations import filter as filters
@@ -95,6 +97,23 @@ def choose_channel(args: argparse.Namespace) -> None:
 def materialize(args: argparse.Namespace) -> None:
     count = recordings.materialize(args.dir, args.dump_dir, allow_pipes=args.allow_pipes, num_jobs=args.nj)
     print(f"{args.dir}/wav.scp: {count} commands made into files")
+
+
+def pack(args: argparse.Namespace) -> None:
+    # Imported here, so that the other verbs answer at once: these take seconds.
+    from blspkd.data.packed.pack import Packing
+    from blspkd.data.prompts import Prompt, load_tokenizer
+    from blspkd.training.run import check_continuations, prompt_of
+
+    if args.job > args.num_jobs:
+        raise DataError(f"--job {args.job} is more than --num_jobs {args.num_jobs}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    source, packed = Path(args.dir), Path(args.packed_dir)
+    prompt = Prompt(load_tokenizer(args.llm), prompt_of(source, args.llm, needed=(source / "continuation").exists()))
+    packing = Packing(source, packed, prompt, args.llm, args.shard_mb * 1_000_000)
+    if packing.continuations:
+        check_continuations(source, packing.data.utterances, packing.continuations)
+    print(packing.run(args.job, args.num_jobs))
 
 
 def _true_or_false(value: str) -> bool:
@@ -193,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
                    "DUMP_DIR")
     option(running, "--allow_pipes", type=_true_or_false, default=False, metavar="true|false",
            help="consent to run them (default: false)")
+    packing = verb(pack, "write utterances, continuations and their LLM token ids to a few large Arrow files, which "
+                         "training reads in the place of DIR; what is there already is skipped", "DIR", "PACKED_DIR")
+    option(packing, "--llm", required=True, metavar="LLM", help="Hugging Face id or folder whose tokenizer is used")
+    option(packing, "--job", type=_positive, default=1, metavar="N", help="this job's number, from 1 (default: 1)")
+    option(packing, "--num_jobs", type=_positive, default=1, metavar="N", help="jobs that share the work (default: 1)")
+    option(packing, "--shard_mb", type=_positive, default=800, metavar="MB",
+           help="megabytes of audio in a file, about (default: 800)")
     for one in (measuring, leaving_out, running):
         option(one, "--nj", type=_positive, default=1, metavar="N", help="parallel jobs (default: 1)")
     return parser

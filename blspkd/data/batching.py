@@ -5,8 +5,9 @@ up to a budget, so that hardly any LLM position is padding. Among those of simil
 duration come together, so that little of the audio is padding either.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from blspkd.config import DataConfig
+from blspkd.data.example_columns import columns
 from blspkd.data.examples import Example, LoadedExample
 from blspkd.data.features import pad_windows
+from blspkd.data.stretches import ends, halve_largest
 
 POOL_BATCHES = 100  # batches that are sorted together; larger: less padding, smaller: more random
 
@@ -154,12 +157,11 @@ class BatchPlan:
     twice the accumulation.
     """
 
-    def __init__(self, examples: list[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
+    def __init__(self, examples: Sequence[Example], config: DataConfig, seed: int, num_batches: int, rank: int = 0,
                  num_ranks: int = 1, accumulation: int = 1):
         """num_batches: of this rank, over all epochs; accumulation: batches of a rank per optimiser step."""
-        self.lengths = np.array([example.length for example in examples])
-        self.durations = np.array([example.duration for example in examples])
-        self.rates = np.array([example.rate for example in examples])
+        sizes = columns(examples)
+        self.lengths, self.durations, self.rates = sizes.lengths, sizes.durations, sizes.rates
         self.config, self.seed = config, seed
         self.num_batches, self.rank, self.num_ranks = num_batches, rank, num_ranks
         self.batches_per_step = num_ranks * accumulation
@@ -169,14 +171,14 @@ class BatchPlan:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         stop = self.num_batches * self.num_ranks
-        for number, batch in enumerate(self._stream()):
+        for number, (epoch, batch) in enumerate(self._stream()):
             if number >= stop:
                 return
             if number % self.num_ranks == self.rank:
-                yield batch
+                yield [(epoch, index) for index in batch.tolist()]
 
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """All batches of one epoch, as lists of indices."""
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """All batches of one epoch, as arrays of indices."""
         generator = np.random.default_rng((self.seed, epoch))
         order = self._heard(generator.permutation(len(self.lengths)), generator)
         pool = POOL_BATCHES * self.config.batch_utterances
@@ -184,11 +186,7 @@ class BatchPlan:
         for first in range(0, len(order), pool):
             batches += self._cut(self._sort(order[first:first + pool]))
         size = self.batches_per_step
-        # the epoch ends with a whole step: cut a batch in two
-        while len(batches) % size and max(map(len, batches)) > 1:
-            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[largest]) // 2
-            batches[largest:largest + 1] = [batches[largest][:half], batches[largest][half:]]
+        batches = halve_largest(batches, size)  # the epoch ends with a whole step
         steps = [batches[first:first + size] for first in range(0, len(batches), size)]
         return [batch for step in generator.permutation(len(steps)) for batch in steps[step]]
 
@@ -203,11 +201,9 @@ class BatchPlan:
             heard[places[int(rate * len(places) + generator.random()):]] = False
         return order[heard]
 
-    def _stream(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = 0
-        while True:
-            yield from ([(epoch, int(index)) for index in batch] for batch in self.epoch(epoch))
-            epoch += 1
+    def _stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, indices) of the batches of all ranks."""
+        return ((epoch, batch) for epoch in itertools.count() for batch in self.epoch(epoch))
 
     def _sort(self, indices: np.ndarray) -> np.ndarray:
         """By length in stretches of a few batches, which are sorted by duration: up, down, up ...
@@ -215,7 +211,7 @@ class BatchPlan:
         n batches make about 3 sqrt(n) stretches: of one batch each, audio would hardly be sorted, of many, length not.
         """
         indices = indices[np.argsort(self.lengths[indices], kind="stable")]
-        batches = len(self._cut(indices))
+        batches = len(self._ends(indices))
         parts = np.array_split(indices, min(batches, round(3 * math.sqrt(batches))))
         stretches = [part[np.argsort(self.durations[part], kind="stable")] for part in parts]
         # Neighbours are alike also where a batch holds the end of one stretch and the start of the next.
@@ -223,18 +219,13 @@ class BatchPlan:
 
     def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
         """Consecutive stretches that stay under the budgets, padding included."""
-        batches, first, longest, longest_audio = [], 0, 0, 0.0
-        for i, index in enumerate(indices):
-            size = i - first + 1
-            longest, longest_audio = max(longest, self.lengths[index]), max(longest_audio, self.durations[index])
-            if i > first and (size > self.config.batch_utterances or size * longest > self.config.batch_tokens
-                              or size * longest_audio > self.config.batch_seconds):
-                batches.append(indices[first:i])
-                first, longest, longest_audio = i, self.lengths[index], self.durations[index]
-        batches.append(indices[first:])
-        return batches
+        last = self._ends(indices)
+        return [indices[first:end] for first, end in zip([0, *last[:-1]], last, strict=True)]
+
+    def _ends(self, indices: np.ndarray) -> list[int]:
+        return ends(self.lengths[indices], self.durations[indices], self.config)
 
 
-def batches_per_epoch(examples: list[Example], config: DataConfig, seed: int, num_ranks: int) -> int:
+def batches_per_epoch(examples: Sequence[Example], config: DataConfig, seed: int, num_ranks: int) -> int:
     """Batches of one rank in the first epoch (later ones differ by a few)."""
     return math.ceil(len(BatchPlan(examples, config, seed, 1).epoch(0)) / num_ranks)

@@ -1,8 +1,9 @@
 """Utterance + transcript + continuation -> Example: token ids and where the audio lies."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from blspkd.audio.samples import AudioSource, load
 from blspkd.config import DataConfig
+from blspkd.data.example_columns import LazyExamples
 from blspkd.data.features import Augmenter, FeatureExtractor, Features
 from blspkd.data.negative import draw_negative
 from blspkd.data.operations.mask_speech import WordMasking
@@ -55,7 +57,7 @@ class Example:
 class Selection:
     """Which utterances became examples, and why the others did not."""
 
-    examples: list[Example] = field(default_factory=list)
+    examples: Sequence[Example] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -96,13 +98,20 @@ def make_examples(data: KaldiDir, continuations: Mapping[str, str] | None, promp
                 selection.left_out[f"longer than {config.max_tokens} LLM tokens"] += 1
             else:
                 selection.examples.append(example)
-    if not selection.examples:
-        raise DataError(f"{data.path}: no utterance is left to train on: {selection}")
+    check_some_left(data.path, selection)
     return selection
 
 
-def without_prompt(examples: list[Example]) -> list[Example]:
+def check_some_left(path: Path, selection: Selection) -> None:
+    """Raise DataError where nothing of data directory `path` is selected."""
+    if not selection.examples:
+        raise DataError(f"{path}: no utterance is left to train on: {selection}")
+
+
+def without_prompt(examples: Sequence[Example]) -> Sequence[Example]:
     """The same with their transcripts' tokens alone, for a training in which no LLM reads them."""
+    if isinstance(examples, LazyExamples):
+        return examples.without_prompt()
     nothing = np.zeros(0, dtype=np.int32)
     return [replace(example, prefix=nothing, suffix=nothing, response=nothing) for example in examples]
 
@@ -132,7 +141,7 @@ class ExampleDataset(torch.utils.data.Dataset):
     Without an extractor no audio is read, and examples have features without a window.
     """
 
-    def __init__(self, examples: list[Example], extractor: FeatureExtractor | None, config: DataConfig, seed: int,
+    def __init__(self, examples: Sequence[Example], extractor: FeatureExtractor | None, config: DataConfig, seed: int,
                  augment: bool, cached: Cached | None = None, negatives: bool = False):
         """negatives: draw `Example.negative`."""
         self.examples = examples

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blspkd.config_file import nearest
+from blspkd.data.example_columns import LazyExamples
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.data_dir import KaldiDir
 
@@ -31,6 +32,8 @@ def tagged(instruction: str, values: Iterable[str]) -> str:
 
 def known_tags(examples: "Iterable[Example]") -> dict[str, list[str]]:
     """{key: its values}, of all examples, the keys in the order of the prompt."""
+    if isinstance(examples, LazyExamples):  # which have none
+        return {}
     values: dict[str, set[str]] = {}
     for tags in sorted({example.tags for example in examples}, key=len, reverse=True):  # some may lack a key
         for key, value in tags:

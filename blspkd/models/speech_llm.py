@@ -47,7 +47,7 @@ class SpeechLlm(nn.Module):
 
     def __init__(self, config: ModelConfig, prompt: PromptConfig, encoder: SpeechEncoder, llm: nn.Module,
                  said: Tensor | None = None):
-        """said: [n] token ids of the training's transcripts; the scale of their embeddings is the speech tokens'."""
+        """said: [v] how often each token stands in the training's transcripts: their scale is the speech tokens'."""
         super().__init__()
         self.encoder = encoder
         self.llm = llm  # a causal LM, or the PeftModel around it, or of one that is never run the embedding table alone
@@ -287,7 +287,6 @@ class SpeechLlm(nn.Module):
 
 def _rms(embeddings: nn.Module, said: Tensor | None) -> float:
     """Root mean square of the embeddings of `said` (rows that hardly any text uses are often far louder), or of all."""
-    squares = embeddings.weight.detach().float().pow(2).mean(1)  # [V]
-    if said is not None:
-        squares = squares[said.long()]
-    return float(squares.double().mean().sqrt() * getattr(embeddings, "embed_scale", 1.0))
+    squares = embeddings.weight.detach().float().pow(2).mean(1).double()  # [V]
+    mean = squares.mean() if said is None else (squares[:len(said)] * said).sum() / said.sum()
+    return float(mean.sqrt() * getattr(embeddings, "embed_scale", 1.0))

@@ -21,7 +21,7 @@ import logging
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ _size_and_date = functools.cache(size_and_date)
 Identify = Callable[[str], dict[str, str]]  # name of a model -> what tells it from others
 
 
-def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtractor, sets: dict[str, list[Example]],
+def open_caches(config: TrainConfig, model: SpeechLlm, extractor: FeatureExtractor, sets: dict[str, Sequence[Example]],
                 heard: dict[str, float], folder: Path, identify: Identify, device: torch.device,
                 beat: Callable[[], None] = lambda: None) -> dict[str, Cached]:
     """Complete the caches that `config` asks for, every rank its share of the shards; returns them by set.
@@ -99,7 +99,7 @@ class Cache(ABC):
     kind: str  # the field of `Cached`
     source: str  # what of an utterance they are made from
 
-    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
+    def __init__(self, model: SpeechLlm, examples: Sequence[Example], config: TrainConfig, folder: Path,
                  fingerprint: dict[str, str], extractor: FeatureExtractor | None):
         """extractor: None where no audio is needed."""
         self.model, self.examples, self.config, self.extractor = model, examples, config, extractor
@@ -213,8 +213,8 @@ class FrameCache(Cache):
 
     kind, source = "frames", "their audio"
 
-    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path, identify: Identify,
-                 extractor: FeatureExtractor):
+    def __init__(self, model: SpeechLlm, examples: Sequence[Example], config: TrainConfig, folder: Path,
+                 identify: Identify, extractor: FeatureExtractor):
         fingerprint = {"speech encoder": _digest(identify(config.model.speech_encoder).items()),
                        "pad_to_30s": str(config.model.pad_to_30s)}
         super().__init__(model, examples, config, folder, fingerprint, extractor)
@@ -240,7 +240,7 @@ class TeacherCache(Cache):
 
     kind, source = "teacher", "prompt, text or continuations"
 
-    def __init__(self, model: SpeechLlm, examples: list[Example], config: TrainConfig, folder: Path,
+    def __init__(self, model: SpeechLlm, examples: Sequence[Example], config: TrainConfig, folder: Path,
                  identify: Identify):
         self.with_input = model.adapter.aligned
         self.shifted = config.loss.response_positions == "shifted"

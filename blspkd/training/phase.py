@@ -2,18 +2,22 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
 from blspkd.config import PromptConfig, TrainConfig, TrainedPrompt
 from blspkd.config_file import load_config
+from blspkd.data.batching import batches_per_epoch
+from blspkd.data.example_columns import LazyExamples, prefixes, token_counts
 from blspkd.data.examples import Example, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.operations import apply_operations
+from blspkd.data.packed.pack import is_packed
+from blspkd.data.packed.packed_dir import PackedDir
 from blspkd.data.prompts import Prompt, load_tokenizer
 from blspkd.data.tags import known_tags
 from blspkd.errors import ConfigError, writing
@@ -37,7 +41,7 @@ from blspkd.training.run import (
 from blspkd.training.sharding import Sharding
 from blspkd.training.start import freeze, start_from
 from blspkd.training.start_counter import start_counter
-from blspkd.training.trainer import KdTrainer, optimiser_steps, times_heard, training_arguments
+from blspkd.training.trainer import KdTrainer, optimiser_steps, training_arguments
 from blspkd.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -82,7 +86,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     if split != now:
         logger.info("this run began with %s, now there are %s: its steps keep their batches, dropout draws other "
                     "numbers", split, now)
-    arguments.max_steps = optimiser_steps(config, examples["train"], split)
+    batches = batches_per_epoch(examples["train"], config.data, config.training.seed, split.num_ranks)
+    arguments.max_steps = optimiser_steps(config.training, batches, split)
     if config.training.deepspeed:
         load_deepspeed_safely()  # before its checkpoints are looked at
     checkpoints = newest_checkpoints(output_dir, 1)
@@ -93,7 +98,8 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
     trainer = KdTrainer(objective, config, arguments, examples["train"], examples["valid"], extractor)
     if trainer.is_world_process_zero():
         record_start(config, output_dir)
-    heard = {"train": times_heard(config, examples["train"], arguments.max_steps, split),
+    # how often the run hears each utterance of a set, on the average
+    heard = {"train": arguments.max_steps * split.accumulation / batches,
              "valid": 1 + (arguments.max_steps // config.training.eval_steps if config.training.eval_steps else 0)}
     with Watch(config.training.hang_minutes) as watch:
         trainer.add_callback(watch)
@@ -112,17 +118,24 @@ def train_phase(config: TrainConfig, train_dir: str, valid_dir: str, output_dir:
         trainer.save_model(str(output_dir / "model"))
 
 
-def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, output_dir: Path) -> list[Example]:
+def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, output_dir: Path) -> Sequence[Example]:
     """The examples of a set; an alignment needs no continuations, and takes those without as well."""
-    data = KaldiDir.read(folder)
-    continuations = read_continuations(Path(folder) / "continuation") if config.loss.distils else None
-    if continuations is not None:
-        check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
-    selection = make_examples(data, continuations, prompt, config.data)
+    if is_packed(folder):
+        data = PackedDir(folder)
+        data.check(prompt, config.model.llm)
+        selection = data.select(config.data, config.loss.distils)
+    else:
+        data = KaldiDir.read(folder)
+        continuations = read_continuations(Path(folder) / "continuation") if config.loss.distils else None
+        if continuations is not None:
+            check_continuations(folder, (utterance.utt_id for utterance in data), continuations)
+        selection = make_examples(data, continuations, prompt, config.data)
     logger.info("%s: %s", folder, selection)
     examples = selection.examples
     if name == "train" and config.data.operations:
-        examples, record = apply_operations(config.data.operations, examples, data, config.training.seed, prompt,
+        if isinstance(examples, LazyExamples):
+            logger.info("%s: data.operations look at all examples, so that all are made now and stay in memory", folder)
+        examples, record = apply_operations(config.data.operations, list(examples), data, config.training.seed, prompt,
                                             config.data.max_tokens)
         if config.training.cache_encoder_frames and any(example.masking for example in examples):
             raise ConfigError("cache_encoder_frames: frames differ from epoch to epoch because of data.operations: "
@@ -131,19 +144,19 @@ def _examples(config: TrainConfig, folder: str, name: str, prompt: Prompt, outpu
     return examples if config.loss.distils else without_prompt(examples)
 
 
-def _model(config: TrainConfig, prompt_config: PromptConfig, examples: dict[str, list[Example]], output_dir: Path
+def _model(config: TrainConfig, prompt_config: PromptConfig, examples: dict[str, Sequence[Example]], output_dir: Path
            ) -> SpeechLlm:
     """The speech LLM to train, the scale of its tokens that of the embeddings of what is said (or of `init_from`)."""
     saved = Path(config.training.init_from) / "config.yaml" if config.training.init_from else None
     scale = load_config(SpeechLlmConfig, saved).model.embedding_rms if saved and saved.is_file() else 0.0
     model = replace(config.model, embedding_rms=config.model.embedding_rms or scale)
-    said = torch.from_numpy(np.concatenate([example.input for example in examples["train"]]))
+    said = torch.from_numpy(token_counts(examples["train"]))
     spread = None
     if config.training.shard_llm != "none":
         device = training_arguments(config, output_dir).device  # the processes find each other
         spread = Sharding.over(config.training.shard_llm, device).load
     speech_llm = SpeechLlm.from_config(model, prompt_config, said, config.loss.distils, spread=spread)
-    if runs_in_step(config.training) and len({e.prefix.tobytes() for part in examples.values() for e in part}) > 1:
+    if runs_in_step(config.training) and len(set().union(*map(prefixes, examples.values()))) > 1:
         speech_llm.shares_prefix = False  # the processes would read prefixes at different times
         logger.info("model.share_prefix: off, for there are several prefixes and the LLM is in parts")
     return speech_llm

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from blspkd.config import TrainConfig
-from blspkd.data.batching import Batch, BatchPlan, batches_per_epoch
+from blspkd.config import TrainConfig, TrainingConfig
+from blspkd.data.batching import Batch, BatchPlan
 from blspkd.data.examples import Cached, Example, ExampleDataset
 from blspkd.data.features import FeatureExtractor
 from blspkd.errors import AudioError, ModelError
@@ -71,26 +72,21 @@ def _collective_seconds(hang_minutes: float) -> int:
     return round(90 * hang_minutes) + 60 if hang_minutes else 24 * 3600
 
 
-def optimiser_steps(config: TrainConfig, examples: list[Example], split: Split) -> int:
-    """Steps of the whole run: max_steps, or num_epochs in steps; split: with which the run began."""
-    training = config.training
+def optimiser_steps(training: TrainingConfig, batches: int, split: Split) -> int:
+    """Steps of the whole run: max_steps, or num_epochs in steps.
+
+    batches: of one rank in an epoch; split: with which the run began.
+    """
     if training.max_steps > 0:
         return training.max_steps
-    batches = batches_per_epoch(examples, config.data, training.seed, split.num_ranks)
     return max(1, math.ceil(training.num_epochs * batches / split.accumulation))
-
-
-def times_heard(config: TrainConfig, examples: list[Example], steps: int, split: Split) -> float:
-    """How often a run of so many optimiser steps hears each utterance, on the average."""
-    batches = batches_per_epoch(examples, config.data, config.training.seed, split.num_ranks)
-    return steps * split.accumulation / batches
 
 
 class KdTrainer(Trainer):
     """Trains a KdObjective."""
 
     def __init__(self, objective: KdObjective, config: TrainConfig, arguments: TrainingArguments,
-                 train: list[Example], valid: list[Example], extractor: FeatureExtractor):
+                 train: Sequence[Example], valid: Sequence[Example], extractor: FeatureExtractor):
         self.stopping = Stopping()
         super().__init__(model=objective, args=arguments, eval_dataset=valid,
                          callbacks=[Bar(), Snapshots(config, arguments), Checkpoints(config), SharedWeights(),

@@ -34,6 +34,7 @@ continuation_config=conf/continuation.yaml  # stage 2: prompt and sampling
 continuation_args=                          # stage 2: what overrides the configuration, e.g. "--max_new_tokens 40"
 max_bad_ratio=0.5                           # stage 2: largest share of the continuations that its filters may drop
 train_config=conf/train.yaml                # stage 3: model, loss, data, training
+pack=false                                  # stage 3: train from copies of the sets in few large files, dump/packed
 train_args=                                 # stage 3: what overrides it, e.g. "--learning_rate 1e-4 --bf16 true"
 inference_config=conf/decode.yaml           # stage 4: tasks and decoding
 inference_args=                             # stage 4: what overrides it, e.g. "--max_utterances 100"
@@ -55,16 +56,14 @@ expdir=exp                                  # folder of the experiments
 tag=                                        # name of the experiment; empty: the name of train_config
 python=python                               # Python interpreter
 
-command_line=$(printf '%q ' "$0" "$@")
-given_options=("$@")
+command_line=$(printf '%q ' "$0" "$@"); given_options=("$@")
 . utils/log.sh
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
 at_least 1 nj num_nodes num_procs num_threads compare_jobs; at_least 0 max_restarts
 [[ ${given_options[*]} != *BLSPKD_@(JOB|NODE)* ]] || # Kaldi's slurm.pl and queue.pl replace them wherever they stand
     die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name"
-. ./path.sh
-. ./cmd.sh
+. ./path.sh; . ./cmd.sh
 stages="data continuations train evaluate compare"
 . utils/stages.sh
 choose_stages
@@ -142,13 +141,14 @@ if stage train; then
             --data "${datadir}/${valid_set}" wav.scp segments reco2channel text continuation continuation.info.json \
             --output "${exp}/model" --partial "${exp}/checkpoint-*" \
             --remedy "To train again, remove ${exp}; to keep it, give another --tag"; then
+        if [ "${pack}" = true ]; then . utils/pack.sh; else packed_dir=; fi
         rm -f "${exp}/rendezvous"*
         ${train_cmd} --gpu "${ngpu}" --num_threads "$((num_threads * (ngpu > 0 ? ngpu : num_procs)))" BLSPKD_NODE="1:${num_nodes}" \
             "${exp}/$(if [ "${num_nodes}" -gt 1 ]; then echo train.BLSPKD_NODE.log; else echo train.log; fi)" \
             utils/launch.sh --python "${python}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --max_restarts "${max_restarts}" \
             --num_procs "${num_procs}" --num_threads "${num_threads}" --rendezvous "${exp}/rendezvous" \
             blspkd.bin.train --config "${train_config}" --llm "${llm}" --speech_encoder "${speech_encoder}" \
-            --train_dir "${datadir}/${train_set}" --valid_dir "${datadir}/${valid_set}" --output_dir "${exp}" "${train_words[@]}"
+            --train_dir "${packed_dir:-${datadir}}/${train_set}" --valid_dir "${packed_dir:-${datadir}}/${valid_set}" --output_dir "${exp}" "${train_words[@]}"
         steps_done
     fi
 fi
