@@ -62,9 +62,9 @@ def scan_lines(path: str | os.PathLike, report: Report) -> Iterator[tuple[int, s
             yield number, key, value
 
 
-def scan(lines: Iterable[bytes], report: Report) -> Iterator[tuple[int, str, str]]:
-    """The same for lines of a table, whatever their order."""
-    for number, line in enumerate(lines, 1):
+def scan(lines: Iterable[bytes], report: Report, first: int = 1) -> Iterator[tuple[int, str, str]]:
+    """The same for lines of a table from line `first` on, whatever their order."""
+    for number, line in enumerate(lines, first):
         plain = _PLAIN_LINE.fullmatch(line)
         row = (plain[1].decode(), plain[2].decode()) if plain else _scan_line(number, line, report)
         if row:
