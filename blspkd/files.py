@@ -109,6 +109,12 @@ def read_json(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """A value that JSON can hold, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False)
+
+
 def text_digest(texts: str | Iterable[str]) -> str:
     """SHA-256, in hexadecimal, of a text or of several, one behind the other."""
     digest = hashlib.sha256()

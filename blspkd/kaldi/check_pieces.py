@@ -8,14 +8,13 @@ of all (utterance, speaker) are the same; where they are not, it is read once fo
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.files import read_json
+from blspkd.files import read_json, write_json
 from blspkd.kaldi.check import LACKS, SHOWN, Checker, Problem, validate
 from blspkd.kaldi.files import Follows, data_files, known_file
 from blspkd.kaldi.pieces import Pieces, Share, clean_up, line_begin, lines_of, results
@@ -43,7 +42,7 @@ def validate_in_pieces(path: str | os.PathLike, share: Share, *, need_text: bool
         checker.check_tables([file.name for file in data_files(path)])
         found = {"problems": [asdict(problem) for problem in checker.problems.values()], "sum": str(checker.sum()),
                  "is_sorted": checker.is_sorted, "edges": checker.edges}
-        (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+        write_json(folder / "found.json", found)
 
     folders = results(pieces, NAME, [check_files, needs], do, share)
     if folders is None:

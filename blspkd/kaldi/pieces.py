@@ -8,7 +8,6 @@ call of a verb, or the only one, does what is missing and puts the results toget
 Where a recording has several utterances (`segments`), a piece has the lines of its recordings.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.files import atomic_path, atomic_write, json_digest, read_json
+from blspkd.files import atomic_path, json_digest, read_json, write_json
 from blspkd.kaldi.files import Follows, data_files, follows
 from blspkd.kaldi.leases import Leases, share
 
@@ -130,8 +129,7 @@ def results(pieces: Pieces, name: str, made_from: object, do: Callable[[int, Pat
             temporary.mkdir(parents=True)
             do(index, temporary)
             if lease.is_ours():
-                with atomic_write(temporary / _DONE) as file:
-                    json.dump({"fingerprint": fingerprint}, file)
+                write_json(temporary / _DONE, {"fingerprint": fingerprint})
 
     first = len(pieces) * ((share_.job or 1) - 1) // max(1, share_.num_jobs) % len(pieces)
     names = [str(place.relative_to(folder)) for place in places]
