@@ -4,7 +4,8 @@ import argparse
 from dataclasses import MISSING, Field, fields
 from typing import get_args
 
-from blspkd.data.operations import filter as filters
+from blspkd.data.operations.filter import REPORT
+from blspkd.data.operations.filter_pieces import filter_in_pieces
 from blspkd.data.operations.limits import Limits
 from blspkd.errors import ConfigError, DataError, command
 from blspkd.evaluation import continuation_scores
@@ -85,9 +86,10 @@ def durations(args: argparse.Namespace) -> None:
 
 def filter_(args: argparse.Namespace) -> None:
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
-    result = filters.filter_dir(args.src_dir, args.dest_dir, limits, test_dirs=args.test_dirs, llm=args.llm,
-                                report=args.report, num_jobs=args.nj)
-    print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{filters.REPORT}'}")
+    result = filter_in_pieces(args.src_dir, args.dest_dir, limits, _share(args), test_dirs=args.test_dirs, llm=args.llm,
+                              report=args.report, num_jobs=args.nj)
+    if result is not None:
+        print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{REPORT}'}")
 
 
 def score(args: argparse.Namespace) -> None:

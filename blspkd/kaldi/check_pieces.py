@@ -110,8 +110,8 @@ class _PieceChecker(Checker):
         first, last = (None, None) if by_line else self.pieces.bounds(self.index)
         previous = ""
         with open(file, "rb") as table:
-            number = 1 + sum(block.count(b"\n") for block in _blocks(table, begin))
-            for number, key, value in scan(_lines(table, end), self.reporter(name), number):
+            before = sum(block.count(b"\n") for block in _blocks(table, begin))
+            for number, key, value in scan(_lines(table, end), self.reporter(name), before + 1):
                 if key < previous or not self.is_between(key, first, last):
                     self.is_sorted = False
                 previous = key

@@ -1,11 +1,10 @@
 """The durations of a large directory, measured in pieces by several processes, and put together line by line."""
 
 import os
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
-from blspkd.files import atomic_path, read_json, write_json
+from blspkd.files import read_json, write_json
+from blspkd.kaldi.join import join
 from blspkd.kaldi.pieces import Pieces, Share, clean_up, results
 from blspkd.kaldi.recordings import BAD_AUDIO, MADE_FROM, bad_audio, measure_durations, write_durations
 from blspkd.kaldi.tables import scan_lines, write_table
@@ -45,12 +44,3 @@ def write_durations_in_pieces(path: str | os.PathLike, share: Share, num_jobs: i
         (path / BAD_AUDIO).unlink(missing_ok=True)
     clean_up(path, NAME)
     return not is_current
-
-
-def join(folders: Iterable[Path], destination: Path, name: str) -> None:
-    """The tables `name` of pieces, one behind the other."""
-    with atomic_path(destination / name) as temporary, open(temporary, "wb") as table:
-        for folder in folders:
-            if (folder / name).is_file():
-                with open(folder / name, "rb") as piece:
-                    shutil.copyfileobj(piece, table, 1 << 20)

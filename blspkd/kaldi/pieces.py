@@ -10,11 +10,12 @@ Where a recording has several utterances (`segments`), a piece has the lines of 
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from blspkd.errors import DataError
 from blspkd.files import atomic_path, json_digest, read_json, write_json
@@ -68,10 +69,10 @@ class Pieces:
             return find(table, first, size) if first else 0, size if end is None else find(table, end, size)
 
     @contextmanager
-    def opened(self, index: int, more: Iterable[Path] = ()) -> Iterator[Path]:
-        """A piece as a data directory, for this block.
+    def opened(self, index: int, more: Mapping[str, Path] = MappingProxyType({})) -> Iterator[Path]:
+        """A piece as a data directory, for this block. Errors name the whole directory.
 
-        more: tables by utterance from elsewhere, which are there under their own names. Errors name the whole directory.
+        more: tables by utterance from elsewhere, by the names that they have there.
         """
         if len(self) == 1:
             yield self.path
@@ -88,18 +89,25 @@ class Pieces:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _write(self, index: int, folder: Path, more: Iterable[Path]) -> None:
+    def kinds(self) -> dict[Path, Follows]:
+        """What the lines of each file belong to; recordings without segments are utterances."""
         utterances, recordings, speakers = (_Keys(self.path / name) for name in ("utt2spk", "wav.scp", "spk2utt"))
-        files = {file: follows(file, utterances, recordings, speakers) for file in data_files(self.path)}
+        kinds = {file: follows(file, utterances, recordings, speakers) for file in data_files(self.path)}
+        if not (self.path / "segments").exists():
+            kinds = {file: Follows.UTTERANCES if kind is Follows.RECORDINGS else kind for file, kind in kinds.items()}
+        return kinds
+
+    def _write(self, index: int, folder: Path, more: Mapping[str, Path]) -> None:
+        kinds = self.kinds()
         hidden = [file for file in self.path.glob(".utt2*") if file.is_file() and ".tmp-" not in file.name]
-        segments = self.path / "segments"
-        by_utterance = {Follows.UTTERANCES} if segments.exists() else {Follows.UTTERANCES, Follows.RECORDINGS}
-        for file in [*(file for file, kind in files.items() if kind in by_utterance), *hidden, *more]:
+        for file in [*(file for file, kind in kinds.items() if kind is Follows.UTTERANCES), *hidden]:
             copy_stretch(file, *self.stretch(file, index), folder / file.name)
+        for name, file in more.items():
+            copy_stretch(file, *self.stretch(file, index), folder / name)
         wanted = {Follows.SPEAKERS: _second_fields(folder / "utt2spk")}
-        if segments.exists():
+        if (self.path / "segments").exists():
             wanted[Follows.RECORDINGS] = _second_fields(folder / "segments")
-        for file, kind in files.items():
+        for file, kind in kinds.items():
             if kind in wanted and file.name != "spk2utt":
                 with open(folder / file.name, "wb") as lines:
                     lines.writelines(lines_of(file, wanted[kind]))

@@ -18,7 +18,8 @@ def make(tmp_path):
         folder = tmp_path / "train"
         folder.mkdir()
         ids = [f"spk{number // 7:03d}-{number:05d}" for number in range(COUNT)]
-        tables = {"utt2spk": {utt_id: utt_id[:6] for utt_id in ids}, "text": {utt_id: f"says {utt_id}" for utt_id in ids},
+        tables = {"utt2spk": {utt_id: utt_id[:6] for utt_id in ids},
+                  "text": {utt_id: f"says {utt_id}" for utt_id in ids},
                   "utt2dur": dict.fromkeys(ids, "1.5"), "text.de": dict.fromkeys(ids[::3], "sagt"),
                   "continuation": dict.fromkeys(ids, '"and"')}
         if segments:

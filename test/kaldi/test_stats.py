@@ -13,7 +13,8 @@ def test_stats(make_rich_dir, make_dir, tmp_path):
     figures = stats(make_rich_dir(utt2dur=[f"{utt_id} {index + 1}" for index, utt_id in enumerate(IDS)]))
     assert (figures.utterances, figures.speakers, figures.recordings) == (6, 3, 2)
     assert (figures.words, figures.distinct_words, figures.characters) == (24, 9, 114)
-    assert (figures.total_duration, figures.min_duration, figures.median_duration, figures.max_duration) == (21, 1, 3.5, 6)
+    assert (figures.total_duration, figures.min_duration, figures.median_duration,
+            figures.max_duration) == (21, 1, 3.5, 6)
     assert figures.files["text.qa"] == 3 and figures.files["continuation"] == 5
     assert "hours" in str(figures) and "text.translate" in str(figures)
 
