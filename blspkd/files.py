@@ -109,6 +109,12 @@ def read_json(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """A value that JSON can hold, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False)
+
+
 def text_digest(texts: str | Iterable[str]) -> str:
     """SHA-256, in hexadecimal, of a text or of several, one behind the other."""
     digest = hashlib.sha256()
@@ -141,14 +147,14 @@ def _temporary(path: Path) -> Path:
     """The temporary name of `path`, where nothing stands; what killed processes have left beside it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent.absolute())
-    temporary = path.with_name(f"{path.name}.tmp-{_place()}-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp-{place()}-{os.getpid()}")
     _remove(temporary)
     return temporary
 
 
 @functools.cache
-def _place() -> str:
-    """This machine, or this container: where process ids mean the same."""
+def place() -> str:
+    """This machine, or this container: where process ids mean the same thing."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -165,10 +171,10 @@ def _remove_leftovers(folder: Path) -> None:
                 _remove(folder / name)
 
 
-def _is_owned(path: Path, place: str, process: str) -> bool:
+def _is_owned(path: Path, where: str, process: str) -> bool:
     """Whether somebody may still be writing the temporary file."""
     try:
-        if place != _place():
+        if where != place():
             return time.time() - path.stat().st_mtime < WEEK
         os.kill(int(process), 0)
     except (FileNotFoundError, ProcessLookupError):

@@ -6,12 +6,17 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import get_args
 
-from blspkd.data.operations import filter as filters
+from blspkd.data.operations.filter import REPORT
+from blspkd.data.operations.filter_pieces import filter_in_pieces
 from blspkd.data.operations.limits import Limits
-from blspkd.errors import DataError, command
+from blspkd.errors import ConfigError, DataError, command
 from blspkd.evaluation import continuation_scores
 from blspkd.kaldi import check, fix, recordings, select, verbs
+from blspkd.kaldi.check_pieces import validate_in_pieces
 from blspkd.kaldi.data_dir import parse_channel
+from blspkd.kaldi.duration_pieces import write_durations_in_pieces
+from blspkd.kaldi.pieces import SIZE, Share
+from blspkd.kaldi.stats import stats as stats_of
 
 
 @command
@@ -21,11 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    problems = check.validate(args.dir, need_text=not args.no_text, need_audio=not args.no_wav,
-                                    check_files=args.check_files)
+    problems = validate_in_pieces(args.dir, _share(args), need_text=not args.no_text, need_audio=not args.no_wav,
+                                  check_files=args.check_files)
     if problems:
         raise DataError(check.report(args.dir, problems))
-    print(f"{args.dir}: in order")
+    if problems is not None:
+        print(f"{args.dir}: in order")
 
 
 def fix_(args: argparse.Namespace) -> None:
@@ -69,19 +75,23 @@ def combine(args: argparse.Namespace) -> None:
 
 
 def stats(args: argparse.Namespace) -> None:
-    print(select.stats(args.dir))
+    figures = stats_of(args.dir, _share(args))
+    if figures is not None:
+        print(figures)
 
 
 def durations(args: argparse.Namespace) -> None:
-    written = recordings.write_durations(args.dir, args.nj)
-    print(f"{args.dir}/utt2dur: {'written' if written else 'is up to date'}")
+    written = write_durations_in_pieces(args.dir, _share(args), args.nj)
+    if written is not None:
+        print(f"{args.dir}/utt2dur: {'written' if written else 'is up to date'}")
 
 
 def filter_(args: argparse.Namespace) -> None:
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
-    result = filters.filter_dir(args.src_dir, args.dest_dir, limits, test_dirs=args.test_dirs, llm=args.llm,
-                                report=args.report, num_jobs=args.nj)
-    print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{filters.REPORT}'}")
+    result = filter_in_pieces(args.src_dir, args.dest_dir, limits, _share(args), test_dirs=args.test_dirs, llm=args.llm,
+                              report=args.report, num_jobs=args.nj)
+    if result is not None:
+        print(f"{args.dest_dir}: {result}\n  all of them: {args.report or f'{args.dest_dir}/{REPORT}'}")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -105,8 +115,7 @@ def pack(args: argparse.Namespace) -> None:
     from blspkd.data.prompts import Prompt, load_tokenizer
     from blspkd.training.run import check_continuations, prompt_of
 
-    if args.job > args.num_jobs:
-        raise DataError(f"--job {args.job} is more than --num_jobs {args.num_jobs}")
+    _check_job(args)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     source, packed = Path(args.dir), Path(args.packed_dir)
     prompt = Prompt(load_tokenizer(args.llm), prompt_of(source, args.llm, needed=(source / "continuation").exists()))
@@ -114,6 +123,16 @@ def pack(args: argparse.Namespace) -> None:
     if packing.continuations:
         check_continuations(source, packing.data.utterances, packing.continuations)
     print(packing.run(args.job, args.num_jobs))
+
+
+def _check_job(args: argparse.Namespace) -> None:
+    if args.job is not None and args.job > args.num_jobs:
+        raise ConfigError(f"--job {args.job} --num_jobs {args.num_jobs}: jobs are numbered from 1 to num_jobs")
+
+
+def _share(args: argparse.Namespace) -> Share:
+    _check_job(args)
+    return Share(args.job, args.num_jobs, args.piece_size)
 
 
 def _true_or_false(value: str) -> bool:
@@ -192,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     joining.add_argument("sources", nargs="+", metavar="SRC_DIR")
     option(joining, "--extra-files", metavar="FILES", help="Kaldi's option; here every file is joined")
     option(joining, "--skip-fix", metavar="true|false", help="Kaldi's option; here nothing needs to be fixed")
-    verb(stats, "print figures", "DIR")
+    describing = verb(stats, "print figures", "DIR")
     measuring = verb(durations, "open every recording and write utt2dur; lists the audio that cannot be used", "DIR")
     verb(choose_channel, "use one channel of every recording: writes reco2channel", "DIR").add_argument(
         "channel", metavar="CHANNEL", type=_channel, help="counted from 0")
@@ -219,6 +238,12 @@ def _parser() -> argparse.ArgumentParser:
     option(packing, "--num_jobs", type=_positive, default=1, metavar="N", help="jobs that share the work (default: 1)")
     option(packing, "--shard_mb", type=_positive, default=800, metavar="MB",
            help="megabytes of audio in a file, about (default: 800)")
+    for one in (checking, measuring, leaving_out, describing):
+        option(one, "--job", type=_positive, metavar="N", help="be one of several processes that share the pieces of a "
+               "large directory; a call without it, afterwards, puts the results together")
+        option(one, "--num_jobs", type=_positive, default=1, metavar="N", help="how many these are")
+        option(one, "--piece_size", type=_positive, default=SIZE, metavar="N",
+               help=f"utterances of a piece (default: {SIZE})")
     for one in (measuring, leaving_out, running):
         option(one, "--nj", type=_positive, default=1, metavar="N", help="parallel jobs (default: 1)")
     return parser

@@ -1,4 +1,4 @@
-"""Let the LLM continue the transcripts of a data directory: one job's share, in parts that a restart skips."""
+"""Let the LLM continue the transcripts of a data directory: one of several jobs, in parts that a restart skips."""
 
 import argparse
 from collections import Counter
@@ -23,26 +23,25 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(ContinuationConfig, args.config, overrides)
 
     # Imported here, so that --help and mistakes in the options answer at once.
+    from blspkd.generation.claims import Job
     from blspkd.generation.merge import is_merged
-    from blspkd.generation.parts import Share, make_settings, plan_parts, remove_strangers
-    from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
-    from blspkd.kaldi.data_dir import KaldiDir
-    from blspkd.kaldi.parts import Job, run_parts
-    from blspkd.kaldi.sampling import written_for
+    from blspkd.generation.parts import PER_FOLDER, make_settings, plan_parts, remove_strangers
+    from blspkd.generation.shares import Claims, check_job
+    from blspkd.kaldi.transcripts import Transcripts, written_for
 
-    transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
-    transcripts = written_for(transcripts, vars(config))
-    sizes = len(transcripts), config.part_size, config.batch_size
-    work = work_of_job(*sizes, args.job, args.num_jobs)
-    if not work:
-        batches = num_batches(*sizes)
+    transcripts = written_for(Transcripts.read(args.data_dir), vars(config))
+    claims = Claims(len(transcripts), config.part_size, config.batch_size, args.num_jobs)
+    check_job(args.job, args.num_jobs)
+    if args.job > claims.jobs_with_work:
         print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: nothing to do, because {len(transcripts)} "
-              f"utterances are work for {jobs_with_work(batches)} jobs: {batches} batches of {config.batch_size}")
+              f"utterances are work for {claims.jobs_with_work} jobs: {claims.num_batches} batches of "
+              f"{config.batch_size}")
         return
 
     # Imported here, so that a job without work ends at once: these take seconds.
     from blspkd.generation.continuation import ContinuationWriter, library_versions
     from blspkd.models.base_models import choose_device, model_identity
+    from blspkd.training.signals import handled, stop_at_once
 
     options = to_dict(config)
     prompt = options.pop("prompt")
@@ -55,19 +54,21 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.data_dir}/continuation: up to date")
         return
     remove_strangers(args.data_dir, plan)
-    states = {index: plan[index].state() for index in work}
-    counts = Counter(states.values())
-    print(f"{args.data_dir}: job {args.job} of {args.num_jobs}: {len(work)} parts, {counts['complete']} complete, "
-          f"{counts['missing']} missing, {counts['incomplete']} incomplete, {counts['stale']} stale (made with other "
-          "options, another model or other transcripts: written anew)", flush=True)
-    todo = [(plan[index], batches) for index, batches in work.items() if states[index] != "complete"]
-    if not todo:
-        return
+    found = f"{args.data_dir}: job {args.job} of {args.num_jobs}: {len(plan)} parts"
+    if len(plan) <= PER_FOLDER:  # else it takes long to look at all of them
+        counts = Counter(part.state() for part in plan)
+        found += (f", {counts['complete']} complete, {counts['missing']} missing, {counts['incomplete']} incomplete, "
+                  f"{counts['stale']} stale (made with other options, another model or other transcripts: written "
+                  "anew)")
+        if counts["complete"] == len(plan):
+            print(found)
+            return
+    print(found, flush=True)
     device = choose_device(job=args.job)
     writer = ContinuationWriter(args.llm, config, device)
-    share = Share(todo, settings, {**library_versions(), "device": device.partition(":")[0]})
-    batches = [writer.plan(part.transcripts)[chosen] for part, chosen in todo]
-    run_parts("continuations", [Job(batches, {share: lambda batch, _: writer.rows(transcripts, batch)})])
+    job = Job(plan, claims, writer, {**library_versions(), "device": device.partition(":")[0]})
+    with handled(by=stop_at_once):
+        job.run(first=claims.first_of_job(args.job, args.num_jobs))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ def main(argv: list[str] | None = None) -> None:
                         help="largest share of the utterances that the filters may drop (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from blspkd.kaldi.data_dir import KaldiDir
+    from blspkd.kaldi.transcripts import Transcripts
 
-    transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
+    transcripts = Transcripts.read(args.data_dir)
     if not parts_dir(args.data_dir).is_dir() and is_merged(args.data_dir, transcripts):
         print(f"{args.data_dir}/continuation: up to date")
         return

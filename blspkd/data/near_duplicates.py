@@ -103,10 +103,11 @@ def ranked_grams(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def similarity(one: str, other: str) -> float:
     """Jaccard similarity of two texts' 5-grams, from 0 to 1."""
-    first, second = (_grams(text) for text in (one, other))
+    first, second = (grams(text) for text in (one, other))
     return len(first & second) / len(first | second)
 
 
-def _grams(text: str) -> set[tuple[str, ...]]:
+def grams(text: str) -> set[tuple[str, ...]]:
+    """The different 5-grams of a text; of one of fewer words, all of them as one."""
     said = split_words(words(text))
     return {tuple(said[place:place + SIZE]) for place in range(max(1, len(said) - SIZE + 1))}

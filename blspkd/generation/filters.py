@@ -11,6 +11,7 @@ REPETITION = "repetition"  # the same words again and again
 SPECIAL_TOKENS = "special_tokens"  # the LLM wrote a control token: tokenised again, its spelling would be text
 BROKEN_TEXT = "broken_text"  # bytes that are no character, e.g. one cut in half by max_new_tokens
 INPUT_TOO_LONG = "input_too_long"  # the transcript exceeds max_input_tokens, or the LLM's context
+FAILED = "failed"  # its generation ended in an error, or killed its process (blspkd.generation.failures)
 
 MIN_LOOP_TOKENS = 12  # a loop is at least this long ...
 MIN_LOOP_REPEATS = 4  # ... and goes round at least so often

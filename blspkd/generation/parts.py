@@ -1,27 +1,33 @@
 """Continuations in parts: what a kill can cost, and what a restart skips when it is there.
 
 Parts are fixed slices of the sorted utterances, and the batches of a part are fixed too, whatever the number of jobs:
-so the continuations do not depend on it. The batches of all parts are shared out among the jobs. A job that writes a
-whole part puts it into `<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`, some of its batches into a file of the
-folder `part-<i>-of-<n>`. A file is written atomically: a header line with what made it (model, prompt, options,
-transcripts, by a digest: its fingerprint), then a line per utterance. A part is complete when its files, those with its
-fingerprint, hold every one of its utterances. `merge` puts complete parts together.
+so the continuations do not depend on it. Jobs claim parts, or some batches of one (`claims`). A job that writes a whole
+part puts it into `<data-dir>/continuation.parts/part-<i>-of-<n>.jsonl`, some of its batches into a file of the folder
+`part-<i>-of-<n>`; many parts are in folders `000`, `001` ... of `PER_FOLDER`. A file is written atomically: a header
+line with what made it (model, prompt, options, transcripts, by a digest: its fingerprint), then a line per utterance. A
+part is complete when its files, those with its fingerprint, hold every one of its utterances. `merge` puts complete
+parts together.
 """
 
+import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import chain, islice
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from blspkd.files import atomic_write, json_digest
-from blspkd.kaldi.parts import Parts
+from blspkd.files import atomic_write
+from blspkd.kaldi.transcripts import Row, as_rows
 
 ROW = {"utt_id", "text", "n_tokens", "finished", "reason"}  # keys of an utterance's line
 FORMAT = 1  # of the part files and of the rules that make them; a change makes old parts stale
+PER_FOLDER = 400  # parts: each may have a file and a folder, and some folders stand beside them
+_NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True)
@@ -93,20 +99,37 @@ class Part:
         return rows
 
 
-class Share(Parts):
-    """One job's batches of some parts, for `kaldi.parts.run_parts`; the merge finishes them."""
+class Plan(Sequence[Part]):
+    """All parts of a data directory. A part's transcripts are read when it is asked for."""
 
-    def __init__(self, work: list[tuple[Part, slice]], settings: dict, versions: Mapping[str, str]):
-        self.work, self.settings, self.versions = work, settings, versions
+    def __init__(self, data_dir: Path, transcripts: Mapping[str, str] | Sequence[Row], settings: dict):
+        self.folder = parts_dir(data_dir)
+        self.settings = settings
+        self.transcripts = as_rows(transcripts)
+        self._size = settings["generation"]["part_size"]
+        self._number = ceil(len(self.transcripts) / self._size)
+        self._part = lru_cache(maxsize=2)(self._read)
 
-    def missing(self, index: int, batches: list[list[str]]) -> list[list[str]]:
-        """The batches with an utterance that no file of the part holds."""
-        written = self.work[index][0].rows()
-        return [batch for batch in batches if not written.keys() >= set(batch)]
+    def __len__(self) -> int:
+        return self._number
 
-    def write_part(self, index: int, rows: list[dict]) -> None:
-        part, batches = self.work[index]
-        part.write(rows, self.settings, self.versions, part.path_of(batches, self.settings["generation"]["batch_size"]))
+    def __getitem__(self, index: int) -> Part:
+        return self._part(range(self._number)[index])
+
+    def path(self, index: int) -> Path:
+        """The file of part `index`."""
+        name = f"part-{index + 1:05d}-of-{self._number:05d}.jsonl"
+        return self.folder / f"{index // PER_FOLDER:03d}" / name if self._number > PER_FOLDER else self.folder / name
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file or folder of this name and at this place is one of these parts'."""
+        name = _NAME.fullmatch(path.name.partition(".")[0])
+        return (name is not None and int(name[2]) == self._number and 0 < int(name[1]) <= self._number
+                and self.path(int(name[1]) - 1).parent == path.parent)
+
+    def _read(self, index: int) -> Part:
+        rows = self.transcripts[index * self._size:(index + 1) * self._size]
+        return Part(self.path(index), dict(rows), fingerprint(self.settings, rows))
 
 
 def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, Any], options: Mapping[str, Any]) -> dict:
@@ -115,28 +138,24 @@ def make_settings(llm: str, identity: Mapping[str, str], prompt: Mapping[str, An
             "generation": dict(options)}
 
 
-def plan_parts(data_dir: Path, transcripts: Mapping[str, str], settings: dict) -> list[Part]:
+def plan_parts(data_dir: Path, transcripts: Mapping[str, str] | Sequence[Row], settings: dict) -> Plan:
     """Slice `transcripts` (sorted as in the data directory) into parts of settings' part_size utterances."""
-    size = settings["generation"]["part_size"]
-    utt_ids = list(transcripts)
-    slices = [utt_ids[start:start + size] for start in range(0, len(utt_ids), size)]
-    parts = []
-    for index, ids in enumerate(slices):
-        path = parts_dir(data_dir) / f"part-{index + 1:05d}-of-{len(slices):05d}.jsonl"
-        rows = {utt_id: transcripts[utt_id] for utt_id in ids}
-        parts.append(Part(path, rows, fingerprint(settings, rows)))
-    return parts
+    return Plan(data_dir, transcripts, settings)
 
 
-def fingerprint(settings: dict, transcripts: Mapping[str, str]) -> str:
-    """Digest of what a part is made from.
+def fingerprint(settings: dict, transcripts: Iterable[Row]) -> str:
+    """Digest of what a part, or the whole, is made from; transcripts: (utterance, text).
 
     A model's folder may move: its contents count, not its name. The batch size decides nothing but memory and speed, so
     it may be lowered after an "out of memory" without losing the parts that are done.
     """
     options = {key: value for key, value in settings["generation"].items() if key != "batch_size"}
-    made_from = {**settings, "model": None, "generation": options, "transcripts": list(transcripts.items())}
-    return json_digest(made_from)
+    made_from = json.dumps({**settings, "model": None, "generation": options, "transcripts": []}, sort_keys=True)
+    digest = hashlib.sha256(made_from.removesuffix("]}").encode())  # the transcripts are the last in it
+    for number, row in enumerate(transcripts):
+        digest.update(f"{', ' * (number > 0)}{json.dumps(row)}".encode())
+    digest.update(b"]}")
+    return digest.hexdigest()
 
 
 def parts_dir(data_dir: Path) -> Path:
@@ -154,13 +173,14 @@ def read_header(path: Path) -> dict | None:
     return header if isinstance(header, dict) and {"fingerprint", "settings", "versions"} <= header.keys() else None
 
 
-def remove_strangers(data_dir: Path, parts: list[Part]) -> None:
-    """Remove the part files of other runs that `parts`, the plan of this one, would not overwrite."""
-    planned = {part.path.stem for part in parts}
-    for path in parts_dir(data_dir).glob("part-*-of-*"):
-        if path.is_dir() and path.name not in planned:
+def remove_strangers(data_dir: Path, plan: Plan) -> None:
+    """Remove the part files of other runs that `plan`, the one of this run, would not overwrite."""
+    for path in chain(*(parts_dir(data_dir).glob(pattern) for pattern in ("part-*-of-*", "[0-9]*/part-*-of-*"))):
+        if plan.owns(path):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.partition(".")[0] not in planned:
+        else:
             path.unlink(missing_ok=True)
 
 

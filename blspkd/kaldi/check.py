@@ -1,12 +1,12 @@
 """Check a data directory and report everything that is wrong in one go.
 
-One pass over each file, without keeping more than the ids in memory, so that a million utterances take seconds and
-some hundred megabytes. Headers of audio are not opened here: that is the verb `durations`.
+One pass over each file, without keeping more than the ids in memory; of a large directory, than those of a piece
+(`check_pieces`). Headers of audio are not opened here: that is the verb `durations`.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from blspkd.progress import progress_bar
 
 SHOWN = 10  # examples of one kind of problem
 MORE_THAN_TWO = "more than an id and a speaker"  # of a line of utt2spk
+LACKS = "lacks utterances of utt2spk"  # of spk2utt
 _BAR_FROM_LINES = 500_000  # below, it takes less than some seconds
 
 
@@ -30,6 +31,20 @@ class Problem:
     file: str
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)  # of the examples: line, and where in it
+    is_late: bool = False  # what only the end of the file tells
+
+    def add(self, example: str, place: tuple[int, int]) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            self.examples.append(example)
+            self.places.append(place)
+
+    def rank(self) -> tuple:
+        """Where it stands in the report."""
+        phase = {"not a file": 0, "missing file": 1}.get(self.kind, 2)
+        table = {"utt2spk": 0, "spk2utt": 1, "wav.scp": 2, "reco2channel": 4}.get(self.file, 3)
+        return (phase, 0, "", self.places[0]) if phase < 2 else (2, table, self.file, self.is_late, self.places[0])
 
     def __str__(self) -> str:
         more = [f"... and {self.count - len(self.examples)} more"] if self.count > len(self.examples) else []
@@ -46,7 +61,7 @@ def validate(path: str | os.PathLike, *, need_text: bool = True, need_audio: boo
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: there is no such data directory; has stage 1 (data preparation) run?")
-    return _Checker(path, check_files).run(need_text, need_audio)
+    return Checker(path, check_files).run(need_text, need_audio)
 
 
 def report(path: str | os.PathLike, problems: list[Problem]) -> str:
@@ -78,26 +93,41 @@ def audio_file_problem(entry: str, known: dict[str, str | None]) -> tuple[str, s
     return result
 
 
-class _Checker:
+class Checker:
+    """Looks at the files of a directory one after the other; subclasses see a piece of them."""
+
     def __init__(self, path: Path, check_files: bool):
         self.path = path
         self.check_files = check_files
         self.problems: dict[tuple[str, str], Problem] = {}
         self.ids: dict[str, int] = {}  # utterance -> its index
         self.speakers: list[str] = []  # by index
+        self.bar = None
 
     def run(self, need_text: bool, need_audio: bool) -> list[Problem]:
         files = {file.name: file for file in data_files(self.path)}
         lines = sum(_count_lines(file) for name, file in files.items()
                     if known_file(name) not in (None, Follows.NOTHING, Follows.SPEAKERS))
         self.bar = progress_bar(f"validate {self.path}", total=lines, unit="line") if lines > _BAR_FROM_LINES else None
-        for entry in self.path.iterdir():
+        self.check_presence(files, need_text, need_audio)
+        self.check_tables(files)
+        if self.bar:
+            self.bar.close()
+        return self.found()
+
+    def found(self) -> list[Problem]:
+        return sorted(self.problems.values(), key=Problem.rank)
+
+    def check_presence(self, files: Container[str], need_text: bool, need_audio: bool) -> None:
+        for number, entry in enumerate(sorted(self.path.iterdir())):
             if entry.name not in files and known_file(entry.name) not in (None, Follows.NOTHING):
-                self.add(entry.name, "not a file", f"{entry} is a folder, a broken link or a special file")
+                self.add(entry.name, "not a file", f"{entry} is a folder, a broken link or a special file", (number, 0))
         needed = ["utt2spk", "spk2utt"] + ["text"] * need_text + ["wav.scp"] * need_audio
-        for name in needed:
+        for number, name in enumerate(needed):
             if name not in files:
-                self.add(name, "missing file", f"there is no {self.path / name}")
+                self.add(name, "missing file", f"there is no {self.path / name}", (number, 0))
+
+    def check_tables(self, files: Iterable[str]) -> None:
         if "utt2spk" in files:
             self.check_utt2spk()
         if "spk2utt" in files and self.ids:
@@ -109,42 +139,43 @@ class _Checker:
         if "reco2channel" in files:
             for number, key, value in self.rows("reco2channel"):
                 self.check_value("reco2channel", number, key, value, parse_channel)
-        if self.bar:
-            self.bar.close()
-        return list(self.problems.values())
 
-    def add(self, file: str, kind: str, example: str) -> None:
-        problem = self.problems.setdefault((file, kind), Problem(kind, file))
-        problem.count += 1
-        if problem.count <= SHOWN:
-            problem.examples.append(example)
+    def add(self, file: str, kind: str, example: str, place: tuple[int, int] | None = None) -> None:
+        """place: line and where in it; None: only the end of the file tells."""
+        problem = self.problems.setdefault((file, kind), Problem(kind, file, is_late=place is None))
+        problem.add(example, place or (0, 0))
 
     def rows(self, name: str) -> Iterator[tuple[int, str, str]]:
         """The usable lines of file `name`, the others being added to the problems."""
-        def found(kind: str, number: int, what: str) -> None:
-            self.add(name, kind, f"{name}:{number}: {what}")
-
         done = 0
-        for row in scan_lines(self.path / name, found):
+        for row in scan_lines(self.path / name, self.reporter(name)):
             yield row
             if self.bar and row[0] - done >= 10_000:
                 self.bar.update(row[0] - done)
                 done = row[0]
 
+    def reporter(self, name: str) -> Callable[[str, int, str], None]:
+        return lambda kind, number, what: self.add(name, kind, f"{name}:{number}: {what}", (number, 0))
+
     def check_utt2spk(self) -> None:
         interned: dict[str, str] = {}
+        problems: dict[str, str | None] = {}  # of a speaker's name
         for number, key, value in self.rows("utt2spk"):
             if len(value.split()) > 1:
                 self.add("utt2spk", MORE_THAN_TWO,
                          f"utt2spk:{number}: {f'{key} {value}'!r}: ids hold no blanks; replace "
-                         "those of file names, e.g. by -")
+                         "those of file names, e.g. by -", (number, 0))
                 if key in self.ids:
                     continue
             elif key in self.ids:
-                self.add("utt2spk", "duplicate id", f"utt2spk:{number}: {key} stands here a second time")
+                self.add("utt2spk", "duplicate id", f"utt2spk:{number}: {key} stands here a second time", (number, 0))
                 continue
-            elif value and value not in interned and (problem := key_problem(value)):
-                self.add("utt2spk", "bad value", f"utt2spk:{number}: {key}: speaker: {problem}")
+            elif value:
+                if value not in problems:
+                    problems[value] = key_problem(value)
+                if problems[value]:
+                    self.add("utt2spk", "bad value", f"utt2spk:{number}: {key}: speaker: {problems[value]}",
+                             (number, 0))
             self.ids[key] = len(self.speakers)
             self.speakers.append(interned.setdefault(value, value))
         if not self.ids:
@@ -155,22 +186,31 @@ class _Checker:
         speakers = set()
         for number, speaker, value in self.rows("spk2utt"):
             if speaker in speakers:
-                self.add("spk2utt", "duplicate id", f"spk2utt:{number}: {speaker} stands here a second time")
+                self.add("spk2utt", "duplicate id", f"spk2utt:{number}: {speaker} stands here a second time",
+                         (number, 0))
             speakers.add(speaker)
-            for utt_id in value.split():
-                index = self.ids.get(utt_id)
-                if index is None:
-                    self.add("spk2utt", "not in utt2spk", f"spk2utt:{number}: {utt_id}")
-                elif self.speakers[index] != speaker:
-                    self.add("spk2utt", "contradicts utt2spk",
-                             f"spk2utt:{number}: {utt_id} is {speaker}'s here and {self.speakers[index]}'s in utt2spk")
-                elif seen[index]:
-                    self.add("spk2utt", "duplicate id", f"spk2utt:{number}: {utt_id} stands here a second time")
-                else:
-                    seen[index] = 1
-        self.add_missing("spk2utt", seen, "lacks utterances of utt2spk")
+            self.check_speaker(number, speaker, value, seen)
+        self.add_missing("spk2utt", seen, LACKS)
 
-    def check_recordings(self, with_segments: bool) -> set[str]:
+    def check_speaker(self, number: int, speaker: str, value: str, seen: bytearray,
+                      concerns: Callable[[str], bool] = lambda utt_id: True) -> None:
+        """Check the utterances of a line of spk2utt that it `concerns`."""
+        for place, utt_id in enumerate(value.split(), 1):
+            if not concerns(utt_id):
+                continue
+            index, problem = self.ids.get(utt_id), None
+            if index is None:
+                problem = "not in utt2spk", utt_id
+            elif self.speakers[index] != speaker:
+                problem = "contradicts utt2spk", f"{utt_id} is {speaker}'s here and {self.speakers[index]}'s in utt2spk"
+            elif seen[index]:
+                problem = "duplicate id", f"{utt_id} stands here a second time"
+            else:
+                seen[index] = 1
+            if problem:
+                self.add("spk2utt", problem[0], f"spk2utt:{number}: {problem[1]}", (number, place))
+
+    def check_recordings(self, with_segments: bool) -> Container[str]:
         """Check wav.scp; returns the recordings (nothing where they are the utterances)."""
         names: set[str] = set()
         archives: dict = {}
@@ -183,24 +223,25 @@ class _Checker:
             elif self.check_files and value:
                 problem = audio_file_problem(value, archives)
             if problem:
-                self.add("wav.scp", problem[0], f"wav.scp:{number}: {key}: {problem[1]}")
+                self.add("wav.scp", problem[0], f"wav.scp:{number}: {key}: {problem[1]}", (number, 0))
 
         if not with_segments:
             self.check_ids("wav.scp", "no audio: not in wav.scp", check)
             return names
         for number, key, value in self.rows("wav.scp"):
             if key in names:
-                self.add("wav.scp", "duplicate id", f"wav.scp:{number}: {key} stands here a second time")
+                self.add("wav.scp", "duplicate id", f"wav.scp:{number}: {key} stands here a second time", (number, 0))
             names.add(key)
             check(number, key, value)
         return names
 
-    def check_utterances(self, name: str, recordings: set[str]) -> None:
+    def check_utterances(self, name: str, recordings: Container[str]) -> None:
         """Check a file with a line per utterance; only `text` and `segments` need to have every utterance."""
         def check(number: int, key: str, value: str) -> None:
             if name == "segments" and self.check_value(name, number, key, value, parse_segment):
                 if value.split()[0] not in recordings:
-                    self.add(name, "no audio: not in wav.scp", f"{name}:{number}: {key}: recording {value.split()[0]}")
+                    self.add(name, "no audio: not in wav.scp", f"{name}:{number}: {key}: recording {value.split()[0]}",
+                             (number, 0))
             elif name == "utt2dur":
                 self.check_value(name, number, key, value, parse_duration)
             elif name == "continuation":
@@ -216,11 +257,11 @@ class _Checker:
         for number, key, value in self.rows(name):
             index = self.ids.get(key)
             if name not in SEVERAL_LINES and (key in unknown or (index is not None and seen[index])):
-                self.add(name, "duplicate id", f"{name}:{number}: {key} stands here a second time")
+                self.add(name, "duplicate id", f"{name}:{number}: {key} stands here a second time", (number, 0))
             if index is None:
                 unknown.add(key)
                 if self.ids and name != "utt2dur":  # utt2dur is derived: `durations` writes it anew
-                    self.add(name, "not in utt2spk", f"{name}:{number}: {key}")
+                    self.add(name, "not in utt2spk", f"{name}:{number}: {key}", (number, 0))
             else:
                 seen[index] = 1
             check(number, key, value)
@@ -239,7 +280,7 @@ class _Checker:
         try:
             parse(value)
         except ValueError as error:
-            self.add(name, "bad value", f"{name}:{number}: {key}: {error}")
+            self.add(name, "bad value", f"{name}:{number}: {key}: {error}", (number, 0))
             return False
         return True
 

@@ -65,8 +65,8 @@ def read_transcripts(data_dir: Path, place: str, utt_ids: Iterable[str]) -> Mapp
     place: a file of the data directory (`text.asr`), or else a folder with a `text` as bin/transcribe writes it, or
     such a file. Raises DataError where the file or an utterance is missing.
     """
-    path = next((path for path in (data_dir / place, Path(place)) if path.is_file()), Path(place) / "text")
-    if not path.is_file():
+    path = transcripts_file(data_dir, place)
+    if path is None:
         raise DataError(f"{place}: there are no transcripts: neither a file of {data_dir}, nor a folder with `text`; "
                         "let a recogniser transcribe the set first (blspkd.bin.transcribe)")
     rows = read_table(path, allow_empty=True)
@@ -75,3 +75,8 @@ def read_transcripts(data_dir: Path, place: str, utt_ids: Iterable[str]) -> Mapp
         raise DataError(f"{path}: {len(missing)} utterances have no line, the first is {missing[0]}; transcribe the "
                         "set again (one without words has its id alone on the line)")
     return rows
+
+
+def transcripts_file(data_dir: Path, place: str) -> Path | None:
+    """The file that `place` names, as in `read_transcripts`; None where there is none."""
+    return next((path for path in (data_dir / place, Path(place), Path(place) / "text") if path.is_file()), None)

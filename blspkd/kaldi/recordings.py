@@ -5,9 +5,10 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
@@ -43,6 +44,30 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
     `.bad_audio`; then utt2dur is not written.
     """
     path = Path(path)
+    measured = measure_durations(path, num_jobs)
+    if measured.is_current:
+        return False
+    if measured.bad:
+        write_table(path / BAD_AUDIO, measured.bad)
+        raise bad_audio(path, len(measured.bad), len(measured.made_from), sorted(measured.bad.items()))
+    write_table(path / "utt2dur", measured.seconds)
+    write_table(path / MADE_FROM, measured.made_from)  # last: a run that is killed before measures again
+    (path / BAD_AUDIO).unlink(missing_ok=True)
+    return True
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The durations of a data directory's utterances."""
+
+    seconds: dict[str, str]  # utterance -> as in utt2dur
+    made_from: dict[str, str]  # utterance -> digest, of all
+    bad: dict[str, str]  # utterance -> what is wrong with its audio
+    is_current: bool  # utt2dur says it already
+
+
+def measure_durations(path: Path, num_jobs: int = 1, title: str = "") -> Measured:
+    """Open the recordings of directory `path` that utt2dur does not know; writes nothing."""
     sources = read_sources(path)
     made_from = _made_from(sources)
     seconds, others = _known(path, made_from)
@@ -53,9 +78,9 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
             ids.append(utt_id)
             parts.append(source)
     if not recordings and not others:
-        return False
+        return Measured(seconds, made_from, {}, is_current=True)
     found: dict[str, float | AudioError] = {}
-    bar = progress_bar(f"durations {path}", total=len(recordings), unit="file")
+    bar = progress_bar(title or f"durations {path}", total=len(recordings), unit="file")
     try:
         for results, opened in map_tasks(_open_task, _tasks(recordings),
                                          min(num_jobs, len(recordings) // _FILES_PER_PROCESS), path):
@@ -64,20 +89,20 @@ def write_durations(path: str | os.PathLike, num_jobs: int = 1) -> bool:
     finally:
         bar.close()
     bad = {utt_id: " ".join(str(result).split()) for utt_id, result in found.items() if isinstance(result, AudioError)}
-    if bad:
-        write_table(path / BAD_AUDIO, bad)
-        listed = [f"  {utt_id}: {bad[utt_id]}" for utt_id in islice(sorted(bad), _SHOWN)]
-        more = [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
-        raise AudioError("\n".join([
-            f"{path}: the audio of {len(bad)} of {len(sources)} utterances cannot be used (all: {path / BAD_AUDIO})",
-            *listed, *more, "mend them, or leave them out:",
-            f"  {remedy_command('fix_data_dir.sh', path, '--remove', path / BAD_AUDIO)}"]))
-    _warn_of_slow_segments(path, sources)
-    seconds.update((utt_id, f"{max(result, SHORTEST):.4f}") for utt_id, result in found.items())
-    write_table(path / "utt2dur", seconds)
-    write_table(path / MADE_FROM, made_from)  # last: a run that is killed before measures again
-    (path / BAD_AUDIO).unlink(missing_ok=True)
-    return True
+    if not bad:
+        _warn_of_slow_segments(path, sources)
+    seconds.update((utt_id, f"{max(result, SHORTEST):.4f}") for utt_id, result in found.items() if utt_id not in bad)
+    return Measured(seconds, made_from, bad, is_current=False)
+
+
+def bad_audio(path: Path, number: int, total: int, bad: Iterable[tuple[str, str]]) -> AudioError:
+    """The error that lists the first of `number` utterances of `total` whose audio cannot be used."""
+    listed = [f"  {utt_id}: {what}" for utt_id, what in islice(bad, _SHOWN)]
+    more = [f"  ... and {number - _SHOWN} more"] if number > _SHOWN else []
+    return AudioError("\n".join([
+        f"{path}: the audio of {number} of {total} utterances cannot be used (all: {path / BAD_AUDIO})",
+        *listed, *more, "mend them, or leave them out:",
+        f"  {remedy_command('fix_data_dir.sh', path, '--remove', path / BAD_AUDIO)}"]))
 
 
 def _warn_of_slow_segments(path: Path, sources: Mapping[str, AudioSource]) -> None:

@@ -1,16 +1,11 @@
-"""Choose utterances of a data directory, as the options of Kaldi's utils/subset_data_dir.sh do, and describe it."""
+"""Choose utterances of a data directory, as the options of Kaldi's utils/subset_data_dir.sh do."""
 
 import os
 import random
-import statistics
-from dataclasses import dataclass
 from pathlib import Path
 
 from blspkd.errors import DataError
-from blspkd.kaldi.data_dir import read_audio, read_seconds, read_speakers, read_texts
-from blspkd.kaldi.files import SEVERAL_LINES, Follows, data_files, known_file
 from blspkd.kaldi.tables import key_problem, open_table, read_table, remedy_command
-from blspkd.kaldi.word_times import read_word_times
 
 
 def spread(path: str | os.PathLike, number: int) -> list[str]:
@@ -94,57 +89,6 @@ def read_ids(list_file: str | os.PathLike) -> list[str]:
                 raise DataError(f"{list_file}:{number}: {problem}; mend the line")
             found.append(key)
     return found
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Figures of a data directory; the durations (seconds) are None without a complete utt2dur."""
-
-    utterances: int
-    speakers: int
-    recordings: int
-    words: int
-    distinct_words: int
-    characters: int
-    total_duration: float | None
-    min_duration: float | None
-    median_duration: float | None
-    max_duration: float | None
-    files: dict[str, int]  # further tables by utterance, and how many utterances they cover
-
-    def __str__(self) -> str:
-        rows = [("utterances", self.utterances), ("speakers", self.speakers), ("recordings", self.recordings),
-                ("words", self.words), ("distinct words", self.distinct_words), ("characters", self.characters)]
-        if self.total_duration is None:
-            rows.append(("hours", "unknown, run the verb durations"))
-        else:
-            rows += [("hours", f"{self.total_duration / 3600:.2f}"), ("shortest", f"{self.min_duration:.2f} s"),
-                     ("median", f"{self.median_duration:.2f} s"), ("longest", f"{self.max_duration:.2f} s")]
-        rows += [(name, f"{count} utterances") for name, count in self.files.items()]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def stats(path: str | os.PathLike) -> Stats:
-    """Figures of data directory `path`; words are what blanks separate. Raises DataError if it is not valid."""
-    path = Path(path)  # a table at a time: a million utterances are not to fill the memory
-    speakers = read_speakers(path)
-    words, distinct, characters = 0, set(), 0
-    for text in read_texts(path, speakers, need_text=False).values():
-        found = text.split()
-        words += len(found)
-        distinct.update(found)
-        characters += len(text)
-    recordings = len({source.path for source in read_audio(path, speakers, need_audio=False).values()})
-    durations = read_seconds(path)
-    seconds = [durations[utt_id] for utt_id in speakers if utt_id in durations]
-    complete = len(seconds) == len(speakers)
-    files = {file.name: len(read_word_times(file) if file.name in SEVERAL_LINES else read_table(file))
-             for file in data_files(path)
-             if known_file(file.name) is Follows.UTTERANCES and file.name not in ("text", "utt2spk", "segments")}
-    return Stats(len(speakers), len(set(speakers.values())), recordings, words, len(distinct), characters,
-                 sum(seconds) if complete else None, min(seconds) if complete else None,
-                 statistics.median(seconds) if complete else None, max(seconds) if complete else None, files)
 
 
 def _enough(path: str | os.PathLike, number: int) -> list[str]:

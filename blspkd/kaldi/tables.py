@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from blspkd.errors import DataError
@@ -55,14 +55,20 @@ def scan_lines(path: str | os.PathLike, report: Report) -> Iterator[tuple[int, s
     """
     previous = ""
     with open_table(path) as file:
-        for number, line in enumerate(file, 1):
-            plain = _PLAIN_LINE.fullmatch(line)
-            row = (plain[1].decode(), plain[2].decode()) if plain else _scan_line(number, line, report)
-            if row:
-                if row[0] < previous:  # UTF-8 keeps the order of code points
-                    report("not sorted", number, f"{row[0]} stands after {previous} (order of bytes, LC_ALL=C)")
-                previous = row[0]
-                yield number, *row
+        for number, key, value in scan(file, report):
+            if key < previous:  # UTF-8 keeps the order of code points
+                report("not sorted", number, f"{key} stands after {previous} (order of bytes, LC_ALL=C)")
+            previous = key
+            yield number, key, value
+
+
+def scan(lines: Iterable[bytes], report: Report, first: int = 1) -> Iterator[tuple[int, str, str]]:
+    """The same for lines of a table from line `first` on, whatever their order."""
+    for number, line in enumerate(lines, first):
+        plain = _PLAIN_LINE.fullmatch(line)
+        row = (plain[1].decode(), plain[2].decode()) if plain else _scan_line(number, line, report)
+        if row:
+            yield number, *row
 
 
 def _scan_line(number: int, line: bytes, report: Report) -> tuple[str, str] | None:
@@ -127,15 +133,22 @@ def write_table(path: str | os.PathLike, rows: Mapping[str, str]) -> None:
 
     Raises DataError for a key or value that the rules above refuse (a line break in a value, say), before it writes.
     """
-    lines = []
-    for key in sorted(rows):
-        value = rows[key].strip(" \t")
-        problem = key_problem(key) if key else "an id is empty"
-        if problem:
-            raise DataError(f"{path}: {problem}; change the id")
-        if _CONTROL.search(value):
-            raise DataError(f"{path}: {key}: {_CONTROL.search(value)[0]!r} cannot be in a value; replace it by a space")
-        lines.append(f"{key} {value}\n" if value else f"{key}\n")
+    write_lines(path, [table_line(path, key, rows[key]) for key in sorted(rows)])
+
+
+def table_line(path: str | os.PathLike, key: str, value: str) -> str:
+    """A line of the table `path`. Raises DataError as `write_table`."""
+    value = value.strip(" \t")
+    problem = key_problem(key) if key else "an id is empty"
+    if problem:
+        raise DataError(f"{path}: {problem}; change the id")
+    if _CONTROL.search(value):
+        raise DataError(f"{path}: {key}: {_CONTROL.search(value)[0]!r} cannot be in a value; replace it by a space")
+    return f"{key} {value}\n" if value else f"{key}\n"
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write sorted lines atomically, as they come. Raises DataError as `write_table`."""
     try:
         with atomic_write(path) as file:
             file.writelines(lines)
@@ -156,7 +169,12 @@ def read_continuations(path: str | os.PathLike) -> dict[str, str]:
 
 def write_continuations(path: str | os.PathLike, rows: Mapping[str, str]) -> None:
     """The inverse of `read_continuations`: sorted, atomic; any text can be written, line breaks included."""
-    write_table(path, {key: _json_string(text) for key, text in rows.items()})
+    write_sorted_continuations(path, sorted(rows.items()))
+
+
+def write_sorted_continuations(path: str | os.PathLike, rows: Iterable[tuple[str, str]]) -> None:
+    """The same of (utt-id, text) that come sorted: nothing is kept in memory."""
+    write_lines(path, (table_line(path, key, _json_string(text)) for key, text in rows))
 
 
 def parse_json_string(value: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +131,64 @@ def test_killed_and_started_again_gives_the_same_files(one_job, call, tiny_llm, 
     assert call(merge_continuations, *MERGE, data_dir).returncode == 0
     assert contents(data_dir) == contents(one_job)
     assert not parts.exists()
+
+
+def at_work(data_dir: Path) -> set[int]:
+    """The processes that have claimed something just now."""
+    found = set()
+    for path in (data_dir / "continuation.parts").rglob("*.lease"):
+        with suppress(OSError, ValueError):  # it may have gone
+            found.add(json.loads(path.read_text())["process"])
+    return found
+
+
+def test_of_five_jobs_three_are_killed_at_work_and_the_others_write_the_same_files(one_job, call, warm, tiny_llm,
+                                                                                   tmp_path):
+    data_dir = make_data_dir(tmp_path / "train")
+    jobs = [subprocess.Popen([warm / "bin/python", "-m", "blspkd.bin.generate_continuations",
+                              *options_for(tiny_llm, data_dir, job, 5)], stderr=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL) for job in range(1, 6)]
+    killed: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(killed) < 3 and time.monotonic() < deadline and any(job.poll() is None for job in jobs):
+        for process in list(at_work(data_dir) - killed)[:3 - len(killed)]:
+            os.kill(process, signal.SIGKILL)
+            killed.add(process)
+    statuses = [job.wait(120) for job in jobs]
+    assert killed and statuses.count(0) == 5 - len(killed)
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
+def test_a_signal_stops_a_job_which_gives_back_what_it_had_claimed(one_job, call, tiny_llm, tmp_path, monkeypatch):
+    data_dir = make_data_dir(tmp_path / "train")
+    rows = ContinuationWriter.rows
+    monkeypatch.setattr(ContinuationWriter, "rows", lambda *_: signal.raise_signal(signal.SIGTERM))
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir))
+    assert done.returncode == 75 and "stopped by SIGTERM; start the same command again" in done.stderr
+    assert not list(data_dir.rglob("*.lease"))
+    monkeypatch.setattr(ContinuationWriter, "rows", rows)
+    assert call(generate_continuations, *options_for(tiny_llm, data_dir)).returncode == 0
+    assert call(merge_continuations, *MERGE, data_dir).returncode == 0
+    assert contents(data_dir) == contents(one_job)
+
+
+def test_an_utterance_that_breaks_the_tokenizer_is_left_out_and_told(call, tiny_llm, tmp_path, monkeypatch):
+    data_dir = make_data_dir(tmp_path / "train")
+    split = Prompt.split
+
+    def panic(prompt, text, *rest):
+        if text.endswith(" sold six bags"):
+            raise TypeError("argument 'sequence': expected str")
+        return split(prompt, text, *rest)
+
+    monkeypatch.setattr(Prompt, "split", panic)
+    bad = [line.split()[0] for line in open(data_dir / "text") if line.endswith(" sold six bags\n")]
+    done = call(generate_continuations, *options_for(tiny_llm, data_dir))
+    assert bad and done.returncode == 0 and f"utterance {bad[0]} is left out (failed): TypeError" in done.stderr
+    done = call(merge_continuations, *MERGE, data_dir)
+    assert done.returncode == 0 and f"failed: {len(bad)}" in done.stdout
+    assert json.loads((data_dir / "continuation.info.json").read_text())["filtered"]["failed"] == bad
 
 
 def test_a_run_with_another_number_of_jobs_goes_on_from_what_is_there(one_job, call, tiny_llm, tmp_path):

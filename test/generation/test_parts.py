@@ -196,7 +196,7 @@ def test_parts_of_another_slicing_are_removed(tmp_path):
     write(plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)), settings(part_size=2))
     plan = plan_parts(tmp_path, TRANSCRIPTS, settings())
     write(plan, settings())
-    for part in plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)) + plan:
+    for part in [*plan_parts(tmp_path, TRANSCRIPTS, settings(part_size=2)), *plan]:
         part.write([], settings(), {}, part.path_of(slice(5, 6), 2))
     remove_strangers(tmp_path, plan)
     assert sorted(parts_dir(tmp_path).rglob("*.jsonl")) == sorted(

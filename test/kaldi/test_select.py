@@ -1,4 +1,4 @@
-"""Which utterances a subset takes, and the figures of a directory."""
+"""Which utterances a subset takes."""
 
 import pytest
 
@@ -51,31 +51,8 @@ def test_more_than_there_are_or_none_are_refused(make_dir, choose):
         choose(folder, 0)
 
 
-def test_stats(make_rich_dir, make_dir, tmp_path):
-    stats = select.stats(make_rich_dir(utt2dur=[f"{utt_id} {index + 1}" for index, utt_id in enumerate(IDS)]))
-    assert (stats.utterances, stats.speakers, stats.recordings) == (6, 3, 2)
-    assert (stats.words, stats.distinct_words, stats.characters) == (24, 9, 114)
-    assert (stats.total_duration, stats.min_duration, stats.median_duration, stats.max_duration) == (21, 1, 3.5, 6)
-    assert stats.files["text.qa"] == 3 and stats.files["continuation"] == 5
-    assert "hours" in str(stats) and "text.translate" in str(stats)
-
-
-def test_stats_without_durations(make_dir):
-    assert "run the verb durations" in str(select.stats(make_dir()))
-
-
 @pytest.mark.parametrize("contents", [b"\xef\xbb\xbfann-2\n", b"ann-2\n../x\n", b"ann-2\nb\xe9b-1\n"])
 def test_lists_that_hold_what_can_be_no_id_are_refused(make_dir, tmp_path, contents):
     (tmp_path / "list").write_bytes(contents)
     with pytest.raises(DataError, match=r"list:[12]: .*id .*(must not contain|not valid UTF-8)"):
         select.of_list(make_dir(), tmp_path / "list")
-
-
-def test_figures_count_utterances_where_each_has_several_lines(make_dir):
-    assert select.stats(make_dir(word_times=["ann-1 0 1 a", "ann-1 1 2 b"])).files == {"word_times": 1}
-
-
-@pytest.mark.parametrize("files", [{"utt2lang": "ann-1 en\nann-1 de\n"}, {"word_times": "ann-1 early late some\n"}])
-def test_figures_of_tables_that_are_not_in_order_are_refused(make_dir, files):
-    with pytest.raises(DataError, match="utt2lang:2|word_times:1"):
-        select.stats(make_dir(**files))

@@ -95,7 +95,7 @@ if stage data; then
             --data "${corpus_train_dir}" wav.scp segments reco2channel utt2spk text "text.*" \
             $(side_tables "${corpus_train_dir}") --model_in transcripts --output "${datadir}/${train_set}/filter.json"; then
         test_dirs=(${test_sets})
-        "${python}" -m blspkd.bin.data_dir filter "${corpus_train_dir}" "${datadir}/${train_set}" --nj "${nj}" \
+        utils/in_pieces.sh --python "${python}" --nj "${nj}" filter "${corpus_train_dir}" "${datadir}/${train_set}" \
             --test_dirs "${test_dirs[@]/#/"${datadir}/"}" "${filter_words[@]}"
         steps_done
     fi
@@ -103,8 +103,8 @@ if stage data; then
         dir=${datadir}/${name}
         if step "${datadir}/.done/check_${name}.json" --redo --output "${dir}/utt2dur" \
                 --data "${dir}" wav.scp segments reco2channel utt2spk text; then
-            "${python}" -m blspkd.bin.data_dir validate "${dir}"
-            "${python}" -m blspkd.bin.data_dir durations "${dir}" --nj "${nj}"
+            utils/in_pieces.sh --python "${python}" --nj "${nj}" validate "${dir}"
+            utils/in_pieces.sh --python "${python}" --nj "${nj}" durations "${dir}"
             steps_done
         fi
     done

@@ -12,6 +12,7 @@
 
 cluster=utils/run.py
 
+data_cmd=${cluster}      # stage 1: pieces of large data directories
 generate_cmd=${cluster}  # stage 2: the LLM writes; one GPU per job, or none
 train_cmd=${cluster}     # stage 3: --ngpu GPUs per job, one job per machine
 decode_cmd=${cluster}    # stage 4: one job per test set; one GPU per job, or none

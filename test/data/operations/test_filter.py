@@ -10,8 +10,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blspkd.data.operations.filter import REASONS, filter_dir, judge
+from blspkd.data.operations.filter import filter_dir
 from blspkd.data.operations.limits import Limits
+from blspkd.data.operations.verdicts import REASONS, judge
 from blspkd.data.sound import Sound
 from blspkd.data.words import count_tokens, words
 from blspkd.errors import ConfigError, DataError

@@ -9,9 +9,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blspkd.data.operations import filter as filters
-from blspkd.data.operations.filter import REASONS, UNUSABLE, character_error_rate, filter_dir, sift
+from blspkd.data.operations import verdicts
+from blspkd.data.operations.filter import Sifted, filter_dir, sift
 from blspkd.data.operations.limits import Limits
+from blspkd.data.operations.verdicts import REASONS, UNUSABLE, character_error_rate
 from blspkd.data.sound import FRAME, Sound, snr_db
 from blspkd.errors import ConfigError, DataError
 from blspkd.kaldi.check import validate
@@ -186,10 +187,10 @@ def test_kept_and_left_out_are_the_input(seed, size, control):
     limits = Limits(max_bad_ratio=1, min_snr_db=5, near_duplicates=0.85, score_above=-1, score_below=1.5,
                     random_seed=3 if control else None)
 
-    def run(texts: dict[str, str], limits: Limits) -> filters.Sifted:
+    def run(texts: dict[str, str], limits: Limits) -> Sifted:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filters, "read_column", lambda path, ids, parse: {utt_id: scores[utt_id] for utt_id in ids})
-            patch.setattr(filters, "measure_all", lambda path, sources, *_: [(u, sounds[u]) for u in sources])
+            patch.setattr(verdicts, "read_column", lambda path, ids, parse: {utt_id: scores[utt_id] for utt_id in ids})
+            patch.setattr(verdicts, "measure_all", lambda path, sources, *_: [(u, sounds[u]) for u in sources])
             return sift(Path("data"), texts, texts, lambda ids: [2] * len(ids), limits, [], 1)
 
     done = run(texts, limits)

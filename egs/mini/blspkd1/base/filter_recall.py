@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from blspkd.data.operations.filter import DUPLICATE, NOISY, WRONG
+from blspkd.data.operations.verdicts import DUPLICATE, NOISY, WRONG
 from blspkd.errors import DataError, command
 from blspkd.files import read_json
 
