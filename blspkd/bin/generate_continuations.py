@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(ContinuationConfig, args.config, overrides)
 
     # Imported here, so that --help and mistakes in the options answer at once.
+    from blspkd.generation.engines import make_engine
     from blspkd.generation.merge import is_merged
     from blspkd.generation.parts import Share, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import jobs_with_work, num_batches, work_of_job
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from blspkd.kaldi.parts import Job, run_parts
     from blspkd.kaldi.sampling import written_for
 
+    engine = make_engine(config)
     transcripts = {utterance.utt_id: utterance.text for utterance in KaldiDir.read(args.data_dir, need_audio=False)}
     transcripts = written_for(transcripts, vars(config))
     sizes = len(transcripts), config.part_size, config.batch_size
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # Imported here, so that a job without work ends at once: these take seconds.
-    from blspkd.generation.continuation import ContinuationWriter, library_versions
+    from blspkd.generation.continuation import ContinuationWriter
     from blspkd.models.base_models import choose_device, model_identity
 
     options = to_dict(config)
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     for values, key in (options, "max_utterances"), (prompt, "instructions"):
         if not values[key]:
             del values[key]  # these came later: what was written before stays as it is
-    settings = make_settings(args.llm, model_identity(args.llm), prompt, options)
+    settings = make_settings(args.llm, model_identity(args.llm), prompt, engine.recorded(options, args.llm))
     plan = plan_parts(args.data_dir, transcripts, settings)
     if is_merged(args.data_dir, transcripts, settings):
         print(f"{args.data_dir}/continuation: up to date")
@@ -63,9 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     todo = [(plan[index], batches) for index, batches in work.items() if states[index] != "complete"]
     if not todo:
         return
-    device = choose_device(job=args.job)
-    writer = ContinuationWriter(args.llm, config, device)
-    share = Share(todo, settings, {**library_versions(), "device": device.partition(":")[0]})
+    writer = ContinuationWriter(args.llm, config, choose_device(job=args.job), args.job, engine)
+    share = Share(todo, settings, writer.versions)
     batches = [writer.plan(part.transcripts)[chosen] for part, chosen in todo]
     run_parts("continuations", [Job(batches, {share: lambda batch, _: writer.rows(transcripts, batch)})])
 

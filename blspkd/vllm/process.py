@@ -36,8 +36,8 @@ SECONDS_TO_ANSWER, SECONDS_TO_IMPORT, SECONDS_TO_END = 60, 300, 5
 STDERR = 2  # where what it prints goes, too: our standard output is for answers
 LAST_LINES = 5  # of what it printed, which an error shows
 NO_MEMORY = re.compile(r"out of memory|OutOfMemory|no available memory|cannot allocate|bad_alloc|KV cache", re.I)
-MORE_MEMORY = ("; memory may have been short: on a CPU VLLM_CPU_KVCACHE_SPACE says how many GiB its cache takes, on GPUs "
-               "others may use theirs")
+MORE_MEMORY = ("; memory may have been short: on a CPU VLLM_CPU_KVCACHE_SPACE says how many GiB its cache takes, on "
+               "GPUs others may use theirs")
 
 
 def find_interpreter(python: str, option: str) -> str:

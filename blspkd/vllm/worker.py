@@ -81,7 +81,8 @@ class Worker:
             "enforce_eager": not self.torch.cuda.is_available(),  # else it compiles for minutes, by a compiler
             "disable_log_stats": True, "use_tqdm_on_load": False, **self.memory(), **order["options"]}
         if unknown := options.keys() - inspect.signature(vllm.EngineArgs).parameters.keys():
-            raise ValueError(f"version {vllm.__version__} has no option {', '.join(sorted(unknown))}; install a newer one")
+            raise ValueError(f"version {vllm.__version__} has no option {', '.join(sorted(unknown))}; install a newer "
+                             "one")
         self.engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**options))
         self.make_sampling = lambda arguments: vllm.SamplingParams(
             detokenize=False, ignore_eos=True, output_kind=kinds.DELTA, **arguments)

@@ -142,8 +142,9 @@ def test_what_nobody_waits_for_is_aborted_in_vllm(model, monkeypatch, ends):
         assert second.finish_reason != "cancelled"
     steps.clear()
     reply = model.generate(turns[:1], [ChatOptions(12)])[0]
-    ours = [set(step["tokens"]) for step in steps if str(model.process.sent) in step["tokens"]]  # and what was under way
-    assert reply.completion_tokens == 12 and ours == [{str(model.process.sent)}] * 12
+    last = str(model.process.sent)
+    ours = [set(step["tokens"]) for step in steps if last in step["tokens"]]  # and what was under way
+    assert reply.completion_tokens == 12 and ours == [{last}] * 12
 
 
 def test_a_row_that_vllm_lets_wait_can_be_cancelled_and_one_that_it_cuts_ends(model, monkeypatch):

@@ -67,7 +67,7 @@ def test_a_vllm_that_cannot_be_imported_is_told_with_its_last_line(bare, tmp_pat
 
 @pytest.mark.parametrize("behaviour, message", [
     ("unloadable", r"^vLLM has failed \(ValueError: no architecture of this kind\)$"),
-    ("short", r"vLLM has failed \(ValueError: No available memory for the cache blocks.*\); memory may have been short"),
+    ("short", r"vLLM has failed \(ValueError: No available memory for the cache .*\); memory may have been short"),
     ("crashing", r"has ended with status 3; it printed last: .*a bad driver; start")])
 def test_what_vllm_says_when_it_cannot_load_is_handed_on(vllm_stand_in, tiny_llm, monkeypatch, tmp_path, behaviour,
                                                          message):

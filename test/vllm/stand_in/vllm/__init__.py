@@ -3,7 +3,7 @@
 Neither vLLM nor transformers is imported: this starts once for many tests.
 
 STAND_IN in the environment makes it misbehave: "unloadable", "short" (of memory), "crashing", "telling" (its
-environment), "deadly" (killed at the 40th step), "scaling" (embeddings mean something else than tokens), "slow" (20 ms
+environment), "showing" (its arguments), "deadly" (killed at the 40th step), "scaling" (embeddings mean something else than tokens), "slow" (20 ms
 a step).
 """
 
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,11 +107,14 @@ class LLMEngine:
         if BEHAVIOUR == "telling":
             names = "OPENAI_API_KEY", "CUDA_VISIBLE_DEVICES"
             raise ValueError(", ".join(f"{name}: {os.environ.get(name)}" for name in names))
+        if BEHAVIOUR == "showing":
+            raise ValueError(json.dumps(asdict(arguments)))
         print("printed by vLLM", flush=True)
         self.llm = Llama(arguments.model, arguments.dtype)
         most = self.llm.config.max_position_embeddings
         assert arguments.max_model_len <= most
-        self.model_config = SimpleNamespace(max_model_len=most if arguments.max_model_len < 0 else arguments.max_model_len)
+        longest = most if arguments.max_model_len < 0 else arguments.max_model_len
+        self.model_config = SimpleNamespace(max_model_len=longest)
         self.running: dict[str, SimpleNamespace] = {}
         self.steps = 0
 
