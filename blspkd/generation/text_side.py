@@ -30,8 +30,9 @@ class TextSide:
         try:
             config = load_pretrained(AutoConfig, llm).get_text_config()
         except (OSError, ValueError) as error:
-            raise ModelError(f"{llm}: its configuration cannot be loaded ({str(error).strip().splitlines()[0]}); name a "
-                             "folder with a saved causal LM, or a Hugging Face id") from None
+            why = str(error).strip().splitlines()[0]
+            raise ModelError(f"{llm}: its configuration cannot be loaded ({why}); name a folder with a saved causal "
+                             "LM, or a Hugging Face id") from None
         context = getattr(config, "max_position_embeddings", None)
         return cls(llm, tokenizer, rendered, rendered.ends_of_turn(generation_config(llm)),
                    context if isinstance(context, int) else None, config.vocab_size)

@@ -38,8 +38,7 @@ TRIED = "Grüße! 12 bags, naïve 你好."  # rare characters come out different
 
 
 class OpenAiEngine(Engine):
-    """A server that somebody else has started, with the same LLM: `--llm` names its tokenizer and what stage 3 trains.
-    """
+    """A server that somebody else has started, with the same LLM: stage 3 trains with that of `--llm`."""
 
     name = "openai"
 
@@ -60,10 +59,7 @@ class OpenAiEngine(Engine):
                               "or set --dtype float32, which is not recorded")
         if not options.timeout_seconds > 0 or options.parallel < 1 or options.retries < 0:
             raise ConfigError("engine_options: timeout_seconds is above 0, parallel at least 1, retries at least 0")
-        key = os.environ.get(options.api_key_variable, "").strip() if options.api_key_variable else ""
-        if options.api_key_variable and not (key and key.isascii() and key.isprintable()):
-            raise ConfigError(f"engine_options.api_key_variable: the environment has no {options.api_key_variable} with "
-                              "a key; export it (the name of the variable stands here, never the key)")
+        key = _key_in(options.api_key_variable) if options.api_key_variable else ""
         self.server = Server(options.url, key, options.timeout_seconds, options.retries)
         self.model, self.form = options.model, ""
         self.said: dict[str, str] = {}  # what the server has told of itself
@@ -127,8 +123,8 @@ class OpenAiEngine(Engine):
                               "same command again to have all written by this one")
         reason = choice.get("finish_reason")
         if reason not in ("stop", "length"):
-            raise ServerError(f"{self.server.url}: utterance {request.utt_id}: finish_reason is {reason!r}, not stop or "
-                              "length; see the server's log")
+            raise ServerError(f"{self.server.url}: utterance {request.utt_id}: finish_reason is {reason!r}, not stop "
+                              "or length; see the server's log")
         ids = self._ids(choice, self.text)
         if any(not 0 <= token < self.text.vocabulary for token in ids):
             raise self._misfit(self.text, f"it wrote token {max(ids)} of a vocabulary of {self.text.vocabulary}")
@@ -166,8 +162,8 @@ class OpenAiEngine(Engine):
             models = None
         models = {model["id"]: model for model in models or [] if isinstance(model, dict) and "id" in model}
         if not self.model and len(models) != 1:
-            raise ConfigError(f"engine_options.model: {self.server.url} has {', '.join(models) or 'no list of models'}; "
-                              "name one")
+            raise ConfigError(f"engine_options.model: {self.server.url} has "
+                              f"{', '.join(models) or 'no list of models'}; name one")
         if self.model and models and self.model not in models:
             raise ConfigError(f"engine_options.model: {self.server.url} has no {self.model}, but {', '.join(models)}")
         self.model = self.model or next(iter(models))
@@ -197,7 +193,7 @@ class OpenAiEngine(Engine):
             if form in TEXTS or _told_ids(form, choice) is not None:
                 break
         if not any(form in TEXTS or _told_ids(form, choice) is not None for form, choice in usable.items()):
-            raise refused
+            raise ServerError(f"{refused}; is its model '{self.model}' the LLM {text.llm}?", refused.status) from None
         self.form, choice = list(usable.items())[-1]
         return choice["system_fingerprint"]
 
@@ -228,6 +224,16 @@ class OpenAiEngine(Engine):
     def _misfit(self, text: "TextSide", why: str) -> ModelError:
         return ModelError(f"{self.server.url}: its model '{self.model}' is not the LLM {text.llm}: {why}; serve that "
                           "LLM, or name the served one with --llm")
+
+
+def _key_in(variable: str) -> str:
+    """The key in an environment variable. Raises ConfigError, which shows no key that stands in the name's place."""
+    key = os.environ.get(variable, "").strip()
+    if not (key and key.isascii() and key.isprintable()):
+        shown = variable if variable.isidentifier() and variable.isupper() else "variable of this name"
+        raise ConfigError(f"engine_options.api_key_variable: the environment has no {shown} with a key in it; export "
+                          "one (the name of the variable stands here, never the key)")
+    return key
 
 
 def _told_ids(form: str, choice: dict) -> list[int] | None:

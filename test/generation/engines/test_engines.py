@@ -155,10 +155,10 @@ def test_texts_and_verdicts_are_the_writers_whatever_the_engine(tiny_llm, server
     ({"engine": "vllm", "engine_options": {"pyton": "x"}}, "unknown key 'pyton'; did you mean 'python'"),
     ({"engine": "vllm", "engine_options": {"python": "true", "tensor_parallel_size": 0}},
      "engine_options.tensor_parallel_size: 0 is below 1"),
-    ({"engine": "vllm", "do_sample": True, "temperature": 0.001}, "vllm samples with no less than 0.01, not with 0.001"),
+    ({"engine": "vllm", "do_sample": True, "temperature": 0.001}, "samples with no less than 0.01, not with 0.001"),
     ({"engine": "openai"}, "engine_options.url: '' is no address of a server"),
     ({"engine": "openai", "dtype": "bfloat16"}, "dtype: bfloat16: engine openai cannot choose"),
-    ({"engine": "openai", "do_sample": True, "temperature": 0.0}, "openai samples with no less than 0.01"),
+    ({"engine": "openai", "do_sample": True, "temperature": 0.0}, "engine openai samples with no less than 0.01"),
     ({"engine": "openai", "engine_options": {"url": "http://localhost:1", "parallel": 0}}, "parallel at least 1"),
     ({"engine": "openai", "engine_options": {"url": "http://localhost:1", "api_key_variable": "NO_SUCH_KEY"}},
      "the environment has no NO_SUCH_KEY with a key"),
@@ -201,7 +201,9 @@ def test_vllm_itself_and_a_server_write_greedily_what_transformers_writes(wide_l
 
     expected = written_by(wide_llm, configured(), requests, "huggingface", {})
     assert len({tuple(written.ids) for written in expected}) > 32
-    assert written_by(wide_llm, configured(), requests, "vllm", {"python": REAL}) == expected
+    for size in 1, 2:
+        options = {"python": REAL, "tensor_parallel_size": size}
+        assert written_by(wide_llm, configured(), requests, "vllm", options) == expected
     with serving(wide_llm) as server:
         assert written_by(wide_llm, configured(), requests, "openai", {"url": server.url}) == expected
 

@@ -123,6 +123,20 @@ def test_a_model_is_chosen_where_it_is_the_only_one_and_else_named(tiny_llm, ser
         identity(tiny_llm, server, model="small")
 
 
+@pytest.mark.parametrize("value", [None, "", " ", "nön-ascii", "two\nlines"])
+def test_a_key_that_is_not_there_or_cannot_be_sent(server, monkeypatch, value):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(ConfigError, match="the environment has no SOME_KEY with a key in it; export one"):
+        make_engine(configured(server, api_key_variable="SOME_KEY"))
+
+
+def test_a_key_in_the_place_of_the_variables_name_is_not_shown(server):
+    with pytest.raises(ConfigError, match="no variable of this name"):
+        make_engine(configured(server, api_key_variable="sk-0123456789"))
+
+
 # Faults
 
 
@@ -139,7 +153,7 @@ def test_what_passes_is_tried_again(tiny_llm, server, fault):
 @pytest.mark.parametrize("fault, message", [
     (500, r"/v1/completions: HTTP 500: status 500 it is, after 3 tries; see whether the server runs"),
     (429, r"HTTP 429: status 429 it is, after 3 tries"),
-    ("drop", r"/v1/completions: RemoteDisconnected: .*, after 3 tries; see whether the server runs, and start the same"),
+    ("drop", r"/v1/completions: RemoteDisconnected: .*, after 3 tries; see whether the server runs, and start"),
     ("cut", r"HTTPException: the connection ended within the answer.*, after 3 tries"),
     (404, r"/v1/completions: HTTP 404: status 404 it is; is this the address of a server with OpenAI's API\?"),
     (400, r"HTTP 400: status 400 it is; see what the message says"),
@@ -216,7 +230,7 @@ def test_a_server_without_echo_cannot_be_checked_which_is_said(tiny_llm, server,
 def test_a_server_that_changes_under_way_is_an_error(tiny_llm, server):
     writer = ContinuationWriter(tiny_llm, configured(server))
     server.system_fingerprint = "xyz"
-    with pytest.raises(ServerError, match=r"is another server .*\(system_fingerprint xyz, it was abc\); start the same"):
+    with pytest.raises(ServerError, match=r"is another server .*\(system_fingerprint xyz, it was abc\); start"):
         writer.write(TEXTS)
 
 
@@ -236,9 +250,9 @@ def test_a_refused_prompt_names_the_utterance(tiny_llm, server):
 # Addresses and certificates
 
 
-@pytest.mark.parametrize("url, kept", [("http://host:8000", "http://host:8000"), ("http://host:8000/", "http://host:8000"),
-                                       ("https://host/v1", "https://host"), ("https://host/api/v1/", "https://host/api"),
-                                       ("http://[::1]:8000/v1", "http://[::1]:8000")])
+@pytest.mark.parametrize("url, kept", [
+    ("http://host:8000", "http://host:8000"), ("http://host:80/", "http://host:80"),
+    ("http://host/v1", "http://host"), ("https://host/api/v1/", "https://host/api"), ("http://[::1]:8000/v1", "http://[::1]:8000")])
 def test_addresses(url, kept):
     assert check_url(url) == kept
 

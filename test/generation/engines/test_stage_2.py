@@ -88,6 +88,13 @@ def test_all_engines_write_the_same_continuations(make_set, run, vllm_stand_in, 
     assert "up to date" not in run(found, merge=False)[1]  # transformers again
 
 
+def test_the_configuration_can_name_the_engine(make_set, run, server, tmp_path):
+    (tmp_path / "continuation.yaml").write_text(f"engine: openai\nengine_options:\n  url: {server.url}/v1/\n")
+    folder = make_set("train")
+    assert run(folder, "--config", str(tmp_path / "continuation.yaml"))[0] == 0
+    assert info_of(folder)["generation"]["engine"]["name"] == "openai"
+
+
 def test_no_key_and_no_address_stand_in_any_file(make_set, run, openai, server):
     folder = make_set("train")
     assert run(folder, *openai, merge=False)[0] == 0
@@ -123,8 +130,8 @@ def test_a_server_that_fails_under_way_costs_one_part_at_most(make_set, run, ope
 @pytest.mark.parametrize("words, message", [
     (["--engine", "vlm"], "engine: there is no 'vlm'; did you mean 'vllm'?"),
     (["--engine_options", "{url"], "--engine_options: '{url' is not valid YAML"),
-    (["--engine", "openai", "--engine_options.url", "http://user:password@host"], "engine_options.url: http://host: leave"),
-    (["--engine", "openai", "--engine_options.url", "http://host", "--dtype", "bfloat16"], "dtype: bfloat16: engine openai"),
+    (["--engine", "openai", "--engine_options.url", "http://user:password@host"], "engine_options.url: http://host: l"),
+    (["--engine", "openai", "--engine_options.url", "http://host", "--dtype", "float16"], "dtype: float16: engine ope"),
 ])
 def test_mistakes_are_one_message_before_anything_is_read(make_set, run, words, message):
     folder = make_set("train")

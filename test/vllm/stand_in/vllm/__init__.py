@@ -3,8 +3,8 @@
 Neither vLLM nor transformers is imported: this starts once for many tests.
 
 STAND_IN in the environment makes it misbehave: "unloadable", "short" (of memory), "crashing", "telling" (its
-environment), "showing" (its arguments), "deadly" (killed at the 40th step), "scaling" (embeddings mean something else than tokens), "slow" (20 ms
-a step).
+environment), "showing" (its arguments), "deadly" (killed at the 40th step), "scaling" (embeddings mean something else
+than tokens), "slow" (20 ms a step).
 """
 
 import json
