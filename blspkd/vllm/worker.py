@@ -78,8 +78,7 @@ class Worker:
         options = {
             "model": order["load"], "dtype": order["dtype"],
             "skip_tokenizer_init": True, "generation_config": "vllm",  # tokens, and no defaults of the model's own
-            "enforce_eager": not self.torch.cuda.is_available(),  # else it compiles for minutes, by a compiler
-            "disable_log_stats": True, "use_tqdm_on_load": False, **self.memory(), **order["options"]}
+            "disable_log_stats": True, "use_tqdm_on_load": False, **self.machine(), **order["options"]}
         if unknown := options.keys() - inspect.signature(vllm.EngineArgs).parameters.keys():
             raise ValueError(f"version {vllm.__version__} has no option {', '.join(sorted(unknown))}; install a newer "
                              "one")
@@ -92,10 +91,12 @@ class Worker:
                 self.obey(*self.orders.get())
             self.step()
 
-    def memory(self) -> dict:
-        """Arguments by which vLLM takes its share of what is free on a GPU, where a listener may be, too."""
+    def machine(self) -> dict:
+        """Arguments for a CPU, and for a GPU, of which vLLM takes its share of what is free: a listener may be there.
+        """
         if not self.torch.cuda.is_available():
-            return {}
+            return {"enforce_eager": True,  # else it compiles for minutes, by a compiler
+                    "enable_chunked_prefill": False}  # 0.32 on a CPU dies of a prompt in pieces that has a seed
         free, total = self.torch.cuda.mem_get_info()
         return {"gpu_memory_utilization": SHARE * free / total}
 

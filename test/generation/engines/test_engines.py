@@ -209,6 +209,19 @@ def test_vllm_itself_and_a_server_write_greedily_what_transformers_writes(wide_l
 
 
 @needs_vllm
+def test_vllm_itself_samples_more_prompts_than_fit_into_a_step(wide_llm, monkeypatch):
+    """On a CPU a prompt that it reads in two steps, and that has a seed, would be its end."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    config = configured(do_sample=True, engine="vllm", engine_options={"python": REAL})
+    writer = ContinuationWriter(wide_llm, config)
+    requests = make_requests(writer, [f"{number} {TEXTS[2] * 4}" for number in range(300)])
+    assert sum(len(request.ids) for request in requests) > 20_000
+    first, again = (writer.engine.write(requests) for _ in range(2))
+    assert len({tuple(written.ids) for written in first}) > 200
+    assert sum(one == other for one, other in zip(first, again, strict=True)) > 290  # but for rounding
+
+
+@needs_vllm
 def test_first_tokens_of_vllm_itself_have_the_distribution(wide_llm, nucleus, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     statistics = first_token_statistics(wide_llm, "vllm", {"python": REAL}, nucleus)

@@ -33,9 +33,10 @@ class EngineArgs:
     dtype: str
     skip_tokenizer_init: bool
     generation_config: str
-    enforce_eager: bool
     disable_log_stats: bool
     use_tqdm_on_load: bool
+    enforce_eager: bool = False
+    enable_chunked_prefill: bool = True
     enable_prompt_embeds: bool = False
     enable_prefix_caching: bool = True
     max_model_len: int = -1
