@@ -51,6 +51,8 @@ class ContinuationConfig:
     max_input_tokens: int = 512  # longer transcripts are skipped, and counted
     min_tokens: int = 1  # shorter continuations are dropped, and counted
     drop_unfinished: bool = False  # drop continuations without an end-of-turn token
+    engine: str = "huggingface"  # what runs the LLM: a name in blspkd/generation/engines/__init__.py
+    engine_options: dict = field(default_factory=dict)  # `Options` in the engine's file
 
 
 @dataclass

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def slurm() -> Iterator[dict[str, str]]:
             yield {**os.environ, "SLURM_CONF": str(configuration), "PATH": helper.PATHS}
     except RuntimeError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def vllm_stand_in(tmp_path_factory) -> str:
+    """An interpreter of an environment of its own, in which `vllm` is the stand-in of test/vllm/stand_in."""
+    folder = tmp_path_factory.mktemp("vllm")
+    venv.create(folder, symlinks=True)
+    [packages] = folder.glob("lib/*/site-packages")
+    ours = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (packages / "stand_in.pth").write_text("\n".join([str(Path(__file__).parent / "vllm" / "stand_in"), *ours]))
+    return str(folder / "bin" / "python")
 
 
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

@@ -80,7 +80,7 @@ def turns(read: list[list[int]], count: int) -> list[list[int]]:
 def test_stage_2_reads_text(llm, tokenizer, template_tokens):
     writer = ContinuationWriter(llm, ContinuationConfig(prompt=PROMPT, batch_size=1, max_new_tokens=1))
     for text in TEXTS:
-        read = read_by(writer.listener)
+        read = read_by(writer.engine.listener)
         assert len(writer.write({"u": text})) == 1
         [ids] = turns(read, 1)
         assert control_tokens(tokenizer, ids) == template_tokens, text

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "blspkd"
 MAX_LINES = 300
 # Folders of the package by layer: a file imports from its own folder and from lower layers, never from beside or above.
 LAYERS = [{"errors", "files", "progress", "config", "evaluation_config", "config_file", "model_files",
-           "free_memory"}, {"audio"},
+           "free_memory"}, {"audio", "vllm"},
           {"kaldi"}, {"data"}, {"models"}, {"losses"}, {"generation", "training", "evaluation"}, {"reporting"},
           {"serve"}, {"bin"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -107,7 +107,7 @@ def serve(args: argparse.Namespace) -> None:
     settings = Settings(**given)
     load = _load
     if settings.engine == "vllm":
-        from blspkd.serve.vllm_process import check
+        from blspkd.serve.vllm_check import check
 
         check(args.model, args.revision, settings.vllm_python)
         load = partial(_load, python=settings.vllm_python)

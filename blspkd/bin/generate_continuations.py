@@ -24,11 +24,13 @@ def main(argv: list[str] | None = None) -> None:
 
     # Imported here, so that --help and mistakes in the options answer at once.
     from blspkd.generation.claims import Job
+    from blspkd.generation.engines import make_engine
     from blspkd.generation.merge import is_merged
     from blspkd.generation.parts import PER_FOLDER, make_settings, plan_parts, remove_strangers
     from blspkd.generation.shares import Claims, check_job
     from blspkd.kaldi.transcripts import Transcripts, written_for
 
+    engine = make_engine(config)
     transcripts = written_for(Transcripts.read(args.data_dir), vars(config))
     claims = Claims(len(transcripts), config.part_size, config.batch_size, args.num_jobs)
     check_job(args.job, args.num_jobs)
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # Imported here, so that a job without work ends at once: these take seconds.
-    from blspkd.generation.continuation import ContinuationWriter, library_versions
+    from blspkd.generation.continuation import ContinuationWriter
     from blspkd.models.base_models import choose_device, model_identity
     from blspkd.training.signals import handled, stop_at_once
 
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     for values, key in (options, "max_utterances"), (prompt, "instructions"):
         if not values[key]:
             del values[key]  # these came later: what was written before stays as it is
-    settings = make_settings(args.llm, model_identity(args.llm), prompt, options)
+    settings = make_settings(args.llm, model_identity(args.llm), prompt, engine.recorded(options, args.llm))
     plan = plan_parts(args.data_dir, transcripts, settings)
     if is_merged(args.data_dir, transcripts, settings):
         print(f"{args.data_dir}/continuation: up to date")
@@ -64,9 +66,8 @@ def main(argv: list[str] | None = None) -> None:
             print(found)
             return
     print(found, flush=True)
-    device = choose_device(job=args.job)
-    writer = ContinuationWriter(args.llm, config, device)
-    job = Job(plan, claims, writer, {**library_versions(), "device": device.partition(":")[0]})
+    writer = ContinuationWriter(args.llm, config, choose_device(job=args.job), args.job, engine)
+    job = Job(plan, claims, writer, writer.versions)
     with handled(by=stop_at_once):
         job.run(first=claims.first_of_job(args.job, args.num_jobs))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from blspkd.config import PromptConfig
 from blspkd.data.control_tokens import ControlTokens, Marks, choose_marks
@@ -93,6 +93,12 @@ class Prompt:
         control = self.control_ids
         return sorted(number for number in self.tokenizer.get_vocab().values()
                       if number < vocabulary and number not in control)
+
+    def ends_of_turn(self, shipped: GenerationConfig) -> list[int]:
+        """Tokens that end the LLM's turn: its template's, its tokenizer's, and those of the configuration it ships."""
+        more = shipped.eos_token_id
+        ends = {self.end_of_turn, self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+        return sorted(ends - {None})
 
     def instruction_of(self, utt_id: str) -> str:
         """The instruction of an utterance in stages 2 and 3: the one, or one of several, drawn by their weights."""

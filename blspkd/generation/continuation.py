@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import tokenizers
 import torch
 import transformers
@@ -13,9 +12,13 @@ from blspkd.config import ContinuationConfig
 from blspkd.data.prompts import PromptIds
 from blspkd.errors import ConfigError, DataError
 from blspkd.generation import filters
+from blspkd.generation.engines import make_engine
+from blspkd.generation.engines.engine import Engine, Request
+from blspkd.generation.text_side import TextSide
 from blspkd.kaldi.parts import plan_batches
-from blspkd.models.listener import GenerationOptions, Listener
-from blspkd.models.sampling import UtteranceSampler, uniform_stream
+from blspkd.models.sampling import utterance_seed
+
+MERGED = 16  # tokens around a transcript may be a few more than around another one
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,19 @@ def library_versions() -> dict[str, str]:
 class ContinuationWriter:
     """An LLM under the configured prompt, ready to continue transcripts."""
 
-    def __init__(self, llm: str, config: ContinuationConfig, device: str = "cpu"):
-        """Load the LLM `llm`. Raises ModelError, and ConfigError for a prompt that cannot fit."""
+    def __init__(self, llm: str, config: ContinuationConfig, device: str = "cpu", job: int = 1,
+                 engine: Engine | None = None):
+        """Load the LLM `llm` into `engine`, or into the one that `config` names.
+
+        Raises ModelError, and ConfigError for a prompt that cannot fit and for what the engine cannot do.
+        """
         self.config = config
-        self.listener = Listener.from_llm(llm, config.prompt, config.dtype, device)
-        self.options = GenerationOptions(max_new_tokens=config.max_new_tokens)
-        self._special_ids = self.listener.prompt.control_ids.union(self.listener.tokenizer.all_special_ids)
+        self.engine = engine or make_engine(config)
+        self.text = TextSide.of(llm, config.prompt)
+        self._special_ids = self.text.prompt.control_ids.union(self.text.tokenizer.all_special_ids)
         self.max_input_tokens = self._max_input_tokens()
+        loaded = self.engine.load(self.text, self._positions(), device, job)
+        self.versions = {**library_versions(), **loaded}
 
     def plan(self, transcripts: Mapping[str, str]) -> list[list[str]]:
         """Batches of utterance ids, longest prompts first; transcripts that are too long come with the first batch.
@@ -71,18 +80,14 @@ class ContinuationWriter:
         return [{"utt_id": utt_id, **asdict(continuation)} for utt_id, continuation in written.items()]
 
     def _generate(self, prompts: dict[str, PromptIds]) -> Iterator[tuple[str, Continuation]]:
-        config, sampler = self.config, None
-        if config.do_sample:
-            uniforms = np.stack([uniform_stream(config.seed, utt_id, config.max_new_tokens) for utt_id in prompts])
-            sampler = UtteranceSampler(uniforms, config.temperature, config.top_p, self.listener.model.device)
-        replies = self.listener.complete(list(prompts.values()), self.options, sampler)
-        return ((utt_id, self._finish(reply.token_ids)) for utt_id, reply in zip(prompts, replies, strict=True))
+        requests = [Request(utt_id, ids.prefix, ids.input + ids.suffix, utterance_seed(self.config.seed, utt_id))
+                    for utt_id, ids in prompts.items()]
+        return ((request.utt_id, self._finish(written.ids, written.finish_reason == "stop"))
+                for request, written in zip(requests, self.engine.write(requests), strict=True))
 
-    def _finish(self, ids: list[int]) -> Continuation:
-        """Token ids as generated -> text and verdict."""
-        finished = bool(ids) and ids[-1] in self.listener.ends
-        ids = ids[:-1] if finished else ids
-        text = self.listener.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _finish(self, ids: list[int], finished: bool) -> Continuation:
+        """Token ids, without the end of the turn -> text and verdict."""
+        text = self.text.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         reason = filters.reject(ids, text, finished, self._special_ids, self.config.min_tokens,
                                 self.config.drop_unfinished)
         return Continuation(text, len(ids), finished, reason)
@@ -91,7 +96,7 @@ class ContinuationWriter:
         prompts = {}
         for utt_id, transcript in transcripts.items():
             try:
-                prompt = self.listener.prompt
+                prompt = self.text.prompt
                 prompts[utt_id] = prompt.split(transcript, prompt.instruction_of(utt_id))
             except ConfigError as error:
                 raise DataError(f"utterance {utt_id}: {error}; correct its line in `text` or remove it") from None
@@ -102,14 +107,21 @@ class ContinuationWriter:
 
     def _max_input_tokens(self) -> int:
         """Longest transcript, in tokens, whose prompt and continuation fit the LLM's context."""
-        config = self.config
-        context = getattr(self.listener.model.causal_lm.config.get_text_config(), "max_position_embeddings", None)
-        if not isinstance(context, int):
+        config, context, around = self.config, self.text.context, self._longest_around()
+        if context is None:
             return config.max_input_tokens
-        arounds = map(self.listener.prompt.around, config.prompt.instructions or [None])
-        prefix, suffix = max(arounds, key=lambda around: sum(map(len, around)))
-        room = context - len(prefix) - len(suffix) - config.max_new_tokens
+        room = context - around - config.max_new_tokens
         if room < 1:
             raise ConfigError(f"max_new_tokens: no transcript fits this LLM's context of {context} tokens beside "
-                              f"{config.max_new_tokens} new ones and {len(prefix) + len(suffix)} of the prompt")
+                              f"{config.max_new_tokens} new ones and {around} of the prompt")
         return min(config.max_input_tokens, room)
+
+    def _longest_around(self) -> int:
+        """Tokens of the prompt around the transcript, with the longest instruction."""
+        prompt = self.text.prompt
+        return max(sum(map(len, prompt.around(instruction))) for instruction in prompt.config.instructions or [None])
+
+    def _positions(self) -> int:
+        """That the longest prompt and its continuation need."""
+        needed = self._longest_around() + MERGED + self.max_input_tokens + self.config.max_new_tokens
+        return needed if self.text.context is None else min(needed, self.text.context)

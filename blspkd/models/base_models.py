@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from blspkd.data.pretrained import load_pretrained, pinned, split_revision
 from blspkd.data.prompts import check_model_path
@@ -34,6 +34,14 @@ def load_llm(name: str, dtype: str = "float32", attn_implementation: str | None 
         raise ModelError(f"{name}: this LLM cannot be loaded ({_first_line(error)}); name a folder with a saved causal "
                          "LM, or a Hugging Face id that is in the local cache or can be downloaded") from None
     return llm.eval().requires_grad_(False)
+
+
+def generation_config(name: str) -> GenerationConfig:
+    """As the LLM `name` itself has it, when it is loaded."""
+    try:
+        return load_pretrained(GenerationConfig, name)
+    except OSError:  # it ships none
+        return GenerationConfig.from_model_config(load_pretrained(AutoConfig, name))
 
 
 @torch.no_grad()

@@ -109,9 +109,7 @@ class Listener:
         if isinstance(model, SpeechLlm):
             model.know_text(self.prompt.text_ids(len(model.embedding_table)))
             model.turn = self.prompt.around()
-        shipped = model.causal_lm.generation_config.eos_token_id
-        ends = {self.prompt.end_of_turn, tokenizer.eos_token_id, *(shipped if isinstance(shipped, list) else [shipped])}
-        self.ends = sorted(ends - {None})
+        self.ends = self.prompt.ends_of_turn(model.causal_lm.generation_config)
         model.causal_lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
         # Only what the options say: models bring defaults (repetition_penalty, top_k ...) that would interfere.
         model.causal_lm.generation_config = GenerationConfig(eos_token_id=self.ends, do_sample=False,

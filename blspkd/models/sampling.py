@@ -12,10 +12,19 @@ from transformers import LogitsProcessor
 from blspkd.files import text_digest
 
 
+def utterance_seed(seed: int, utt_id: str) -> int:
+    """128 bits, the same for the same seed and utterance on every machine."""
+    return int(text_digest(f"{seed} {utt_id}")[:32], 16)
+
+
 def uniform_stream(seed: int, utt_id: str, length: int) -> np.ndarray:
     """`length` numbers in [0, 1), float64, the same for the same seed and utterance on every machine."""
-    stream = int(text_digest(f"{seed} {utt_id}")[:32], 16)
-    return np.random.Generator(np.random.PCG64(stream)).random(length)
+    return uniforms(utterance_seed(seed, utt_id), length)
+
+
+def uniforms(seed: int, length: int) -> np.ndarray:
+    """`length` numbers in [0, 1), float64, the same for the same seed (up to 128 bits) on every machine."""
+    return np.random.Generator(np.random.PCG64(seed)).random(length)
 
 
 def pick(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

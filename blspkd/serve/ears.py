@@ -10,6 +10,7 @@ from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.pretrained import load_pretrained
 from blspkd.data.prompts import load_tokenizer
+from blspkd.models.base_models import generation_config
 from blspkd.models.embedding_table import EmbeddingTable
 from blspkd.models.listener import Listener
 from blspkd.models.model_folder import find_folder, locate_base_models, read_config
@@ -41,14 +42,6 @@ def load_ears(name: str | Path, device: str = "cpu", dtype: str = "", revision: 
     model = SpeechLlm.from_config(replace(config, dtype=dtype or config.dtype), saved.prompt, with_llm=False)
     model.load_trained(folder)
     llm = model.config.llm
-    model.llm = LlmFront(model.llm.get_input_embeddings(), load_pretrained(AutoConfig, llm), _generation_config(llm))
+    model.llm = LlmFront(model.llm.get_input_embeddings(), load_pretrained(AutoConfig, llm), generation_config(llm))
     extractor = FeatureExtractor(model.config.speech_encoder, model.config.pad_to_30s)
     return Listener(model.to(device), load_tokenizer(llm), extractor)
-
-
-def _generation_config(llm: str) -> GenerationConfig:
-    """As the LLM itself has it."""
-    try:
-        return load_pretrained(GenerationConfig, llm)
-    except OSError:  # it ships none
-        return GenerationConfig.from_model_config(load_pretrained(AutoConfig, llm))

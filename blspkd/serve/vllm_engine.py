@@ -1,6 +1,6 @@
 """A trained model whose LLM runs in vLLM: listening is ours, and what the LLM reads goes there as prompt embeddings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from blspkd.models.model_folder import base_folder
 from blspkd.models.past import Past
 from blspkd.models.reply import ChatOptions, Reply, Watcher, Writer
 from blspkd.serve.ears import load_ears
-from blspkd.serve.vllm_process import VllmProcess, check
+from blspkd.serve.vllm_check import check
+from blspkd.vllm.process import VllmProcess
 
 TRIED = 16  # tokens that are generated in two ways, to see that vLLM reads embeddings as it reads tokens
 
@@ -28,10 +29,11 @@ class VllmSpeechLLM(SpeechLLM):
         """
         super().__init__(listener)
         self.process = process
-        self._sent = 0  # requests
         config = listener.model.config
-        process.tell({"load": str(base_folder(config.llm).resolve()), "dtype": config.dtype})
-        self._context = process.told()["context"]
+        self._context = process.load(
+            base_folder(config.llm), config.dtype, enable_prompt_embeds=True,
+            max_model_len=-1,  # as long as the LLM can and the memory suffices
+            enable_prefix_caching=False)["context"]  # some versions take any two prompts of embeddings for the same
         self._try_embeddings()
 
     @classmethod
@@ -67,31 +69,23 @@ class VllmSpeechLLM(SpeechLLM):
                 for request in step["ended"]:
                     running.pop(request, None)
                 complete = [request for request, row in running.items() if writers[row].finish_reason]
-                self._abort(complete)
+                self.process.abort(complete)
                 for request in complete:
                     del running[request]
         except BaseException:
             with suppress(ModelError):  # where vLLM has ended, which is told already
-                self._abort(running)
+                self.process.abort(running)
             raise
         return [writer.reply for writer in writers]
 
     def _send(self, prompt: Tensor | list[int], options: ChatOptions, ends: list[int]) -> str:
         """Ask for tokens behind embeddings [n, D], or token ids; returns the request's number."""
-        self._sent += 1
         sampling = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed,
                     "max_tokens": options.max_new_tokens, "stop_token_ids": ends}
-        order = {"generate": self._sent, "sampling": sampling}
         if isinstance(prompt, Tensor):
-            self.process.tell(order | {"shape": list(prompt.shape)},
-                              prompt.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            self.process.tell(order | {"ids": prompt})
-        return str(self._sent)
-
-    def _abort(self, requests: Iterable[str]) -> None:
-        if numbers := [int(request) for request in requests]:
-            self.process.tell({"abort": numbers})
+            return self.process.ask({"shape": list(prompt.shape)}, sampling,
+                                    prompt.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return self.process.ask({"ids": prompt}, sampling)
 
     @torch.inference_mode()
     def _try_embeddings(self) -> None:

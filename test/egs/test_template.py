@@ -253,6 +253,7 @@ def test_log_lines_say_when_and_where(after_stage_2):
     (["--nj", "0"], "--nj 0: give a whole number from 1 up"),
     (["--num_nodes", "0"], "--num_nodes 0: give a whole number from 1 up"),
     (["--num_procs", "0"], "--num_procs 0: give a whole number from 1 up"),
+    (["--continuation_gpus", "0"], "--continuation_gpus 0: give a whole number from 1 up"),
     (["--num_threads", "0"], "--num_threads 0: give a whole number from 1 up"),
     (["--compare_jobs", "0"], "--compare_jobs 0: give a whole number from 1 up"),
     (["--ngpu", "-1"], "--ngpu '-1': give a whole number"),
@@ -296,6 +297,21 @@ for number in $(seq "${numbers%:*}" "${numbers#*:}"); do
     "${words[@]:1}" > "${words[0]}" 2>&1
 done
 """
+
+
+@pytest.mark.parametrize("words, gpus", [(["--ngpu", "4"], 1), (["--ngpu", "4", "--continuation_gpus", "2"], 2),
+                                         (["--continuation_gpus", "2"], 0)])
+def test_a_job_of_stage_2_has_as_many_gpus_as_are_asked_for(new, tmp_path, words, gpus):
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    (recipe.folder / "noting.sh").write_text(KALDI.replace("while [[", 'echo "$*" >> noted\nwhile [['))
+    (recipe.folder / "noting.sh").chmod(0o755)
+    with open(recipe.folder / "cmd.sh", "a") as file:
+        file.write("generate_cmd=./noting.sh\n")
+    recipe.succeed("--stop_stage", "2", "--continuation_args",
+                   "--engine vllm --engine_options '{python: my vllm/bin/python, tensor_parallel_size: 2}'", *words)
+    assert (recipe.folder / "noted").read_text().startswith(f"--gpu {gpus} BLSPKD_JOB=1:2 ")
+    assert any("--engine vllm --engine_options {python: my vllm/bin/python, tensor_parallel_size: 2}" in line
+               for line in recipe.calls())
 
 
 def test_kaldis_scripts_can_run_the_jobs_of_any_name(new, tmp_path):

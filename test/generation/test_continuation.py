@@ -35,7 +35,7 @@ def test_batches_hold_every_utterance_and_transcripts_that_are_too_long_come_wit
     too_long = {utt_id for utt_id, written in write_all(writer).items() if written.reason == filters.INPUT_TOO_LONG}
     assert too_long and too_long < set(batches[0])
     assert [len(set(batch) - too_long) for batch in batches] == [2, 2, 2]
-    lengths = [len(writer.listener.prompt.split(TRANSCRIPTS[utt_id]).input) for batch in batches for utt_id in batch
+    lengths = [len(writer.text.prompt.split(TRANSCRIPTS[utt_id]).input) for batch in batches for utt_id in batch
                if utt_id not in too_long]
     assert lengths == sorted(lengths, reverse=True)
 
@@ -49,12 +49,12 @@ def test_a_part_of_nothing_but_transcripts_that_are_too_long_is_one_batch(tiny_l
 @torch.inference_mode()
 def greedy_reference(writer, transcript: str) -> tuple[list[int], bool]:
     """One utterance, no padding, no cache: the arg max of the logits, token by token."""
-    ids = writer.listener.prompt.split(transcript)
+    ids = writer.text.prompt.split(transcript)
     tokens = ids.prefix + ids.input + ids.suffix
     written = []
     while len(written) < writer.config.max_new_tokens:
-        token = writer.listener.model.causal_lm(torch.tensor([tokens + written])).logits[0, -1].argmax().item()
-        if token in writer.listener.ends:
+        token = writer.engine.listener.model.causal_lm(torch.tensor([tokens + written])).logits[0, -1].argmax().item()
+        if token in writer.text.ends:
             return written, True
         written.append(token)
     return written, False
@@ -68,7 +68,7 @@ def test_greedy_batches_equal_one_by_one_generation(tiny_llm):
     for utt_id, transcript in TRANSCRIPTS.items():
         ids, finished = greedy_reference(writer, transcript)
         ours = written[utt_id]
-        expected = writer.listener.tokenizer.decode(ids, skip_special_tokens=True)
+        expected = writer.text.tokenizer.decode(ids, skip_special_tokens=True)
         assert (ours.text, ours.n_tokens, ours.finished) == (expected, len(ids), finished)
 
 
@@ -105,7 +105,7 @@ def test_what_is_kept_holds_no_special_token_and_ends_before_the_end_of_turn(tin
     kept = [c for c in written.values() if c.reason is None]
     assert kept and any(c.finished for c in written.values())
     for continuation in kept:
-        assert not any(special in continuation.text for special in writer.listener.tokenizer.all_special_tokens)
+        assert not any(special in continuation.text for special in writer.text.tokenizer.all_special_tokens)
     assert {c.reason for c in written.values()} >= {None, filters.SPECIAL_TOKENS}
 
 
@@ -149,7 +149,7 @@ def test_a_tokenizer_without_chat_template_is_refused(tiny_llm, tmp_path):
 
 def test_a_reply_that_spells_a_special_token_is_kept_as_text(tiny_llm):
     writer = make_writer(tiny_llm)
-    ids = writer.listener.prompt.response("she said <|end|> twice")
-    written = writer._finish(ids)
+    ids = writer.text.prompt.response("she said <|end|> twice")
+    written = writer._finish(ids[:-1], True)
     assert (written.text, written.finished, written.reason) == ("she said <|end|> twice", True, None)
-    assert writer.listener.prompt.response(written.text) == ids
+    assert writer.text.prompt.response(written.text) == ids

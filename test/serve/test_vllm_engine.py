@@ -1,7 +1,6 @@
 """vLLM behind the server: with a stand-in of vLLM, and with the real one that BLSPKD_VLLM_PYTHON names, if it does."""
 
 import http.client
-import io
 import json
 import os
 import shutil
@@ -26,12 +25,11 @@ from blspkd.errors import ConfigError, ModelError
 from blspkd.models.chat import SpeechLLM
 from blspkd.models.reply import ChatOptions
 from blspkd.models.speech_llm import SpeechLlm
-from blspkd.serve import vllm_worker
 from blspkd.serve.batcher import Batcher
 from blspkd.serve.metrics import Metrics
 from blspkd.serve.settings import Settings
+from blspkd.serve.vllm_check import check
 from blspkd.serve.vllm_engine import VllmSpeechLLM
-from blspkd.serve.vllm_process import VllmProcess, check
 
 REAL = os.environ.get("BLSPKD_VLLM_PYTHON", "")
 ADAPTER = {"num_pre_cif_layers": 1, "num_post_cif_layers": 1, "heads": 2, "ffn_dim": 32}
@@ -39,14 +37,8 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory) -> str:
-    """An interpreter of an environment of its own, in which `vllm` is the stand-in."""
-    folder = tmp_path_factory.mktemp("vllm")
-    venv.create(folder, symlinks=True)
-    [packages] = folder.glob("lib/*/site-packages")
-    ours = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (packages / "stand_in.pth").write_text("\n".join([str(Path(__file__).parent / "stand_in"), *ours]))
-    return str(folder / "bin" / "python")
+def python(vllm_stand_in) -> str:
+    return vllm_stand_in
 
 
 def save_adapter_only(llm: str, encoder: str, folder: Path) -> str:
@@ -150,13 +142,14 @@ def test_what_nobody_waits_for_is_aborted_in_vllm(model, monkeypatch, ends):
         assert second.finish_reason != "cancelled"
     steps.clear()
     reply = model.generate(turns[:1], [ChatOptions(12)])[0]
-    ours = [set(step["tokens"]) for step in steps if str(model._sent) in step["tokens"]]  # and what was under way
-    assert reply.completion_tokens == 12 and ours == [{str(model._sent)}] * 12
+    last = str(model.process.sent)
+    ours = [set(step["tokens"]) for step in steps if last in step["tokens"]]  # and what was under way
+    assert reply.completion_tokens == 12 and ours == [{last}] * 12
 
 
 def test_a_row_that_vllm_lets_wait_can_be_cancelled_and_one_that_it_cuts_ends(model, monkeypatch):
     [turn, other] = model.prepare(conversations(2))
-    first = model._sent + 1
+    first = model.process.sent + 1
     steps = iter([{"tokens": {str(first): [7]}, "ended": []}, {"tokens": {}, "ended": [str(first)]}])
     monkeypatch.setattr(model.process, "tell", lambda *order: None)
     monkeypatch.setattr(model.process, "told", lambda: next(steps))
@@ -229,36 +222,6 @@ def test_a_worker_that_dies_is_one_message_and_the_end_of_the_server(adapter_onl
     batcher.start()
     assert ended.wait(60) and isinstance(batcher.failure, ModelError)
     assert [answer.status for answer in answers] == [500]
-
-
-def test_frames_arrive_whole_or_not_at_all():
-    ours, its = socket.socketpair()
-    with ours, its:
-        vllm_worker.write_frame(ours, {"generate": 1, "text": "ü"}, bytes(range(256)) * 100)
-        vllm_worker.write_frame(ours, {"abort": [1]})
-        ours.sendall(vllm_worker.SIZES.pack(9, 0) + b"{")
-        ours.shutdown(socket.SHUT_WR)
-        file = its.makefile("rb")
-        frames = [vllm_worker.read_frame(file) for _ in range(3)]
-    assert frames == [({"generate": 1, "text": "ü"}, bytes(range(256)) * 100), ({"abort": [1]}, b""), None]
-    assert vllm_worker.read_frame(io.BytesIO()) is None
-
-
-def test_closing_ends_the_process_and_wakes_who_waits_for_it(python):
-    process, errors = VllmProcess(python), []
-
-    def wait():
-        try:
-            process.told()
-        except ModelError as error:
-            errors.append(str(error))
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    time.sleep(0.3)
-    process.close()
-    waiting.join(10)
-    assert process.process.returncode is not None and len(errors) == 1 and "has ended" in errors[0]
 
 
 # The command

@@ -32,6 +32,7 @@ allow_pipes=false                           # stage 1: run the commands (ending 
 filter_opts=                                # stage 1: options of `data_dir filter`; given: train on TRAIN-SET_filtered
 continuation_config=conf/continuation.yaml  # stage 2: prompt and sampling
 continuation_args=                          # stage 2: what overrides the configuration, e.g. "--max_new_tokens 40"
+continuation_gpus=1                         # stage 2: GPUs of one job (vLLM's tensor_parallel_size), unless ngpu is 0
 max_bad_ratio=0.5                           # stage 2: largest share of the continuations that its filters may drop
 train_config=conf/train.yaml                # stage 3: model, loss, data, training
 pack=false                                  # stage 3: train from copies of the sets in few large files, dump/packed
@@ -60,7 +61,7 @@ command_line=$(printf '%q ' "$0" "$@"); given_options=("$@")
 . utils/log.sh
 . utils/parse_options.sh
 [ $# -eq 0 ] || die "unexpected '$1': options start with --, and a value with spaces needs quotes"
-at_least 1 nj num_nodes num_procs num_threads compare_jobs; at_least 0 max_restarts
+at_least 1 nj num_nodes num_procs num_threads compare_jobs continuation_gpus; at_least 0 max_restarts
 [[ ${given_options[*]} != *BLSPKD_@(JOB|NODE)* ]] || # Kaldi's slurm.pl and queue.pl replace them wherever they stand
     die "BLSPKD_JOB and BLSPKD_NODE stand for numbers of jobs; choose another name"
 . ./path.sh; . ./cmd.sh
@@ -115,10 +116,9 @@ if stage continuations; then
         dir=${datadir}/${name}
         needs "${dir}/utt2dur" "run stage 1 (data)"
         if step "${datadir}/.done/continuations_${name}.json" --model llm "${llm}" --text "${continuation_config}" \
-                --value "continuation_args=${continuation_args}" --data "${dir}" text \
-                --output "${dir}/continuation" \
+                --value "continuation_args=${continuation_args}" --data "${dir}" text --output "${dir}/continuation" \
                 --remedy "To write them again, remove ${dir}/continuation; to keep them, give another --datadir"; then
-            ${generate_cmd} --gpu "${gpu_per_job}" BLSPKD_JOB="1:${nj}" "${dir}/log/generate_continuations.BLSPKD_JOB.log" \
+            ${generate_cmd} --gpu "$((gpu_per_job * continuation_gpus))" BLSPKD_JOB="1:${nj}" "${dir}/log/generate_continuations.BLSPKD_JOB.log" \
                 "${python}" -m blspkd.bin.generate_continuations --config "${continuation_config}" --llm "${llm}" \
                 --data_dir "${dir}" --job BLSPKD_JOB --num_jobs "${nj}" "${continuation_words[@]}"
             { grep -h "nothing to do" "${dir}/log/generate_continuations.${nj}.log" || true; } | tail -n 1

@@ -1,12 +1,12 @@
-"""vLLM's side of `blspkd serve --engine vllm`: generates from prompt embeddings, in an interpreter of its own.
+"""vLLM's side of serving and of stage 2: generates from prompt embeddings or tokens, in an interpreter of its own.
 
-    PYTHON -I vllm_worker.py DESCRIPTOR
+    PYTHON -I worker.py DESCRIPTOR
 
 The two environments have little in common, so this file imports the standard library, torch and vllm, and nothing of
 blspkd. DESCRIPTOR is one end of a pair of sockets. What passes there are frames: the sizes of two parts, a JSON object,
 and the bytes of a tensor or none. It is told, in this order:
 
-    {"load": folder of the LLM, "dtype": "float32"}
+    {"load": folder of the LLM, "dtype": "float32", "options": further arguments of EngineArgs}
     {"generate": number, "shape": [n, D], "sampling": arguments of SamplingParams}, and the prompt's embeddings [n, D]
     {"generate": number, "ids": [...], "sampling": ...}, a prompt of token ids
     {"abort": [number, ...]}
@@ -21,6 +21,7 @@ It ends, with all processes that it may have started, when the other end is clos
 """
 
 import importlib
+import inspect
 import json
 import os
 import queue
@@ -74,13 +75,14 @@ class Worker:
         kinds = importlib.import_module("vllm.sampling_params").RequestOutputKind
         self.torch = importlib.import_module("torch")
         self.dtype = getattr(self.torch, order["dtype"])
-        self.engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(
-            model=order["load"], dtype=order["dtype"], enable_prompt_embeds=True,
-            max_model_len=-1,  # as long as the LLM can and the memory suffices
-            skip_tokenizer_init=True, generation_config="vllm",  # tokens in and out, and no defaults of the model's own
-            enable_prefix_caching=False,  # some versions take any two prompts of embeddings for the same
-            enforce_eager=not self.torch.cuda.is_available(),  # else it compiles for minutes, by a compiler
-            disable_log_stats=True, use_tqdm_on_load=False, **self.memory()))
+        options = {
+            "model": order["load"], "dtype": order["dtype"],
+            "skip_tokenizer_init": True, "generation_config": "vllm",  # tokens, and no defaults of the model's own
+            "disable_log_stats": True, "use_tqdm_on_load": False, **self.machine(), **order["options"]}
+        if unknown := options.keys() - inspect.signature(vllm.EngineArgs).parameters.keys():
+            raise ValueError(f"version {vllm.__version__} has no option {', '.join(sorted(unknown))}; install a newer "
+                             "one")
+        self.engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**options))
         self.make_sampling = lambda arguments: vllm.SamplingParams(
             detokenize=False, ignore_eos=True, output_kind=kinds.DELTA, **arguments)
         write_frame(self.connection, {"context": self.engine.model_config.max_model_len, "version": vllm.__version__})
@@ -89,10 +91,12 @@ class Worker:
                 self.obey(*self.orders.get())
             self.step()
 
-    def memory(self) -> dict:
-        """Arguments by which vLLM takes its share of what is free on a GPU, where the listener is, too."""
+    def machine(self) -> dict:
+        """Arguments for a CPU, and for a GPU, of which vLLM takes its share of what is free: a listener may be there.
+        """
         if not self.torch.cuda.is_available():
-            return {}
+            return {"enforce_eager": True,  # else it compiles for minutes, by a compiler
+                    "enable_chunked_prefill": False}  # 0.32 on a CPU dies of a prompt in pieces that has a seed
         free, total = self.torch.cuda.mem_get_info()
         return {"gpu_memory_utilization": SHARE * free / total}
 

@@ -2,14 +2,17 @@
 
 Neither vLLM nor transformers is imported: this starts once for many tests.
 
-STAND_IN in the environment makes it misbehave: "unloadable", "deadly" (killed at the 40th step), "scaling" (embeddings
-mean something else than tokens), "slow" (20 ms a step).
+STAND_IN in the environment makes it misbehave: "unloadable", "short" (of memory), "crashing", "telling" (its
+environment), "showing" (its arguments), "deadly" (killed at the 40th step), "scaling" (embeddings mean something else
+than tokens), "slow" (20 ms a step).
 """
 
 import json
 import os
 import signal
+import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,14 +25,23 @@ from vllm.sampling_params import SamplingParams
 __all__ = ["EngineArgs", "LLMEngine", "SamplingParams"]
 __version__ = "0.0.stand-in"
 BEHAVIOUR = os.environ.get("STAND_IN", "")
-ARGUMENTS = {"model", "dtype", "enable_prompt_embeds", "max_model_len", "skip_tokenizer_init", "generation_config",
-             "enable_prefix_caching", "enforce_eager", "disable_log_stats", "use_tqdm_on_load",
-             "gpu_memory_utilization"}
 
 
-def EngineArgs(**arguments) -> SimpleNamespace:
-    assert not arguments.keys() - ARGUMENTS
-    return SimpleNamespace(**arguments)
+@dataclass
+class EngineArgs:
+    model: str
+    dtype: str
+    skip_tokenizer_init: bool
+    generation_config: str
+    disable_log_stats: bool
+    use_tqdm_on_load: bool
+    enforce_eager: bool = False
+    enable_chunked_prefill: bool = True
+    enable_prompt_embeds: bool = False
+    enable_prefix_caching: bool = True
+    max_model_len: int = -1
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
 
 
 class Llama:
@@ -77,18 +89,38 @@ class Llama:
         return rms_norm(rows, rows.shape[-1:], self.weights[f"{name}.weight"], self.config.rms_norm_eps)
 
 
+def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The most probable tokens that together have at least `top_p` (arXiv 1904.09751)."""
+    ordered, order = probabilities.sort(descending=True)
+    kept = ordered.cumsum(-1) - ordered < top_p
+    return torch.zeros_like(probabilities).scatter(-1, order, ordered * kept)
+
+
 class LLMEngine:
-    def __init__(self, arguments: SimpleNamespace):
+    def __init__(self, arguments: EngineArgs):
         if BEHAVIOUR == "unloadable":
             raise ValueError("no architecture\n of this kind")
+        if BEHAVIOUR == "short":
+            raise ValueError("No available memory for the cache blocks")
+        if BEHAVIOUR == "crashing":
+            print("a bad driver", file=sys.stderr)
+            os._exit(3)
+        if BEHAVIOUR == "telling":
+            names = "OPENAI_API_KEY", "CUDA_VISIBLE_DEVICES"
+            raise ValueError(", ".join(f"{name}: {os.environ.get(name)}" for name in names))
+        if BEHAVIOUR == "showing":
+            raise ValueError(json.dumps(asdict(arguments)))
         print("printed by vLLM", flush=True)
         self.llm = Llama(arguments.model, arguments.dtype)
-        self.model_config = SimpleNamespace(max_model_len=self.llm.config.max_position_embeddings)
+        most = self.llm.config.max_position_embeddings
+        assert arguments.max_model_len <= most
+        longest = most if arguments.max_model_len < 0 else arguments.max_model_len
+        self.model_config = SimpleNamespace(max_model_len=longest)
         self.running: dict[str, SimpleNamespace] = {}
         self.steps = 0
 
     @classmethod
-    def from_engine_args(cls, arguments: SimpleNamespace) -> "LLMEngine":
+    def from_engine_args(cls, arguments: EngineArgs) -> "LLMEngine":
         return cls(arguments)
 
     def add_request(self, number: str, prompt: dict, params: SamplingParams) -> None:
@@ -121,8 +153,8 @@ class LLMEngine:
     def _next(self, number: str, request: SimpleNamespace) -> SimpleNamespace:
         scores = self.llm.scores(request.rows)
         params = request.params
-        token = int(scores.argmax()) if params.temperature == 0 else int(
-            torch.multinomial((scores / params.temperature).softmax(-1), 1, generator=request.draw))
+        token = int(scores.argmax()) if params.temperature == 0 else int(torch.multinomial(
+            nucleus((scores / params.temperature).softmax(-1), params.top_p), 1, generator=request.draw))
         request.ids.append(token)
         request.rows = torch.cat([request.rows, self.llm.embed(torch.tensor([token]))])
         finished = token in params.stop_token_ids or len(request.ids) == params.max_tokens
