@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from blspkd.data.batching import Batch
 
-PARTS = ("data", "forward", "backward", "validation", "other")  # other: optimiser, checkpoints, waiting for counts
+PARTS = ("data", "forward", "backward", "validation", "checkpoint", "other")  # other: optimiser, waiting for counts
 COUNTS = ("positions", "padded", "audio")  # LLM positions with a token, and in all; seconds of audio
 MOST_RANKS = 16  # that are shown one by one
 

@@ -267,6 +267,11 @@ class KdTrainer(Trainer):
         """Put the mean of the checkpoints' weights into the model."""
         load_average(self.model, checkpoints)
 
+    def _save_checkpoint(self, *arguments) -> None:
+        self.clock.enter("checkpoint")
+        super()._save_checkpoint(*arguments)
+        self.clock.enter("other")
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained; all processes call this."""
         self._save(output_dir)

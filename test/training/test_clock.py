@@ -58,11 +58,13 @@ def test_every_moment_has_one_part(ticks, batch_of):
         clock.steps += 1
     clock.enter("validation")
     ticks.time += 10
+    clock.enter("checkpoint")
+    ticks.time += 6
     clock.enter("other")
     logs = clock.report()
     assert {name: logs[f"time_{name}"] for name in (*PARTS, "communication")} == {
-        "data": 1, "forward": 2, "backward": 4, "validation": 5, "other": 0.5, "communication": 2}
-    positions, wall = int(batch.sequences.lengths.sum()), 25
+        "data": 1, "forward": 2, "backward": 4, "validation": 5, "checkpoint": 3, "other": 0.5, "communication": 2}
+    positions, wall = int(batch.sequences.lengths.sum()), 31
     assert logs["tokens_per_second"] == pytest.approx(2 * positions / wall)
     assert logs["audio_seconds_per_second"] == pytest.approx(2 * sum(e.duration for e in batch.examples) / wall)
     assert logs["padding"] == pytest.approx(100 * (1 - positions / batch.sequences.ids.numel())) and logs["padding"] > 0
@@ -162,3 +164,10 @@ def test_the_log_and_tensorboard_have_it(data_dir, tiny_llm, tiny_encoder, tmp_p
     events = EventAccumulator(str(tmp_path / "a/tensorboard")).Reload()
     for name in ("time_data", "time_forward", "time_backward", "tokens_per_second", "padding"):
         assert len(events.Scalars(f"train/{name}")) == 2
+
+
+def test_checkpoints_have_a_part_of_their_own(data_dir, tiny_llm, tiny_encoder, tmp_path):
+    train(data_dir, tiny_llm, tiny_encoder, tmp_path / "a", "--max_steps", "3", "--save_steps", "2")
+    history = json.loads((tmp_path / "a/checkpoint-3/trainer_state.json").read_text())["log_history"]
+    times = {row["step"]: row["time_checkpoint"] for row in history if "time_checkpoint" in row}
+    assert times[1] == times[2] == 0 < times[3]  # written after step 2 and its line

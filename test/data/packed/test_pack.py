@@ -245,7 +245,7 @@ def test_the_command_packs_in_jobs_and_says_what_is_wrong(mixed, packed, tiny_ll
     info = json.loads((mixed / "continuation.info.json").read_text())
     (mixed / "continuation.info.json").write_text(json.dumps(info | {"counts": {}, "filtered": {}}))
     (mixed / "continuation").write_text("".join(open(mixed / "continuation").readlines()[:-2]))
-    for wrong, message in ((["--job", "3"], "--job 3 --num_jobs 2: jobs are numbered"), ([], "continuation: lacks 3 utter"),
+    for wrong, message in ((["--job", "3"], "--job 3 --num_jobs 2: jobs"), ([], "continuation: lacks 3 utter"),
                            (["--llm", str(packed)], "config.json")):
         with pytest.raises(SystemExit):
             main([*words, *wrong])
