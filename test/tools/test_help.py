@@ -10,7 +10,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 HEAVY = ("torch", "transformers", "numpy", "matplotlib")
 
 
-@pytest.mark.parametrize("name", ["benchmarks/core.py", "benchmarks/loading.py", "benchmarks/packed.py",
+@pytest.mark.parametrize("name", ["benchmarks/core.py", "benchmarks/loading.py", "benchmarks/scale.py",
                                   "benchmarks/serve.py", "benchmarks/step.py", "check_install.py"])
 def test_help_waits_for_no_heavy_package(name):
     code = (f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str((TOOLS / name).parent)!r})\n"
@@ -24,5 +24,5 @@ def test_what_has_no_options_is_no_program():
     """A file that runs something must understand --help."""
     programs = [path for path in TOOLS.rglob("*.py") if "venv" not in path.relative_to(TOOLS).parts[0]
                 and "__main__" in path.read_text(encoding="utf-8")]
-    assert {path.name for path in programs} == {"core.py", "loading.py", "packed.py", "serve.py", "step.py",
+    assert {path.name for path in programs} == {"core.py", "loading.py", "scale.py", "serve.py", "step.py",
                                                 "check_install.py", "constraints.py"}

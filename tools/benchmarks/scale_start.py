@@ -1,4 +1,4 @@
-"""What `packed.py` measures: made-up corpora of any size, packed, and the start of a training on them."""
+"""The start of a training, packed and not, on made-up corpora of any size."""
 
 import functools
 import json
@@ -15,22 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from scale_row import Row
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # blspkd, also where it is not installed
 
 SENTENCES = 1000  # different texts
 SECONDS_BAR, MB_BAR = 10.0, 250.0  # with a million utterances
-
-
-@dataclass
-class Row:
-    """One measurement, as it stands in the JSON file."""
-
-    utterances: int
-    what: str
-    value: float
-    unit: str  # s or MB (10^6 bytes)
-    bar: str = ""  # what it has to be
 
 
 @dataclass
@@ -88,7 +78,7 @@ def make_data_dir(folder: Path, utterances: int, llm: str) -> Path:
     generator = np.random.default_rng(1)
     audio = [folder / f"{number}.flac" for number in range(16)]
     for path in audio:
-        soundfile.write(path, generator.standard_normal(1600) * 1e-3, 16000)
+        soundfile.write(path, generator.standard_normal(1600) * 1e-2, 16000)
     texts, durations = sentences(), generator.gamma(4.0, 3.0, utterances).clip(0.5, 29)
     ids = [f"speaker{number // 1000:06d}-{number:09d}" for number in range(utterances)]
     rows = {"text": (texts[i % SENTENCES] for i in range(utterances)),
@@ -98,6 +88,8 @@ def make_data_dir(folder: Path, utterances: int, llm: str) -> Path:
     for name, values in rows.items():
         with open(folder / name, "w", encoding="utf-8") as file:
             file.writelines(f"{utt_id} {value}\n" for utt_id, value in zip(ids, values, strict=True))
+    with open(folder / "spk2utt", "w", encoding="utf-8") as file:
+        file.writelines(f"{ids[i][:13]} {' '.join(ids[i:i + 1000])}\n" for i in range(0, utterances, 1000))
     (folder / "continuation.info.json").write_text(
         json.dumps({"model": llm, "prompt": vars(PromptConfig())}), encoding="utf-8")
     return folder
@@ -203,28 +195,30 @@ def in_new_process(folder: Path, llm: str, encoder: str) -> Start:
         return pool.submit(start, str(folder), llm, encoder).result()
 
 
-def run(folder: Path, sizes: list[int], unpacked: int) -> Iterator[Row]:
+def run(folder: Path, sizes: list[int], unpacked: int, llm: str) -> Iterator[Row]:
     """All rows, corpus by corpus."""
-    llm, encoder = make_tokenizer(folder / "llm"), make_encoder(folder / "encoder")
+    encoder = make_encoder(folder / "encoder")
     for number in sizes:
         source, packed = make_data_dir(folder / "data", number, llm), folder / "packed"
-        is_million = number == 1_000_000
-        seconds_bar, mb_bar = (f"< {SECONDS_BAR:g}", f"< {MB_BAR:g}") if is_million else ("", "")
-        yield Row(number, "packing, texts and recordings known before", make_packed(source, packed, llm), "s")
-        yield Row(number, "size of the packed directory", sum(p.stat().st_size for p in packed.rglob("*")) / 1e6, "MB")
+
+        def row(what: str, value: float, unit: str, bar: float = 0.0, grows: bool = True, n: int = number) -> Row:
+            return Row("start", what, value, unit, n, f"< {bar:g}" if bar and n == 1_000_000 else "", grows=grows)
+
+        yield row("packing by one process, texts and recordings known before", make_packed(source, packed, llm), "s")
+        yield row("size of the packed directory", sum(p.stat().st_size for p in packed.rglob("*")) / 1e6, "MB")
         warm = in_new_process(packed, llm, encoder)
         forget(packed)
         cold = in_new_process(packed, llm, encoder)
-        yield Row(number, "packed: to the first batch", warm.seconds, "s", seconds_bar)
-        yield Row(number, "packed: to the first batch, files not in memory", cold.seconds, "s", seconds_bar)
-        yield Row(number, "packed: processor time until then", warm.cpu_seconds, "s")
-        yield Row(number, "packed: private memory with the first batch", warm.private_mb, "MB", mb_bar)
-        yield Row(number, "packed: private memory, at most until then", warm.peak_mb, "MB", mb_bar)
-        yield Row(number, "plan of an epoch", warm.epoch_seconds, "s")
+        yield row("packed: to the first batch", warm.seconds, "s", SECONDS_BAR)
+        yield row("packed: to the first batch, files not in memory", cold.seconds, "s", SECONDS_BAR)
+        yield row("packed: processor time until then", warm.cpu_seconds, "s")
+        yield row("packed: private memory of a process with the first batch", warm.private_mb, "MB", MB_BAR)
+        yield row("packed: private memory, at most until then", warm.peak_mb, "MB", MB_BAR)
+        yield row("plan of an epoch", warm.epoch_seconds, "s")
         if number <= unpacked:
             plain = in_new_process(source, llm, encoder)
-            yield Row(number, "data directory: to the first batch", plain.seconds, "s")
-            yield Row(number, "data directory: processor time until then", plain.cpu_seconds, "s")
-            yield Row(number, "data directory: private memory with the first batch", plain.private_mb, "MB")
+            yield row("data directory: to the first batch", plain.seconds, "s")
+            yield row("data directory: processor time until then", plain.cpu_seconds, "s")
+            yield row("data directory: private memory of a process with the first batch", plain.private_mb, "MB")
         shutil.rmtree(source)
         shutil.rmtree(packed)
