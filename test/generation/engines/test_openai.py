@@ -217,7 +217,7 @@ def test_another_tokenizer_is_another_model(tiny_llm, server, form, monkeypatch)
         "eos_token_id": server.tokenizer.eos_token_id})
     tokenizer = server.tokenizer
     monkeypatch.setattr(server, "tokenizer", kind())
-    with pytest.raises(ModelError, match=r"its model 'tiny' is not the LLM .*: it reads .*; serve that LLM, or name the"):
+    with pytest.raises(ModelError, match=r"its model 'tiny' is not the LLM .*: it reads .*; serve that LLM, or name"):
         identity(tiny_llm, server)
 
 
