@@ -12,6 +12,7 @@ from blspkd.errors import ConfigError, DataError
 from blspkd.files import atomic_write, contents_digest, read_json
 from blspkd.generation.parts import (
     FORMAT,
+    Part,
     Plan,
     fingerprint,
     make_settings,
@@ -69,8 +70,7 @@ def merge(data_dir: Path, transcripts: Mapping[str, str] | Sequence[Row], max_ba
         remove_parts(data_dir)
         return read_json(info_path)
     plan = plan_parts(data_dir, transcripts, settings)
-    _check_complete(data_dir, plan)
-    counts, filtered, versions = _summed_up(plan)
+    counts, filtered, versions = _summed_up(data_dir, plan)
     bad_ratio = 1 - counts["written"] / len(transcripts)
     if not counts["written"] or bad_ratio > max_bad_ratio:
         accept = (f"; to go on with the others, --max_bad_ratio {ceil(100 * bad_ratio) / 100:g}" if counts["written"]
@@ -102,19 +102,20 @@ def _rows(plan: Plan) -> Iterator[dict]:
         yield from (rows[utt_id] for utt_id in part.transcripts)
 
 
-def _summed_up(plan: Plan) -> tuple[dict, dict[str, list[str]], dict[str, set[str]]]:
+def _summed_up(data_dir: Path, plan: Plan) -> tuple[dict, dict[str, list[str]], dict[str, set[str]]]:
     """Counts, the utterances that were dropped for each reason, and the versions of each library."""
     filtered: dict[str, list[str]] = {}
-    written = tokens = unfinished = 0
-    for row in _rows(plan):
-        if row["reason"] is None:
-            written, tokens, unfinished = written + 1, tokens + row["n_tokens"], unfinished + (not row["finished"])
-        else:
-            filtered.setdefault(row["reason"], []).append(row["utt_id"])
     versions: dict[str, set[str]] = {}
-    for header, _ in (file for part in plan for file in part.files()):
-        for name, version in header["versions"].items():
+    written = tokens = unfinished = 0
+    for part, headers, rows in _complete_parts(data_dir, plan):
+        for name, version in (item for header in headers for item in header["versions"].items()):
             versions.setdefault(name, set()).add(version)
+        for utt_id in part.transcripts:
+            row = rows[utt_id]
+            if row["reason"] is None:
+                written, tokens, unfinished = written + 1, tokens + row["n_tokens"], unfinished + (not row["finished"])
+            else:
+                filtered.setdefault(row["reason"], []).append(utt_id)
     counts = {"utterances": len(plan.transcripts), "written": written,
               "filtered": {reason: len(utt_ids) for reason, utt_ids in sorted(filtered.items())},
               "tokens": tokens, "unfinished": unfinished}
@@ -144,16 +145,23 @@ def _settings_of_parts(data_dir: Path) -> dict:
     return settings
 
 
-def _check_complete(data_dir: Path, plan: Plan, shown: int = 10) -> None:
-    """Raise DataError with the parts that are missing or stale, and every utterance that the others lack."""
+def _complete_parts(data_dir: Path, plan: Plan, shown: int = 10
+                    ) -> Iterator[tuple[Part, list[dict], dict[str, dict]]]:
+    """Every part with its headers and lines.
+
+    Raises DataError in the end, with the parts that are missing or stale, and every utterance that the others lack.
+    """
     lines = []
     bad = missing = 0
     for part in plan:
-        state = part.state()
-        if state == "complete":
+        files = list(part.files())
+        rows = {utt_id: row for _, found in files for utt_id, row in found.items()}
+        utt_ids = [utt_id for utt_id in part.transcripts if utt_id not in rows]
+        if not utt_ids:
+            yield part, [header for header, _ in files], rows
             continue
-        utt_ids = part.lacks()
         bad, missing = bad + 1, missing + len(utt_ids)
+        state = part.state()
         if state == "incomplete":
             lines.append(f"  {part.path.stem} lacks {len(utt_ids)} utterances: {' '.join(utt_ids)}")
         elif len(lines) < shown:

@@ -1,4 +1,4 @@
-"""utils/in_pieces.sh: verbs of stage 1 by several jobs; the files and the words of one call, and memory that stays flat."""
+"""utils/in_pieces.sh: verbs of stage 1 by several jobs give what one call gives, in memory that stays flat."""
 
 import json
 import os

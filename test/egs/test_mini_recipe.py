@@ -182,7 +182,7 @@ def test_killed_in_stages_2_and_3_and_started_again_gives_the_same_files(run, wa
     for path in recipe.glob("data/*/continuation*"):  # markers in data/.done, too
         path.unlink()
 
-    kill_when(warm, recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/*")
+    kill_when(warm, recipe, ["--stage", "2", "--stop_stage", "2"], "data/train/continuation.parts/part*")
     assert not (recipe / "data/train/continuation").exists()
     result = run(recipe, "--stage", "2", "--stop_stage", "2")
     assert result.returncode == 0, result.stdout[-3000:]
