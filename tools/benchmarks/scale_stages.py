@@ -84,9 +84,10 @@ def stage_2(folder: Path, llm: Path, sizes: tuple[int, int]) -> Iterator[Row]:
         (data / "continuation.info.json").unlink()
         spent, mb = command("blspkd.bin.generate_continuations", "--llm", llm, "--data_dir", data,
                                "--max_new_tokens", NEW_TOKENS, "--batch_size", "32")
-        parts = [json.loads(line) for path in (data / "continuation.parts").rglob("part-*.jsonl")
+        parts = [json.loads(line) for path in (data / "continuation.parts").rglob("*.jsonl")
                  for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-        assert len(parts) == number
+        if len(parts) != number:
+            sys.exit(f"{data}: {len(parts)} of {number} continuations")
         seconds.append(spent)
         tokens.append(sum(row["n_tokens"] for row in parts))
     what = f"{NEW_TOKENS} tokens by an LLM of {llm_parameters(llm) / 1e6:.1f} M parameters"
