@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from blspkd.errors import DataError
-from blspkd.files import atomic_path, json_digest, read_json, write_json
+from blspkd.files import atomic_path, json_digest, read_json, scratch_folder, write_json
 from blspkd.kaldi.files import Follows, data_files, follows
 from blspkd.kaldi.leases import Leases, share
 
@@ -133,11 +133,12 @@ def results(pieces: Pieces, name: str, made_from: object, do: Callable[[int, Pat
         return read_json(places[index] / _DONE).get("fingerprint") == fingerprint
 
     def work(index: int, lease) -> None:
-        with atomic_path(places[index]) as temporary:
-            temporary.mkdir(parents=True)
+        with scratch_folder(places[index]) as temporary:
             do(index, temporary)
-            if lease.is_ours():
-                write_json(temporary / _DONE, {"fingerprint": fingerprint})
+            write_json(temporary / _DONE, {"fingerprint": fingerprint})
+            if lease.is_ours():  # else this process stood still, and another one has taken it over
+                shutil.rmtree(places[index], ignore_errors=True)
+                os.replace(temporary, places[index])
 
     first = len(pieces) * ((share_.job or 1) - 1) // max(1, share_.num_jobs) % len(pieces)
     names = [str(place.relative_to(folder)) for place in places]
