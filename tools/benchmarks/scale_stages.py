@@ -61,10 +61,12 @@ def make_llm(folder: Path, llm: str) -> Path:
     """A Llama of random weights for the tokenizer `llm`."""
     import torch
     import transformers
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from blspkd.data.prompts import load_tokenizer
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(llm)
+    tokenizer = load_tokenizer(llm)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
                          **LLM)
