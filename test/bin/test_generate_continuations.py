@@ -260,7 +260,8 @@ def test_each_utterance_has_one_of_several_instructions(call, tiny_llm, tmp_path
     texts = read_table(data_dir / "text")
     for utt_id, ids in writer._prompts(texts).items():
         assert ids == prompt.split(texts[utt_id], drawn[utt_id])
-    data = [replace(utterance, duration=1.0) for utterance in KaldiDir.read(data_dir, need_audio=False)]
+    data = KaldiDir(data_dir, {utterance.utt_id: replace(utterance, duration=1.0)
+                               for utterance in KaldiDir.read(data_dir, need_audio=False)})
     for example in make_examples(data, dict.fromkeys(texts, "a b"), prompt, DataConfig()).examples:
         ids = prompt.split(texts[example.utt_id], drawn[example.utt_id])
         assert example.prefix.tolist() == ids.prefix and example.input.tolist() == ids.input

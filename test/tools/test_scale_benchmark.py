@@ -18,7 +18,7 @@ def scale(*options: str | Path) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> dict[tuple, dict]:
     folder = tmp_path_factory.mktemp("scale")
-    done = scale("--quick", "--utterances", "200 400", "--folder", folder, "--json", folder / "rows.json", "--markdown",
+    done = scale("--quick", "--utterances", "300", "--folder", folder, "--json", folder / "rows.json", "--markdown",
                  folder / "RESULTS.md")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["RESULTS.md", "rows.json"]
@@ -30,16 +30,15 @@ def rows(tmp_path_factory) -> dict[tuple, dict]:
 
 
 def test_starts_are_measured_packed_and_not(rows):
-    for number in (200, 400):
-        assert 0 < rows["start", "packed: to the first batch", number]["value"] < 60
-        assert 0 < rows["start", "data directory: to the first batch", number]["value"] < 60
-        assert rows["start", "size of the packed directory", number]["value"] == pytest.approx(number * 2.5e-3, rel=0.5)
+    assert 0 < rows["start", "packed: to the first batch", 300]["value"] < 60
+    assert 0 < rows["start", "data directory: to the first batch", 300]["value"] < 60
+    assert 0.5 < rows["start", "size of the packed directory", 300]["value"] < 3
 
 
 def test_stages_and_steps_are_measured(rows):
     for verb in ("durations", "validate", "stats", "filter"):
-        assert 10 < rows["stage 1", f"{verb}: most memory", 400]["value"] < 300  # of the verb, not of the benchmark
-        assert rows["stage 1", f"{verb}: its rate, with the start", 400]["value"] > 10
+        assert 10 < rows["stage 1", f"{verb}: most memory", 300]["value"] < 300  # of the verb, not of the benchmark
+        assert rows["stage 1", f"{verb}: its rate, with the start", 300]["value"] > 10
     by_part = {what: row["value"] for (part, what, _), row in rows.items() if part in ("stage 2", "training")}
     assert all(value > 0 for what, value in by_part.items() if "most" in what or "checkpoint" in what)
     for rank in (0, 1):
@@ -51,7 +50,7 @@ def test_what_is_extrapolated_says_so(rows):
     far = [row for (_, _, number), row in rows.items() if number == 100_000_000]
     assert far and not any(row["measured"] for row in far)
     assert all(row["measured"] for (_, _, number), row in rows.items() if number != 100_000_000)
-    assert {row["part"] for row in far} == {"start", "stage 1", "stage 2"}
+    assert {row["part"] for row in far} == {"stage 2"}
 
 
 def test_a_straight_line_through_the_two_largest(monkeypatch):

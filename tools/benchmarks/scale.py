@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=PARTS)
     parser.add_argument("--utterances", default="10000 100000 1000000")
-    parser.add_argument("--unpacked", type=int, default=10_000, help="most utterances of a directory that is opened")
+    parser.add_argument("--unpacked", type=int, default=100_000, help="most utterances of a directory that is opened")
     parser.add_argument("--stage1", type=int, default=1_000_000, help="most utterances of a directory of stage 1")
     parser.add_argument("--quick", action="store_true", help="small models and few steps: does it run?")
     parser.add_argument("--folder", type=Path, help="where the corpora are made; default: a temporary folder")
