@@ -33,7 +33,7 @@ from blspkd.errors import DataError
 from blspkd.files import atomic_path, scratch_folder
 from blspkd.kaldi.columns import transcripts_file
 from blspkd.kaldi.join import join_directories
-from blspkd.kaldi.pieces import Pieces, Share, clean_up, results
+from blspkd.kaldi.pieces import Pieces, Share, results
 from blspkd.kaldi.tables import read_table
 from blspkd.kaldi.verbs import new_directory, subset
 
@@ -69,19 +69,18 @@ def filter_in_pieces(source: str | os.PathLike, destination: str | os.PathLike, 
             if not _needs_all(limits) and kept:
                 subset(piece, folder / "kept", kept)
 
-    folders = results(pieces, NAME, made_from, do, share)
-    if folders is None:
-        return None
-    filtered = _Filtered(pieces, folders, limits)
-    said = summary(filtered.kept, filtered.seconds, unit_of(llm), filtered.left_out, filtered.instead_of)
-    if not filtered.kept:
-        raise DataError(f"{source}: no utterance is left: {said}")
-    with new_directory(destination, [source]) as temporary:
-        filtered.write_directory(temporary)
-    head = report_head(source, limits, test_dirs, unit_of(llm), filtered.total, filtered.kept, filtered.seconds,
-                       {reason: count for reason, (count, _) in filtered.left_out.items()}, filtered.instead_of)
-    filtered.write_report(Path(report or destination / REPORT), head)
-    clean_up(source, NAME)
+    with results(pieces, NAME, made_from, do, share) as folders:
+        if folders is None:
+            return None
+        filtered = _Filtered(pieces, folders, limits)
+        said = summary(filtered.kept, filtered.seconds, unit_of(llm), filtered.left_out, filtered.instead_of)
+        if not filtered.kept:
+            raise DataError(f"{source}: no utterance is left: {said}")
+        with new_directory(destination, [source]) as temporary:
+            filtered.write_directory(temporary)
+        head = report_head(source, limits, test_dirs, unit_of(llm), filtered.total, filtered.kept, filtered.seconds,
+                           {reason: count for reason, (count, _) in filtered.left_out.items()}, filtered.instead_of)
+        filtered.write_report(Path(report or destination / REPORT), head)
     return said
 
 
