@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
-from blspkd.errors import BlspkdError, Stopped
+from blspkd.errors import BlspkdError, Stopped, writing
 from blspkd.files import place
 
 STALE = 120.0  # seconds without a sign of life
@@ -94,7 +94,8 @@ class Leases:
         mark = uuid.uuid4().hex
         contents = {"mark": mark, "deaths": deaths, "place": place(), "process": os.getpid(),
                     "host": socket.gethostname()}
-        file = self._create(path, contents)
+        with writing(path):
+            file = self._create(path, contents)
         return None if file is None else Lease(path, mark, deaths, file)
 
     @contextmanager
@@ -118,8 +119,8 @@ class Leases:
     def _create(self, path: Path, contents: dict) -> int | None:
         """Make the file of a lease, whole and once, and open it; None if another process was faster."""
         own = path.with_name(f"{path.name}.{self._own}")
-        own.write_text(json.dumps(contents), encoding="utf-8")
         try:
+            own.write_text(json.dumps(contents), encoding="utf-8")
             with suppress(FileExistsError):
                 os.link(own, path)
                 return _opened(path, own)
@@ -185,7 +186,7 @@ def share(names: Sequence[str], leases: Leases, is_done: Callable[[int], bool], 
                 continue
             try:
                 if not is_done(index):  # else it was finished between the two looks
-                    with leases.kept_alive(lease):
+                    with leases.kept_alive(lease), writing(leases.folder.parent):  # where no file is named
                         work(index, lease)
             except (BlspkdError, Stopped, KeyboardInterrupt, SystemExit):
                 lease.release()

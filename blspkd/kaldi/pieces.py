@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from blspkd.errors import DataError
 from blspkd.files import json_digest, read_json, scratch_folder, write_json
-from blspkd.kaldi.files import Follows, data_files, follows
+from blspkd.kaldi.files import INFO, Follows, data_files, follows
 from blspkd.kaldi.leases import PATIENCE, Leases, share
 from blspkd.kaldi.tables import remedy_command
 
@@ -129,7 +129,7 @@ class Pieces:
             if kind in wanted and file.name != "spk2utt":
                 with open(folder / file.name, "wb") as lines:
                     lines.writelines(lines_of(file, wanted[kind]))
-            elif kind is Follows.NOTHING:
+            elif file.name == INFO:  # what else belongs to the whole may be large, and says nothing of a piece
                 shutil.copyfile(file, folder / file.name)
 
 

@@ -1,5 +1,6 @@
 """Leases: one process has one at a time, the dead lose theirs, clocks do not matter."""
 
+import errno
 import json
 import os
 import subprocess
@@ -216,3 +217,14 @@ def test_a_lease_is_ours_although_another_process_grips_it_for_an_instant(tmp_pa
     os.utime(lease.path, (0, 0))
     lease.renew()
     assert lease.path.stat().st_mtime > 0
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        Leases(tmp_path).take("a")
+    assert raised.value.filename == str(tmp_path / "a.lease") and not list(tmp_path.iterdir())

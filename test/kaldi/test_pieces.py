@@ -164,3 +164,10 @@ def test_a_table_that_changes_while_it_is_read_is_told(folder):
         pass
     with results(Pieces(folder, 2), "name", 0, do, Share(), written=["utt2dur"]) as places:
         assert places
+
+
+def test_what_belongs_to_the_whole_directory_is_in_no_piece(folder):
+    """It may be an archive of all recordings."""
+    (folder / "raw.ark").write_bytes(bytes(1000))
+    with Pieces(folder, 2).opened(1) as piece:
+        assert {"text", "utt2spk"} <= {file.name for file in piece.iterdir()} and not (piece / "raw.ark").exists()

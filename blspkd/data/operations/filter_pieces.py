@@ -8,6 +8,7 @@ another one) and the control, which is drawn by number.
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +33,7 @@ from blspkd.data.operations.verdicts import AT_RANDOM, REASONS, UNDECODABLE, UNU
 from blspkd.errors import DataError
 from blspkd.files import atomic_path, scratch_folder
 from blspkd.kaldi.columns import transcripts_file
+from blspkd.kaldi.files import INFO, Follows
 from blspkd.kaldi.join import join_directories
 from blspkd.kaldi.pieces import Pieces, Share, results
 from blspkd.kaldi.tables import read_table
@@ -126,6 +128,8 @@ class _Filtered:
                 kept = self._cut(scratch)
             kinds = {file.name: kind for file, kind in self.pieces.kinds().items()}
             join_directories([folder for folder in kept if folder.is_dir()], destination, kinds)
+        for name in (name for name, kind in kinds.items() if kind is Follows.NOTHING and name != INFO):
+            shutil.copyfile(self.pieces.path / name, destination / name)
 
     def write_report(self, file: Path, head: dict) -> None:
         """As `json.dump` with an indent of 1 writes it: utterances by reason."""
