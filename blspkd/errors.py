@@ -33,6 +33,8 @@ NUMBERED = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
 # torch.save, numpy's tofile and soundfile do not say why they could not write.
 UNEXPLAINED = re.compile(r"PytorchStreamWriter|unexpected pos|iostream error|requested and \d+ written|"
                          r"^System error\.$")
+# Before the message of an error that a data loader's process raised.
+_ELSEWHERE = re.compile(r"Caught \w+ in DataLoader worker.*\nblspkd\.errors\.\w+: ", re.DOTALL)
 # What a text could make a terminal do: move its cursor, change its title, answer as if somebody had typed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -150,7 +152,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         try:
             return main(*args, **kwargs)
         except BlspkdError as error:
-            print(for_stream(f"error: {error}", sys.stderr), file=sys.stderr)
+            print(for_stream(f"error: {_ELSEWHERE.sub('', str(error)).rstrip()}", sys.stderr), file=sys.stderr)
             sys.exit(_refused_status())
         except Stopped as stopped:
             if str(stopped):

@@ -119,3 +119,17 @@ def test_every_library_that_cannot_write_is_one_message(library, tmp_path, small
     assert capsys.readouterr().err == (f"error: {tmp_path}/file: File too large; raise the limit (ulimit -f) and start "
                                        "the same command again\n")
     assert list(tmp_path.iterdir()) == []
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("shard-00001.arrow: is cut; pack it again:\n  `utils/data_dir.sh pack`")
+
+
+def test_a_message_from_a_data_loaders_process_comes_without_its_traceback(capsys):
+    with pytest.raises(SystemExit):
+        command(lambda: list(torch.utils.data.DataLoader(Broken(), num_workers=1)))()
+    assert capsys.readouterr().err == "error: shard-00001.arrow: is cut; pack it again:\n  `utils/data_dir.sh pack`\n"

@@ -244,8 +244,11 @@ def open_file(path: str, max_seconds: float | None = None, missing: str = _MISSI
     place = file_of(path)
     try:
         if (data := read_piece(path)) is not None:
-            with open_encoded(io.BytesIO(data), path, max_seconds, (path,)) as file:
-                yield file
+            try:
+                with open_encoded(io.BytesIO(data), path, max_seconds, (path,)) as file:
+                    yield file
+            except AudioError as error:
+                raise AudioError(f"{error}; or remove {place} and pack the directory again") from None
             return
         status = os.stat(place)
         if not stat.S_ISREG(status.st_mode):

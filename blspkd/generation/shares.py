@@ -7,6 +7,7 @@ from math import ceil
 from blspkd.errors import ConfigError
 
 MIN_BATCHES = 4  # that are worth the start of a job, which loads the LLM
+MOST = 500  # claims of a part: each may write a file into its folder
 PER_JOB = 8  # parts for each job, from which on whole parts are claimed
 
 
@@ -56,7 +57,7 @@ class Claims(Sequence[Claim]):
 
     @staticmethod
     def _count(batches: int) -> int:
-        return max(1, batches // MIN_BATCHES)
+        return min(MOST, max(1, batches // MIN_BATCHES))
 
 
 def check_job(job: int, num_jobs: int) -> None:

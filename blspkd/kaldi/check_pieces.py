@@ -17,7 +17,7 @@ from blspkd.errors import DataError
 from blspkd.files import read_json, write_json
 from blspkd.kaldi.check import LACKS, SHOWN, Checker, Problem, validate
 from blspkd.kaldi.files import Follows, data_files, known_file
-from blspkd.kaldi.pieces import Pieces, Share, clean_up, line_begin, lines_of, results
+from blspkd.kaldi.pieces import Pieces, Share, line_begin, lines_of, results
 from blspkd.kaldi.tables import scan
 
 NAME = "validate"
@@ -44,12 +44,10 @@ def validate_in_pieces(path: str | os.PathLike, share: Share, *, need_text: bool
                  "is_sorted": checker.is_sorted, "edges": checker.edges}
         write_json(folder / "found.json", found)
 
-    folders = results(pieces, NAME, [check_files, needs], do, share)
-    if folders is None:
-        return None
-    found = [read_json(folder / "found.json") for folder in folders]
-    problems = _whole(pieces, found)
-    clean_up(path, NAME)
+    with results(pieces, NAME, [check_files, needs], do, share) as folders:
+        if folders is None:
+            return None
+        problems = _whole(pieces, [read_json(folder / "found.json") for folder in folders])
     return validate(path, check_files=check_files, **needs) if problems is None else problems
 
 

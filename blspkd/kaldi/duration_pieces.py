@@ -5,7 +5,7 @@ from pathlib import Path
 
 from blspkd.files import read_json, write_json
 from blspkd.kaldi.join import join
-from blspkd.kaldi.pieces import Pieces, Share, clean_up, results
+from blspkd.kaldi.pieces import Pieces, Share, results
 from blspkd.kaldi.recordings import BAD_AUDIO, MADE_FROM, bad_audio, measure_durations, write_durations
 from blspkd.kaldi.tables import scan_lines, write_table
 
@@ -27,20 +27,19 @@ def write_durations_in_pieces(path: str | os.PathLike, share: Share, num_jobs: i
         write_json(folder / "counts.json", {"total": len(measured.made_from), "bad": len(measured.bad),
                                             "is_current": measured.is_current})
 
-    folders = results(pieces, NAME, "", do, share, written=["utt2dur"])
-    if folders is None:
-        return None
-    counts = [read_json(folder / "counts.json") for folder in folders]
-    bad = sum(piece["bad"] for piece in counts)
+    with results(pieces, NAME, "", do, share, written=["utt2dur"]) as folders:
+        if folders is None:
+            return None
+        counts = [read_json(folder / "counts.json") for folder in folders]
+        total, bad = (sum(piece[key] for piece in counts) for key in ("total", "bad"))
+        is_current = all(piece["is_current"] for piece in counts)
+        if bad:
+            join(folders, path, BAD_AUDIO)
+        elif not is_current:
+            join(folders, path, "utt2dur")
+            join(folders, path, MADE_FROM)  # last: a run that is killed before measures again
+            (path / BAD_AUDIO).unlink(missing_ok=True)
     if bad:
-        join(folders, path, BAD_AUDIO)
-        clean_up(path, NAME)
-        raise bad_audio(path, bad, sum(piece["total"] for piece in counts),
-                        ((utt_id, what) for _, utt_id, what in scan_lines(path / BAD_AUDIO, lambda *problem: None)))
-    is_current = all(piece["is_current"] for piece in counts)
-    if not is_current:
-        join(folders, path, "utt2dur")
-        join(folders, path, MADE_FROM)  # last: a run that is killed before measures again
-        (path / BAD_AUDIO).unlink(missing_ok=True)
-    clean_up(path, NAME)
+        raise bad_audio(path, bad, total, ((utt_id, what) for _, utt_id, what in
+                                           scan_lines(path / BAD_AUDIO, lambda *problem: None)))
     return not is_current

@@ -2,9 +2,10 @@
 
 A lease is taken by giving a file that is written already its name, with a hard link: one process succeeds, the others
 see that the name is there (`O_EXCL`, where a disk knows no links). A thread renews it while its process lives, by the
-date of the file. One that has not been renewed for `STALE` seconds is nobody's, and so is one whose process is known to
-be dead, on this machine. Dates are those of the disk's server, by which the time is asked too: clocks of machines
-differ. To take over is to rename the file that is there to a name of one's own; of several, one succeeds.
+date of the file. One that has not been renewed for `STALE` seconds is nobody's (nor is one dated as far ahead: somebody
+has set the clock back), and so is one whose process is known to be dead, on this machine. Dates are those of the disk's
+server, by which the time is asked too: clocks of machines differ. To take over is to rename the file that is there to a
+name of one's own; of several, one succeeds.
 
 A process that is killed leaves its lease; the next one counts it as a death (`Lease.deaths`). One that a signal stops,
 or that ends with a message for the user, gives its lease back.
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
-from blspkd.errors import BlspkdError, Stopped
+from blspkd.errors import BlspkdError, Stopped, writing
 from blspkd.files import place
 
 STALE = 120.0  # seconds without a sign of life
@@ -33,10 +34,10 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 class Lease:
     """The right to work on something, as long as it is renewed."""
 
-    def __init__(self, path: Path, mark: str, deaths: int):
+    def __init__(self, path: Path, mark: str, deaths: int, file: int):
         self.path, self.mark = path, mark
         self.deaths = deaths  # processes that were killed while they had it
-        self._file = os.open(path, os.O_RDONLY)  # the file itself is renewed, whatever has its name by now
+        self._file = file  # opened: the file itself is renewed, whatever has its name by now
 
     @property
     def note(self) -> Path:
@@ -89,11 +90,13 @@ class Leases:
             before = self._take_away(path)
             if before is None:
                 return None
-            deaths = before.get("deaths", 0) + 1
+            deaths = before["deaths"] + 1 if isinstance(before.get("deaths"), int) else 1
         mark = uuid.uuid4().hex
         contents = {"mark": mark, "deaths": deaths, "place": place(), "process": os.getpid(),
                     "host": socket.gethostname()}
-        return Lease(path, mark, deaths) if self._create(path, contents) else None
+        with writing(path):
+            file = self._create(path, contents)
+        return None if file is None else Lease(path, mark, deaths, file)
 
     @contextmanager
     def kept_alive(self, lease: Lease) -> Iterator[Lease]:
@@ -113,26 +116,27 @@ class Leases:
             end.set()
             thread.join()
 
-    def _create(self, path: Path, contents: dict) -> bool:
-        """Make the file of a lease, whole and once; False if another process was faster."""
+    def _create(self, path: Path, contents: dict) -> int | None:
+        """Make the file of a lease, whole and once, and open it; None if another process was faster."""
         own = path.with_name(f"{path.name}.{self._own}")
-        own.write_text(json.dumps(contents), encoding="utf-8")
         try:
-            os.link(own, path)
-            return True
-        except FileExistsError:
-            return _read(path).get("mark") == contents["mark"]  # NFS may have lost the answer, and asked again
+            own.write_text(json.dumps(contents), encoding="utf-8")
+            with suppress(FileExistsError):
+                os.link(own, path)
+                return _opened(path, own)
+            is_ours = _read(path).get("mark") == contents["mark"]  # NFS may have lost the answer, and asked again
+            return _opened(path, own) if is_ours else None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
         finally:
             own.unlink(missing_ok=True)
         try:
-            with open(path, "x", encoding="utf-8") as file:
-                json.dump(contents, file)
-            return True
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
-            return False
+            return None
+        os.write(file, json.dumps(contents).encode())
+        return file
 
     def _take_away(self, path: Path) -> dict | None:
         """What a lease of a dead process says, which is removed; None if it may live, or another one was faster."""
@@ -152,7 +156,7 @@ class Leases:
         return None if may_live else contents
 
     def _may_live(self, path: Path, now: float) -> bool:
-        return now - path.stat().st_mtime < self.stale and not _is_dead(_read(path))
+        return abs(now - path.stat().st_mtime) < self.stale and not _is_dead(_read(path))
 
     def _server_time(self) -> float:
         own = self.folder / f"clock.{self._own}"
@@ -182,7 +186,7 @@ def share(names: Sequence[str], leases: Leases, is_done: Callable[[int], bool], 
                 continue
             try:
                 if not is_done(index):  # else it was finished between the two looks
-                    with leases.kept_alive(lease):
+                    with leases.kept_alive(lease), writing(leases.folder.parent):  # where no file is named
                         work(index, lease)
             except (BlspkdError, Stopped, KeyboardInterrupt, SystemExit):
                 lease.release()
@@ -194,6 +198,14 @@ def share(names: Sequence[str], leases: Leases, is_done: Callable[[int], bool], 
         if len(others) == len(todo):
             sleep(PATIENCE)
         todo = others
+
+
+def _opened(path: Path, own: Path) -> int:
+    """The file of a new lease, which has both names; another process may have gripped the first for an instant."""
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return os.open(own, os.O_RDONLY)
 
 
 def _read(path: Path) -> dict:

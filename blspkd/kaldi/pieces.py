@@ -11,16 +11,18 @@ Where a recording has several utterances (`segments`), a piece has the lines of 
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from time import sleep
 from types import MappingProxyType
 
 from blspkd.errors import DataError
-from blspkd.files import atomic_path, json_digest, read_json, scratch_folder, write_json
-from blspkd.kaldi.files import Follows, data_files, follows
-from blspkd.kaldi.leases import Leases, share
+from blspkd.files import json_digest, read_json, scratch_folder, write_json
+from blspkd.kaldi.files import INFO, Follows, data_files, follows
+from blspkd.kaldi.leases import PATIENCE, Leases, share
+from blspkd.kaldi.tables import remedy_command
 
 SIZE = 100_000  # utterances of a piece
 FOLDER = ".pieces"  # in the data directory, while a verb works on it
@@ -45,6 +47,7 @@ class Pieces:
         self.path = Path(path)
         self.size = size
         self._starts: list[bytes] = []  # first utterance of each
+        self._sorted: set[Path] = set()  # the tables that are known to be
         if not (self.path / "utt2spk").is_file():
             self._starts.append(b"")  # whoever reads it says so
             return
@@ -77,17 +80,16 @@ class Pieces:
         if len(self) == 1:
             yield self.path
             return
-        folder = self.path / FOLDER / f"piece-{index + 1}"
-        try:
-            with atomic_path(folder) as temporary:
-                temporary.mkdir()
-                self._write(index, temporary, more)
-            yield folder
-        except DataError as error:
-            raise type(error)(f"{str(error).replace(str(folder), str(self.path))}\n(line numbers count from the first "
-                              "line of a piece; the verb validate tells those of the file)") from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        kinds = self.kinds()
+        self._check_sorted([*(file for file, kind in kinds.items()
+                              if kind is not Follows.NOTHING and file.name != "spk2utt"), *more.values()])
+        with scratch_folder(self.path / FOLDER / f"piece-{index + 1}") as folder:  # other verbs may have theirs
+            try:
+                self._write(index, folder, kinds, more)
+                yield folder
+            except DataError as error:
+                raise type(error)(f"{str(error).replace(str(folder), str(self.path))}\n(line numbers count from the "
+                                  "first line of a piece; the verb validate tells those of the file)") from None
 
     def kinds(self) -> dict[Path, Follows]:
         """What the lines of each file belong to; recordings without segments are utterances."""
@@ -97,8 +99,24 @@ class Pieces:
             kinds = {file: Follows.UTTERANCES if kind is Follows.RECORDINGS else kind for file, kind in kinds.items()}
         return kinds
 
-    def _write(self, index: int, folder: Path, more: Mapping[str, Path]) -> None:
-        kinds = self.kinds()
+    def _check_sorted(self, files: list[Path]) -> None:
+        """Raise DataError for a table that is not sorted: bisection would lose lines of it."""
+        for file in files:
+            previous = b""
+            if file in self._sorted:
+                continue
+            with open(file, "rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    key = key_of(line)
+                    if key < previous and key:
+                        names = (name.decode(errors="backslashreplace") for name in (key, previous))
+                        raise DataError(f"{file}:{number}: {' stands after '.join(names)} (order of bytes, LC_ALL=C); "
+                                        "a large directory is worked on in pieces, for which its tables have to be "
+                                        f"sorted: `{remedy_command('fix_data_dir.sh', self.path)}`")
+                    previous = key or previous
+            self._sorted.add(file)
+
+    def _write(self, index: int, folder: Path, kinds: Mapping[Path, Follows], more: Mapping[str, Path]) -> None:
         hidden = [file for file in self.path.glob(".utt2*") if file.is_file() and ".tmp-" not in file.name]
         for file in [*(file for file, kind in kinds.items() if kind is Follows.UTTERANCES), *hidden]:
             copy_stretch(file, *self.stretch(file, index), folder / file.name)
@@ -111,21 +129,22 @@ class Pieces:
             if kind in wanted and file.name != "spk2utt":
                 with open(folder / file.name, "wb") as lines:
                     lines.writelines(lines_of(file, wanted[kind]))
-            elif kind is Follows.NOTHING:
+            elif file.name == INFO:  # what else belongs to the whole may be large, and says nothing of a piece
                 shutil.copyfile(file, folder / file.name)
 
 
+@contextmanager
 def results(pieces: Pieces, name: str, made_from: object, do: Callable[[int, Path], None], share_: Share,
-            written: Iterable[str] = ()) -> list[Path] | None:
-    """`do` every piece that nobody has done; returns the folders with what it wrote, or None for one of several jobs.
+            written: Iterable[str] = ()) -> Iterator[list[Path] | None]:
+    """`do` every piece that nobody has done; yields the folders with what it wrote, or None for one of several jobs.
+
+    What is kept is removed when the block of the last call ends without an error: the verb is done.
 
     do:        gets the number of a piece and a folder to write into.
     made_from: what else decides what it writes. written: files of the directory that the verb itself writes.
     """
     folder = pieces.path / FOLDER / name
-    fingerprint = json_digest([made_from, pieces.size, [
-        (file.name, status.st_size, status.st_mtime_ns) for file in data_files(pieces.path)
-        if file.name not in written for status in [file.stat()]]])
+    fingerprint = _fingerprint(pieces, made_from, written)
     places = [folder / f"{index // _PER_FOLDER:03d}" / f"{index + 1:06d}-of-{len(pieces):06d}"
               for index in range(len(pieces))]
 
@@ -142,15 +161,38 @@ def results(pieces: Pieces, name: str, made_from: object, do: Callable[[int, Pat
 
     first = len(pieces) * ((share_.job or 1) - 1) // max(1, share_.num_jobs) % len(pieces)
     names = [str(place.relative_to(folder)) for place in places]
-    share(names, Leases(folder / "leases"), is_done, work, first)
-    return places if share_.job is None else None
+    if share_.job is not None:
+        share(names, Leases(folder / "leases"), is_done, work, first)
+        yield None
+        return
+    with _alone(pieces.path / FOLDER, name):
+        share(names, Leases(folder / "leases"), is_done, work, first)
+        if _fingerprint(pieces, made_from, written) != fingerprint:
+            raise DataError(f"{pieces.path}: its tables have changed while they were read; start the same "
+                            "command again")
+        yield places
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another verb works there
+        (pieces.path / FOLDER).rmdir()
 
 
-def clean_up(path: Path, name: str) -> None:
-    """Remove what `results` has kept: the verb is done."""
-    shutil.rmtree(path / FOLDER / name, ignore_errors=True)
-    if (path / FOLDER).is_dir() and not any((path / FOLDER).iterdir()):
-        (path / FOLDER).rmdir()
+def _fingerprint(pieces: Pieces, made_from: object, written: Iterable[str]) -> str:
+    tables = [(file.name, status.st_size, status.st_mtime_ns) for file in data_files(pieces.path)
+              if file.name not in written for status in [file.stat()]]
+    return json_digest([made_from, pieces.size, tables])
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """In this block no other last call of the verb works on the directory: it would remove what this one reads."""
+    leases = Leases(folder)
+    while (lease := leases.take(name)) is None:
+        sleep(PATIENCE)
+    try:
+        with leases.kept_alive(lease):
+            yield
+    finally:
+        lease.finish()
 
 
 def key_of(line: bytes) -> bytes:

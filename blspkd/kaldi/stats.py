@@ -17,7 +17,7 @@ import numpy as np
 from blspkd.files import read_json, write_json
 from blspkd.kaldi.data_dir import read_audio, read_seconds, read_speakers, read_texts
 from blspkd.kaldi.files import SEVERAL_LINES, Follows, data_files, known_file
-from blspkd.kaldi.pieces import Pieces, Share, clean_up, results
+from blspkd.kaldi.pieces import Pieces, Share, results
 from blspkd.kaldi.tables import read_table
 from blspkd.kaldi.word_times import read_word_times
 
@@ -67,12 +67,8 @@ def stats(path: str | os.PathLike, share: Share | None = None) -> Stats | None:
         with pieces.opened(index) as piece:
             _Figures.of(piece).save(folder)
 
-    folders = results(pieces, NAME, "", do, share)
-    if folders is None:
-        return None
-    figures = _put_together(map(_Figures.load, folders))
-    clean_up(path, NAME)
-    return figures
+    with results(pieces, NAME, "", do, share) as folders:
+        return None if folders is None else _put_together(map(_Figures.load, folders))
 
 
 @dataclass(frozen=True)

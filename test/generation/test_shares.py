@@ -1,5 +1,7 @@
 """What is claimed: every batch once, whole parts of large sets, and no job that is not worth its start."""
 
+from collections import Counter
+
 import pytest
 
 from blspkd.errors import ConfigError
@@ -52,3 +54,11 @@ def test_job_numbers_out_of_range_are_refused(job, num_jobs):
 def test_sizes_below_one_are_refused(sizes):
     with pytest.raises(ConfigError, match="give a positive number"):
         Claims(7, *sizes, 1)
+
+
+def test_large_parts_of_small_batches_make_no_more_files_than_a_folder_may_hold():
+    claims = Claims(utterances=25_000, part_size=20_000, batch_size=1, num_jobs=4)
+    per_part = Counter(claim.part for claim in claims)
+    assert max(per_part.values()) <= 1000 and not any(claim.is_whole for claim in claims)
+    batches = [batch for claim in claims if claim.part == 0 for batch in range(20_000)[claim.batches]]
+    assert batches == list(range(20_000))

@@ -1,5 +1,6 @@
 """Leases: one process has one at a time, the dead lose theirs, clocks do not matter."""
 
+import errno
 import json
 import os
 import subprocess
@@ -179,3 +180,51 @@ def test_what_others_work_on_is_waited_for(tmp_path, monkeypatch):
                                                                                      done.add(index)), first=1)
     assert worked == [2, 0] and done == {0, 1, 2}
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_date_far_ahead_is_no_sign_of_life(tmp_path):
+    """The disk's clock was set back after a process of another machine had died."""
+    leases = Leases(tmp_path, stale=60)
+    for ahead, deaths in ((50, None), (3600, 1)):
+        lease = leases.take(str(ahead))
+        rewrite(lease, place="elsewhere")
+        date = lease.path.stat().st_mtime + ahead
+        os.utime(lease.path, (date, date))
+        second = leases.take(str(ahead))
+        assert (second and second.deaths) == deaths
+
+
+@pytest.mark.parametrize("contents", ["", "\x00", "[1]", '{"deaths": "3", "process": 1}', '{"deaths": null}'])
+def test_what_another_version_or_a_full_disk_left_is_taken_over_when_it_is_old(tmp_path, contents):
+    leases = Leases(tmp_path, stale=60)
+    (tmp_path / "a.lease").write_text(contents)
+    assert leases.take("a") is None
+    os.utime(tmp_path / "a.lease", (0, 0))
+    assert leases.take("a").deaths == 1
+
+
+def test_a_lease_is_ours_although_another_process_grips_it_for_an_instant(tmp_path, monkeypatch):
+    link = os.link
+
+    def gripped(source, destination):
+        link(source, destination)
+        os.rename(destination, tmp_path / "gripped")  # and is handed back when that process has looked at it
+
+    monkeypatch.setattr(module.os, "link", gripped)
+    lease = Leases(tmp_path).take("a")
+    os.rename(tmp_path / "gripped", lease.path)
+    assert lease.is_ours()
+    os.utime(lease.path, (0, 0))
+    lease.renew()
+    assert lease.path.stat().st_mtime > 0
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        Leases(tmp_path).take("a")
+    assert raised.value.filename == str(tmp_path / "a.lease") and not list(tmp_path.iterdir())

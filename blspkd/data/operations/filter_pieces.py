@@ -8,6 +8,7 @@ another one) and the control, which is drawn by number.
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,8 +33,9 @@ from blspkd.data.operations.verdicts import AT_RANDOM, REASONS, UNDECODABLE, UNU
 from blspkd.errors import DataError
 from blspkd.files import atomic_path, scratch_folder
 from blspkd.kaldi.columns import transcripts_file
+from blspkd.kaldi.files import INFO, Follows
 from blspkd.kaldi.join import join_directories
-from blspkd.kaldi.pieces import Pieces, Share, clean_up, results
+from blspkd.kaldi.pieces import Pieces, Share, results
 from blspkd.kaldi.tables import read_table
 from blspkd.kaldi.verbs import new_directory, subset
 
@@ -69,19 +71,18 @@ def filter_in_pieces(source: str | os.PathLike, destination: str | os.PathLike, 
             if not _needs_all(limits) and kept:
                 subset(piece, folder / "kept", kept)
 
-    folders = results(pieces, NAME, made_from, do, share)
-    if folders is None:
-        return None
-    filtered = _Filtered(pieces, folders, limits)
-    said = summary(filtered.kept, filtered.seconds, unit_of(llm), filtered.left_out, filtered.instead_of)
-    if not filtered.kept:
-        raise DataError(f"{source}: no utterance is left: {said}")
-    with new_directory(destination, [source]) as temporary:
-        filtered.write_directory(temporary)
-    head = report_head(source, limits, test_dirs, unit_of(llm), filtered.total, filtered.kept, filtered.seconds,
-                       {reason: count for reason, (count, _) in filtered.left_out.items()}, filtered.instead_of)
-    filtered.write_report(Path(report or destination / REPORT), head)
-    clean_up(source, NAME)
+    with results(pieces, NAME, made_from, do, share) as folders:
+        if folders is None:
+            return None
+        filtered = _Filtered(pieces, folders, limits)
+        said = summary(filtered.kept, filtered.seconds, unit_of(llm), filtered.left_out, filtered.instead_of)
+        if not filtered.kept:
+            raise DataError(f"{source}: no utterance is left: {said}")
+        with new_directory(destination, [source]) as temporary:
+            filtered.write_directory(temporary)
+        head = report_head(source, limits, test_dirs, unit_of(llm), filtered.total, filtered.kept, filtered.seconds,
+                           {reason: count for reason, (count, _) in filtered.left_out.items()}, filtered.instead_of)
+        filtered.write_report(Path(report or destination / REPORT), head)
     return said
 
 
@@ -127,6 +128,8 @@ class _Filtered:
                 kept = self._cut(scratch)
             kinds = {file.name: kind for file, kind in self.pieces.kinds().items()}
             join_directories([folder for folder in kept if folder.is_dir()], destination, kinds)
+        for name in (name for name, kind in kinds.items() if kind is Follows.NOTHING and name != INFO):
+            shutil.copyfile(self.pieces.path / name, destination / name)
 
     def write_report(self, file: Path, head: dict) -> None:
         """As `json.dump` with an indent of 1 writes it: utterances by reason."""

@@ -16,7 +16,8 @@ from blspkd.errors import DataError
 from blspkd.files import atomic_path
 
 TOKEN_BYTES = 4
-_TYPES = {"shard": np.int32, "turn": np.int32, "n_input": np.int32, "n_response": np.int32, "text_bytes": np.int32}
+_TYPES = {"shard": np.int32, "turn": np.int32, "n_input": np.int32, "n_response": np.int32, "text_bytes": np.int32,
+          "input_sum": np.uint32, "response_sum": np.uint32}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Index:
     turn: np.ndarray  # int32: of the list of different (prefix, suffix)
     n_input: np.ndarray  # int32: tokens
     n_response: np.ndarray  # int32; -1: the utterance has no continuation
+    input_sum: np.ndarray  # uint32: checksums of the tokens
+    response_sum: np.ndarray
     text_bytes: np.ndarray  # int32
     audio_bytes: np.ndarray  # int64
     text_at: np.ndarray  # int64, like the three below
@@ -85,6 +88,7 @@ def _rows(shard: Path, number: int, turns: dict[tuple[bytes, bytes], int]) -> It
                 edges = column.offsets.to_numpy()
                 valid = column.is_valid().to_numpy(zero_copy_only=False)
                 row[f"n_{name}"] = np.where(valid, np.diff(edges), -1)
+                row[f"{name}_sum"] = batch.column(f"{name}_sum").to_numpy().copy()
                 row[f"{name}_at"] = (_address(column.values.buffers()[1], begin)
                                      + TOKEN_BYTES * edges[:-1].astype(np.int64))
             pairs = zip(_bytes(batch.column("prefix")), _bytes(batch.column("suffix")), strict=True)

@@ -17,7 +17,7 @@ from blspkd.files import contents_digest, json_digest
 from blspkd.kaldi.files import INFO, Follows, data_files, known_file
 from blspkd.kaldi.tables import remedy_command
 
-FORMAT = 1  # of the files, and of the rules that make token ids; a change makes old directories stale
+FORMAT = 2  # of the files, and of the rules that make token ids; a change makes old directories stale
 READ = ("wav.scp", "segments", "reco2channel", "text", "utt2spk", "utt2dur", "continuation", INFO)  # packed, as it were
 _NOT_COPIED = ("wav.scp", "segments", "reco2channel", "text", "utt2dur", "continuation", "feats.scp", "vad.scp")
 

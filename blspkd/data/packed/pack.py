@@ -25,7 +25,7 @@ from blspkd.data.packed.index import write_index
 from blspkd.data.packed.shard import Row, arrow, state, write_shard
 from blspkd.data.prompts import Prompt
 from blspkd.errors import AudioError, ConfigError, DataError
-from blspkd.files import atomic_path, atomic_write, json_digest, read_json
+from blspkd.files import atomic_path, atomic_write, contents_digest, json_digest, read_json
 from blspkd.kaldi.data_dir import KaldiDir, Utterance, read_continuations
 from blspkd.kaldi.tables import remedy_command
 from blspkd.progress import progress_bar
@@ -52,6 +52,8 @@ class Packing:
     def __init__(self, source: Path, packed: Path, prompt: Prompt, llm: str, shard_bytes: int):
         """llm: whose tokenizer `prompt` has. Raises DataError where the directory is not in order."""
         arrow()
+        if not source.is_dir():
+            raise DataError(f"{source}: there is no such data directory; has stage 1 (data preparation) run?")
         if packed.resolve() == source.resolve():
             raise DataError(f"{packed}: is the data directory itself; choose another place")
         if packed.exists() and not is_packed(packed) and any(packed.iterdir()):
@@ -80,7 +82,7 @@ class Packing:
             return (f"{self.packed}: job {job} of {num_jobs}: nothing to do, because {self.source} is work for "
                     f"{len(self.shards)} jobs (--shard_mb)")
         for shard in mine:
-            found = state(shard.path, shard.digest)
+            found = state(shard.path, shard.digest, with_tokens=True)
             if found == "whole":
                 continue
             if found in ("cut", "stale"):
@@ -104,20 +106,23 @@ class Packing:
         before = read_json(self.packed / MARKER)
         index, files = self.packed / INDEX, list(made_from.side_tables(self.source))
         if (all(before.get(key) == value for key, value in wanted.items()) and index.is_file()
-                and before.get("index_bytes") == index.stat().st_size
+                and before.get("index_digest") == contents_digest(index)
                 and all((self.packed / file.name).is_file() for file in files)):
             return
         turns = write_index(index, [shard.path for shard in self.shards])
         for file in files:
             with atomic_path(self.packed / file.name) as temporary:
                 shutil.copyfile(file, temporary)
+        for copy in set(made_from.side_tables(self.packed)) - {self.packed / file.name for file in files}:
+            copy.unlink()
         kept = {shard.path.name for shard in self.shards}
         for stranger in (self.packed / SHARDS).glob("shard-*.arrow"):
             if stranger.name not in kept:
                 stranger.unlink()
         with atomic_write(self.packed / MARKER) as file:
             json.dump({**wanted, "source": os.path.relpath(self.source.resolve(), self.packed.resolve()),
-                       "utterances": len(self.data), "index_bytes": index.stat().st_size, "turns": turns,
+                       "utterances": len(self.data), "index_bytes": index.stat().st_size,
+                       "index_digest": contents_digest(index), "turns": turns,
                        "shards": [[shard.path.name, shard.path.stat().st_size] for shard in self.shards]}, file)
 
     def _rows(self, shard: Shard) -> Iterator[Row]:

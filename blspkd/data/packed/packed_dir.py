@@ -16,10 +16,10 @@ from blspkd.data.examples import Example, Selection, check_some_left
 from blspkd.data.packed import made_from
 from blspkd.data.packed.index import TOKEN_BYTES, Index, read_index
 from blspkd.data.packed.pack import INDEX, MARKER, SHARDS
-from blspkd.data.packed.shard import open_shard
+from blspkd.data.packed.shard import checksum, damaged_row, open_shard
 from blspkd.data.prompts import Prompt
 from blspkd.errors import DataError
-from blspkd.files import read_json
+from blspkd.files import contents_digest, read_json
 from blspkd.kaldi.data_dir import Utterance
 
 
@@ -31,8 +31,9 @@ class PackedDir:
         self.path = Path(path)
         close_shards()
         record = read_json(self.path / MARKER)
-        self.source = (self.path.resolve() / record["source"]).resolve() if record else Path("DIR")
-        self.settings: Mapping = record.get("settings", {})
+        settings, source = record.get("settings"), record.get("source")  # another version may have others
+        self.settings: Mapping = settings if isinstance(settings, dict) else {}
+        self.source = (self.path.resolve() / source).resolve() if isinstance(source, str) else Path("DIR")
         self.command = made_from.again(self.source, self.path, self.settings.get("llm", "LLM"))
         if not record:
             raise DataError(f"{self.path}: its packing is not complete; run the same command again: `{self.command}`")
@@ -44,6 +45,9 @@ class PackedDir:
         self.shards = [str(self.path / SHARDS / name) for name, _ in record["shards"]]
         self._check_sizes({**dict(zip(self.shards, (size for _, size in record["shards"]), strict=True)),
                            str(self.path / INDEX): record["index_bytes"]})
+        if contents_digest(self.path / INDEX) != record["index_digest"]:
+            raise DataError(f"{self.path / INDEX}: is damaged; pack the directory again, which writes the index anew "
+                            f"from the shards: `{self.command}`")
         self.index: Index = read_index(self.path / INDEX)
 
     def __reduce__(self):
@@ -104,7 +108,14 @@ class PackedDir:
     def tokens(self, row: int, name: str) -> np.ndarray:
         """int32 [n] token ids: "input" or "response"; it may be written to."""
         number = max(0, int(getattr(self.index, f"n_{name}")[row]))
-        return np.frombuffer(self._bytes(row, name, TOKEN_BYTES * number), np.int32).copy()
+        data = self._bytes(row, name, TOKEN_BYTES * number)
+        if checksum(data) != int(getattr(self.index, f"{name}_sum")[row]):
+            raise self.damaged(self.shards[self.index.shard[row]], self.index.utt_id[row].as_py())
+        return np.frombuffer(data, np.int32).copy()
+
+    def damaged(self, shard: str, utt_id: str) -> DataError:
+        return DataError(f"{shard}: the tokens of utterance {utt_id} are damaged; pack the directory again, which "
+                         f"remakes this file alone: `{self.command}`")
 
     def text(self, row: int) -> str:
         return self._bytes(row, "text", int(self.index.text_bytes[row])).decode()
@@ -170,6 +181,8 @@ class PackedExamples(LazyExamples):
         for shard in self.data.shards:
             with open_shard(Path(shard)) as (_, batches):
                 for batch in batches:
+                    if (row := damaged_row(batch, "input")) is not None:
+                        raise self.data.damaged(shard, batch.column("utt_id")[row].as_py())
                     column = batch.column("input")
                     values = column.values.to_numpy()
                     if chosen is not None:

@@ -6,6 +6,7 @@ bytes at a known place of the file, which the index tells: they are read without
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Row:
     response: np.ndarray | None
     audio: bytes  # of an audio file
 
+    @property
+    def input_sum(self) -> int:
+        return checksum(self.input)
+
+    @property
+    def response_sum(self) -> int:
+        return checksum(b"" if self.response is None else self.response)
+
 
 def arrow() -> ModuleType:
     """pyarrow. Raises DataError where it is not installed."""
@@ -46,12 +55,28 @@ def arrow() -> ModuleType:
     return pyarrow
 
 
+def checksum(tokens: bytes | np.ndarray) -> int:
+    """CRC-32: whoever reads an utterance's tokens sees whether they are those that were written."""
+    return zlib.crc32(tokens)
+
+
+def damaged_row(batch: Any, name: str) -> int | None:
+    """The first row of a record batch whose "input" or "response" is not what was written."""
+    tokens = batch.column(name)
+    values, edges = tokens.values.to_numpy(), tokens.offsets.to_numpy()
+    for row, written in enumerate(batch.column(f"{name}_sum").to_numpy().tolist()):
+        if checksum(values[edges[row]:edges[row + 1]]) != written:
+            return row
+    return None
+
+
 def write_shard(path: Path, rows: Iterable[Row], made_from: str, number: int) -> None:
     """Write `number` rows, whole or not at all; made_from: a digest, which `state` compares."""
     pa = arrow()
     tokens = pa.list_(pa.int32())
     schema = pa.schema([("utt_id", pa.string()), ("text", pa.string()), ("duration", pa.float64()), ("prefix", tokens),
-                        ("input", tokens), ("suffix", tokens), ("response", tokens), ("audio", pa.large_binary())],
+                        ("input", tokens), ("suffix", tokens), ("response", tokens), ("input_sum", pa.uint32()),
+                        ("response_sum", pa.uint32()), ("audio", pa.large_binary())],
                        metadata={_KEY: json.dumps({"made_from": made_from, "rows": number})})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
@@ -74,19 +99,26 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def state(path: Path, made_from: str) -> str:
-    """"missing", "cut" (or damaged), "stale" (made from something else) or "whole"."""
+def state(path: Path, made_from: str, with_tokens: bool = False) -> str:
+    """"missing", "cut" (or damaged), "stale" (made from something else) or "whole".
+
+    with_tokens: they are read and compared with their checksums, too.
+    """
     if not path.exists():
         return "missing"
     try:
         with open_shard(path) as (_, batches):
             written = json.loads(batches[0].schema.metadata[_KEY]) if batches else {}
-            rows = sum(batch.num_rows for batch in batches)
+            if written.get("rows") != sum(batch.num_rows for batch in batches):
+                return "cut"
+            if written["made_from"] != made_from:
+                return "stale"
+            if with_tokens and any(damaged_row(batch, name) is not None for batch in batches
+                                   for name in ("input", "response")):
+                return "cut"
     except DataError:
         return "cut"
-    if written.get("rows") != rows:
-        return "cut"
-    return "whole" if written["made_from"] == made_from else "stale"
+    return "whole"
 
 
 @contextmanager

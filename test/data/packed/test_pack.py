@@ -261,3 +261,55 @@ def test_a_damaged_footer_is_found_by_opening(mixed, pack, packed):
     with pytest.raises(DataError, match="is cut or damaged"), open_shard(victim):
         pass
     assert "1 written" in pack()
+
+
+def test_a_damaged_index_of_the_right_size_is_named_and_written_again(mixed, pack, packed):
+    pack()
+    whole, index = contents(packed), packed / "index.arrow"
+    for place in (len(whole["index.arrow"]) // 2, -100):  # numbers that nobody could doubt, and the footer
+        data = bytearray(whole["index.arrow"])
+        data[place] ^= 0xff
+        index.write_bytes(data)
+        with pytest.raises(DataError, match="index.arrow: is damaged; pack the directory again"):
+            PackedDir(packed)
+        assert "0 written" in pack() and contents(packed) == whole
+
+
+def test_damaged_tokens_are_named_and_their_shard_is_remade_alone(mixed, pack, packed, caplog):
+    caplog.set_level("INFO")
+    pack()
+    whole, data = contents(packed), PackedDir(packed)
+    for name, row in (("input", 6), ("response", 7)):
+        victim = Path(data.shards[data.index.shard[row]])
+        damaged = bytearray(victim.read_bytes())
+        damaged[int(getattr(data.index, f"{name}_at")[row]) + 1] ^= 0x55
+        victim.write_bytes(damaged)
+        examples = PackedDir(packed).select(DataConfig(), with_continuations=True).examples
+        with pytest.raises(DataError, match=rf"{victim}: .*u{row:02d}.* damaged; pack the directory again"):
+            list(examples)
+        if name == "input":
+            with pytest.raises(DataError, match=f"{victim}: .* damaged; pack"):
+                examples.token_counts()
+        caplog.clear()
+        assert "1 written" in pack() and contents(packed) == whole and f"{victim}: is cut or damaged" in caplog.text
+
+
+@pytest.mark.parametrize("marker", ['{"format": 3}', '{"settings": {"format": 3}}', '{"settings": 3, "source": []}'])
+def test_what_another_version_has_packed_is_refused(mixed, pack, packed, marker):
+    pack()
+    (packed / "packed.json").write_text(marker)
+    with pytest.raises(DataError, match="was packed by another version .*: `utils/data_dir.sh pack --llm"):
+        PackedDir(packed)
+    assert "complete" in pack() and PackedDir(packed)
+
+
+def test_a_data_directory_that_is_not_there_is_named(pack, tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}/nothing: there is no such data directory"):
+        pack(source=tmp_path / "nothing")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_table_that_was_removed_leaves_no_copy(mixed, pack, packed):
+    pack()
+    (mixed / "utt2domain").unlink()
+    assert "0 written" in pack() and not (packed / "utt2domain").exists() and (packed / "word_times").exists()

@@ -3,12 +3,14 @@
 import os
 import pickle
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from blspkd.audio.archive import close_shards
+from blspkd.audio.samples import load
 from blspkd.config import DataConfig
 from blspkd.data.batching import BatchPlan, collate
 from blspkd.data.example_columns import columns, prefixes, token_counts
@@ -16,7 +18,7 @@ from blspkd.data.examples import ExampleDataset, make_examples, without_prompt
 from blspkd.data.features import FeatureExtractor
 from blspkd.data.operations import apply_operations
 from blspkd.data.packed.packed_dir import PackedDir
-from blspkd.errors import DataError
+from blspkd.errors import AudioError, DataError
 from blspkd.kaldi.data_dir import KaldiDir, read_continuations
 
 AUGMENTED = {"time_masks": 2, "frequency_masks": 1, "speed_factors": [0.9, 1.0, 1.1], "noise_snr_db": [5, 20],
@@ -158,3 +160,16 @@ def test_a_training_that_reads_goes_on_with_the_shards_that_it_opened(mixed, pac
     (mixed / "text").write_text((mixed / "text").read_text().replace("u00 the", "u00 this and that of the"))
     pack()
     same(list(examples), before)
+
+
+def test_damaged_audio_is_told_with_the_shard_to_remove(mixed, pack, tmp_path):
+    pack()
+    data = PackedDir(tmp_path / "packed")
+    shard = Path(data.shards[data.index.shard[3]])
+    damaged, at = bytearray(shard.read_bytes()), int(data.index.audio_at[3])
+    damaged[at:at + 64] = bytes(64)
+    shard.write_bytes(damaged)
+    with pytest.raises(AudioError, match=rf"can decode.*; or remove {shard} and pack the directory again"):
+        load(data.audio(3))
+    shard.unlink()
+    assert "1 written" in pack() and len(load(PackedDir(tmp_path / "packed").audio(3)))
