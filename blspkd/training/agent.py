@@ -25,6 +25,7 @@ from torch.distributed.run import parse_args, run
 from blspkd.errors import REFUSED, STOPPED
 from blspkd.training.signals import SIGNALS
 
+USAGE = 2  # exit status of argparse, where an option is missing or mistyped
 WANTED = {STOPPED, *(-number for number in SIGNALS)}  # exit statuses of processes that somebody stopped
 SETTLED = 1  # seconds after a failure, for the one that is its cause to be seen, too
 PATIENCE = 5  # seconds for a process to be gone that was killed
@@ -65,7 +66,7 @@ class Agent(LocalElasticAgent):
         elif None in statuses.values():
             return RunResult(WorkerState.HEALTHY)
         result = super()._monitor_workers(worker_group)  # kills the others
-        if _is_stopped() or REFUSED in Agent.ended.values():
+        if _is_stopped() or not {REFUSED, USAGE}.isdisjoint(Agent.ended.values()):
             self._remaining_restarts = 0
         if result.is_failed() and self._remaining_restarts:
             print(f"{_reason(result.failures)}; all start again from the last checkpoint, {self._remaining_restarts} "

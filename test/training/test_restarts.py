@@ -156,6 +156,14 @@ def test_a_mistake_in_the_options_is_not_tried_again(run):
     assert "ended: ModelError: training.init_from: /nowhere: there is no trained model here" in output
 
 
+def test_an_option_that_is_missing_is_not_tried_again(warm):
+    done = subprocess.run([LAUNCH, "--python", warm / "bin/python", "--num_procs", "2", "blspkd.bin.train", "--llm", "x"],
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          cwd=LAUNCH.parents[1], timeout=400)
+    assert done.returncode == 1 and "all start again" not in done.stderr, done.stderr
+    assert "the following arguments are required: --train_dir, --valid_dir, --output_dir" in done.stderr
+
+
 def test_ranks_may_change_and_the_weights_are_the_same(run, tmp_path):
     """2 -> 1 -> 2, and 1 -> 2: the accumulation is adapted; 3 ranks cannot share the 2 batches of a step.
 
