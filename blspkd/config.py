@@ -237,6 +237,8 @@ class TrainingConfig:
     def __post_init__(self):
         if self.hang_minutes < 0:
             raise ConfigError(f"training: hang_minutes: {self.hang_minutes} is below 0")
+        if self.gradient_accumulation < 1:
+            raise ConfigError(f"training: gradient_accumulation: {self.gradient_accumulation} is below 1")
 
 
 @dataclass

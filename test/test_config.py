@@ -33,6 +33,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("training: {max_steps: many}", "max_steps: expected int, found 'many'"),
     ("training: {max_steps: 1.5}", "max_steps: expected int"),
     ("training: {bf16: 1}", "bf16: expected bool"),
+    ("training: {gradient_accumulation: 0}", "training: gradient_accumulation: 0 is below 1"),
     ("model: {dtype: float16}", "number of that type; use bfloat16"),
     ("loss: {temperature: 0}", "temperature: 0.0 is not a positive number"),
     ("model: {adapter_heads: 2}", "unknown key 'adapter_heads'; it is now adapter_options.heads"),

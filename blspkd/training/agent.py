@@ -19,15 +19,19 @@ from torch.distributed.elastic.agent.server.api import RunResult
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousClosedError
 from torch.distributed.launcher import api
 from torch.distributed.run import parse_args, run
 
 from blspkd.errors import REFUSED, STOPPED
 from blspkd.training.signals import SIGNALS
 
+USAGE = 2  # exit status of argparse, where an option is missing or mistyped
 WANTED = {STOPPED, *(-number for number in SIGNALS)}  # exit statuses of processes that somebody stopped
 SETTLED = 1  # seconds after a failure, for the one that is its cause to be seen, too
 PATIENCE = 5  # seconds for a process to be gone that was killed
+LEFT_SECONDS = 60  # for our processes to end by themselves, after another machine has ended the training
+OTHER = "another machine has ended the training; its log says why"
 
 
 class Agent(LocalElasticAgent):
@@ -35,6 +39,7 @@ class Agent(LocalElasticAgent):
 
     told = 0  # the last signal that somebody sent to us
     ended: dict[int, int] = {}  # local rank -> exit status of the processes that failed, before we killed the others
+    left = 0.0  # when we saw that another machine has ended the training
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -63,14 +68,23 @@ class Agent(LocalElasticAgent):
             time.sleep(SETTLED)
             Agent.ended = {local_rank: status for local_rank, status in self._statuses().items() if status}
         elif None in statuses.values():
+            self._end_where_others_have(worker_group)
             return RunResult(WorkerState.HEALTHY)
         result = super()._monitor_workers(worker_group)  # kills the others
-        if _is_stopped() or REFUSED in Agent.ended.values():
+        if _is_stopped() or Agent.left or not {REFUSED, USAGE}.isdisjoint(Agent.ended.values()):
             self._remaining_restarts = 0
         if result.is_failed() and self._remaining_restarts:
             print(f"{_reason(result.failures)}; all start again from the last checkpoint, {self._remaining_restarts} "
                   f"of {worker_group.spec.max_restarts} times left", file=sys.stderr, flush=True)
         return result
+
+    def _end_where_others_have(self, worker_group: WorkerGroup) -> None:
+        """Our processes wait for those of a machine that has gone, half an hour where they are about to meet them."""
+        if not Agent.left and worker_group.spec.rdzv_handler.is_closed():
+            Agent.left = time.monotonic()
+        if Agent.left and time.monotonic() > Agent.left + LEFT_SECONDS:
+            for process in self._pcontext.subprocess_handlers.values():
+                process.proc.kill()
 
     def _statuses(self) -> dict[int, int | None]:
         """Local rank -> exit status, None while it runs."""
@@ -91,7 +105,10 @@ def launch(words: list[str]) -> int:
         except ChildFailedError as error:
             if _is_stopped():
                 return STOPPED
-            print(f"error: {_reason(error.failures)}", file=sys.stderr)
+            print(f"error: {OTHER if Agent.left else _reason(error.failures)}", file=sys.stderr)
+            return 1
+        except RendezvousClosedError:  # our processes were to be started again
+            print(f"error: {OTHER}", file=sys.stderr)
             return 1
     return 0
 

@@ -33,6 +33,9 @@ def check_parallel(config: TrainConfig, environment: Mapping[str, str] = os.envi
     _check_environment(training, environment)
     if training.deepspeed:
         _check_deepspeed(training)
+        if world == 1 and "RANK" not in environment:
+            raise ConfigError("training.deepspeed: there is one process, which knows of no others as DeepSpeed wants "
+                              "it; start several, or one with torchrun --standalone --nproc_per_node 1")
     if training.shard_llm != "none":
         _check_shards(config, world, int(environment.get("LOCAL_WORLD_SIZE", 0)))
     if training.find_unused_parameters and world == 1:

@@ -18,6 +18,7 @@ from blspkd.errors import ConfigError
 
 # The configuration of the training decides; a file that leaves one of them out would switch it off in silence.
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+SECTIONS = ("zero_optimization", "bf16", "fp16", "amp")
 OURS = {"optimizer": "parts have learning rates of their own", "scheduler": "training.schedule decides"}
 
 
@@ -27,8 +28,12 @@ def read_zero(path: str | Path) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"training.deepspeed: {path}: cannot be read ({error}); conf/ds_zero2.json is one") from None
-    if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
+    if not (isinstance(values, dict) and all(isinstance(values.get(name, {}), dict) for name in SECTIONS)):
         raise ConfigError(f"training.deepspeed: {path}: is no configuration of DeepSpeed; conf/ds_zero2.json is one")
+    stage = values.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or not 0 <= stage <= 3:
+        raise ConfigError(f"training.deepspeed: {path}: zero_optimization: stage: {json.dumps(stage)} is no number from "
+                          "0 to 3")
     return values
 
 
@@ -50,7 +55,7 @@ def check_zero(training: TrainingConfig) -> None:
     for name, why in OURS.items():
         if name in values:
             raise ConfigError(f"training.deepspeed: {path}: {name}: {why}; remove it")
-    for name, wanted in ("bf16", training.bf16), ("fp16", False):
+    for name, wanted in ("bf16", training.bf16), ("fp16", False), ("amp", False):
         enabled = values.get(name, {}).get("enabled", False)
         if enabled not in ("auto", wanted):
             raise ConfigError(f"training.deepspeed: {path}: {name}: enabled: {json.dumps(enabled)}: training.bf16 is "

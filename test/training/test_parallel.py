@@ -80,7 +80,13 @@ def test_it_is_taken(options, environment):
     ({"fp16": {"enabled": True}}, [], "fp16: enabled: true"),
     ({"bf16": {"enabled": True}}, [], "bf16: enabled: true: training.bf16 is false"),
     ({"bf16": {"enabled": False}}, ["--bf16", "true"], "bf16: enabled: false: training.bf16 is true"),
+    ({"amp": {"enabled": True}}, [], "amp: enabled: true"),
     ({"zero_optimization": 3}, [], "is no configuration of DeepSpeed"),
+    ({"bf16": True}, ["--bf16", "true"], "is no configuration of DeepSpeed"),
+    ({"fp16": []}, [], "is no configuration of DeepSpeed"),
+    ({"zero_optimization": {"stage": "3"}}, [], 'zero_optimization: stage: "3" is no number from 0 to 3'),
+    ({"zero_optimization": {"stage": 7}}, [], "zero_optimization: stage: 7 is no number from 0 to 3"),
+    ({"zero_optimization": {"stage": True}}, [], "zero_optimization: stage: true is no number from 0 to 3"),
     ({}, ["--shard_llm", "all"], "deepspeed: does not go with shard_llm 'all'"),
     ({}, ["--find_unused_parameters", "true"], "find_unused_parameters is DistributedDataParallel's"),
     ({"zero_optimization": {"stage": 3}}, ["--most_positions", "9"], "does not go with ZeRO stage 3"),
@@ -101,6 +107,13 @@ def test_deepspeed_that_is_not_there_is_named(ds, monkeypatch):
     monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="not installed; pip install deepspeed"):
         check_parallel(config_of(*ds()), TWO)
+
+
+def test_deepspeed_of_a_process_that_no_launcher_has_started_is_refused(ds):
+    """It would look for MPI, behind the models."""
+    with pytest.raises(ConfigError, match="deepspeed: .* one process, .* start several, or one with torchrun"):
+        check_parallel(config_of(*ds()), {})
+    check_parallel(config_of(*ds()), {"RANK": "0", "WORLD_SIZE": "1"})
 
 
 def test_unused_parameters_of_one_process_are_a_warning(caplog):

@@ -156,6 +156,34 @@ def test_a_mistake_in_the_options_is_not_tried_again(run):
     assert "ended: ModelError: training.init_from: /nowhere: there is no trained model here" in output
 
 
+def test_an_option_that_is_missing_is_not_tried_again(warm):
+    done = subprocess.run([LAUNCH, "--python", warm / "bin/python", "--num_procs", "2", "blspkd.bin.train", "--llm", "x"],
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          cwd=LAUNCH.parents[1], timeout=400)
+    assert done.returncode == 1 and "all start again" not in done.stderr, done.stderr
+    assert "the following arguments are required: --train_dir, --valid_dir, --output_dir" in done.stderr
+
+
+@pytest.mark.parametrize(("first", "other", "status"), [
+    ("sys.exit(78)", "time.sleep(300)", 1),  # a mistake that only one machine can find
+    ("sys.exit(75)", "time.sleep(300)", STOPPED),  # stopped while models are loaded
+    ("sys.exit(78)", "time.sleep(3); sys.exit(1)", 1)])
+def test_where_one_machine_ends_the_training_the_others_do_not_wait(warm, tmp_path, first, other, status):
+    (tmp_path / "work.py").write_text("import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                                      f"if os.environ['MACHINE'] == '0':\n    {first}\nelse:\n    {other}\n")
+    launch = ("import sys; from blspkd.training import agent; agent.LEFT_SECONDS = 2; sys.exit(agent.launch("
+              f"['--nnodes', '2', '--nproc_per_node', '1', '--max_restarts', '3', '--rdzv_backend', 'c10d', '--rdzv_id', "
+              f"'x', '--rdzv_endpoint', '{tmp_path}/rendezvous', '--rdzv_conf', 'store_type=file', "
+              f"'{tmp_path}/work.py']))")
+    machines = [subprocess.Popen([warm / "bin/python", "-c", launch], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "MACHINE": str(machine)})
+                for machine in (0, 1)]
+    outputs = [machine.communicate(timeout=120)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [status, 1], outputs
+    assert outputs[1].splitlines()[-1] == "error: another machine has ended the training; its log says why"
+    assert "Traceback" not in outputs[1]
+
+
 def test_ranks_may_change_and_the_weights_are_the_same(run, tmp_path):
     """2 -> 1 -> 2, and 1 -> 2: the accumulation is adapted; 3 ranks cannot share the 2 batches of a step.
 

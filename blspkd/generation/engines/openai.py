@@ -128,6 +128,9 @@ class OpenAiEngine(Engine):
         ids = self._ids(choice, self.text)
         if any(not 0 <= token < self.text.vocabulary for token in ids):
             raise self._misfit(self.text, f"it wrote token {max(ids)} of a vocabulary of {self.text.vocabulary}")
+        if self.form not in TEXTS and len(ids) > config.max_new_tokens:
+            raise ServerError(f"{self.server.url}: utterance {request.utt_id}: it wrote {len(ids)} tokens, though "
+                              f"max_tokens was {config.max_new_tokens}; serve the LLM with a server that heeds it")
         return Written.until_end(ids, self.text.ends, reason == "stop")
 
     def _complete(self, form: dict[str, Any], prompt: list[int] | str, **options) -> dict:
@@ -160,7 +163,8 @@ class OpenAiEngine(Engine):
             if error.status != 404:
                 raise
             models = None
-        models = {model["id"]: model for model in models or [] if isinstance(model, dict) and "id" in model}
+        models = {model["id"]: model for model in (models if isinstance(models, list) else [])
+                  if isinstance(model, dict) and isinstance(model.get("id"), str)}
         if not self.model and len(models) != 1:
             raise ConfigError(f"engine_options.model: {self.server.url} has "
                               f"{', '.join(models) or 'no list of models'}; name one")
@@ -241,7 +245,8 @@ def _told_ids(form: str, choice: dict) -> list[int] | None:
     if form == "token_ids":
         ids = choice.get("token_ids")
         return ids if isinstance(ids, list) and all(type(token) is int for token in ids) else None
-    tokens = (choice.get("logprobs") or {}).get("tokens")
+    logprobs = choice.get("logprobs")
+    tokens = logprobs.get("tokens") if isinstance(logprobs, dict) else None
     words = [str(token).partition(":") for token in tokens] if isinstance(tokens, list) else [("", "", "")]
     if any(name != "token_id" or not number.isdecimal() for name, _, number in words):
         return None

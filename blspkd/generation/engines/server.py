@@ -106,7 +106,7 @@ class Server:
     def _read(self, path: str, answer: bytes) -> dict:
         try:
             read = json.loads(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = None
         if not isinstance(read, dict):
             raise ServerError(f"{self.url}{path}: the answer is no JSON object: {_first_line(answer)}; is this the "
@@ -152,7 +152,7 @@ def _without_query(url: str) -> str:
 
 def _first_line(answer: bytes) -> str:
     """Of an answer, for a message: OpenAI's own, where it has one."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         read = json.loads(answer)
         error = read.get("error", read) if isinstance(read, dict) else read
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error

@@ -170,6 +170,32 @@ def test_a_fault_that_stays_is_one_clear_message(tiny_llm, server, monkeypatch, 
     assert server.url in str(raised.value) and "sk-secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("models", [5, "tiny", {"tiny": 1}, [{"id": 5}, {"id": "tiny"}], [{"id": ["tiny"]}]], ids=str)
+def test_a_list_of_models_that_is_none_is_as_good_as_none(tiny_llm, server, monkeypatch, models):
+    monkeypatch.setattr(server.RequestHandlerClass, "do_GET", lambda handler: handler.tell({"data": models}))
+    assert identity(tiny_llm, server, model="tiny")["model"] == "tiny"
+
+
+CHOICE = {"index": 0, "text": " six", "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("form, answer, message", [
+    ("logprobs", {"choices": [CHOICE | {"logprobs": "none"}]}, "an answer has no token ids, though others had"),
+    ("logprobs", {"choices": [CHOICE | {"logprobs": [1]}]}, "an answer has no token ids, though others had"),
+    ("token_ids", {"choices": [CHOICE | {"token_ids": [5] * 13}]}, "utterance utt.: it wrote 13 tokens, though max_tok"),
+    ("token_ids", {"choices": [CHOICE | {"token_ids": [-1]}]}, "it wrote token -1 of a vocabulary of 400"),
+    ("token_ids", {"choices": [CHOICE, CHOICE]}, r"the answer has no choices\[0\].text"),
+    ("token_ids", None, "the answer is no JSON object: "),  # 100,000 lists in one another
+])
+def test_answers_that_make_no_sense_are_one_clear_message(tiny_llm, server, monkeypatch, form, answer, message):
+    server.form = form
+    writer = ContinuationWriter(tiny_llm, configured(server))
+    told = {**answer, "system_fingerprint": "abc"} if answer else b"[" * 100_000
+    monkeypatch.setattr(server.RequestHandlerClass, "complete", lambda handler, body: handler.tell(told))
+    with pytest.raises(ModelError, match=message):
+        writer.write(TEXTS)
+
+
 def test_a_server_that_hangs_is_left_in_time(tiny_llm, server):
     writer = ContinuationWriter(tiny_llm, configured(server, timeout_seconds=0.2, retries=1))
     server.always = "hang"
