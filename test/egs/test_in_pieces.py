@@ -66,6 +66,25 @@ def test_seven_jobs_give_what_one_gives_and_what_no_pieces_give(run, recipe):
     assert outputs(run, recipe, "--nj", 7, "--piece_size", 4) == small
 
 
+def test_on_a_slurm_cluster_they_are_the_same(warm, run, recipe, slurm):
+    small = outputs(run, recipe)
+    commands = recipe / "cmd.sh"
+    on_one_machine = commands.read_text()
+    commands.write_text(on_one_machine.replace("cluster=utils/run.py", "cluster=utils/slurm.py"))
+    environment = {**ENVIRONMENT, "SLURM_CONF": slurm["SLURM_CONF"], "PATH": f"{warm / 'bin'}:{slurm['PATH']}"}
+    try:
+        for verb in "validate", "durations":
+            done = subprocess.run(["utils/in_pieces.sh", "--nj", "3", "--piece_size", "9", verb, "data/train"],
+                                  cwd=recipe, env=environment, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0 and "(slurm.py) 3 jobs done" in done.stdout, done.stdout + done.stderr
+        assert (recipe / "data/train/utt2dur").read_bytes() == small["utt2dur"]
+        assert [path.name for path in sorted((recipe / "data/train/log/slurm").glob("*.sh"))] == [
+            "durations.BLSPKD_JOB.sh", "validate.BLSPKD_JOB.sh"]
+    finally:
+        commands.write_text(on_one_machine)
+        subprocess.run(["rm", "-rf", recipe / "data/train/log"], check=True)
+
+
 def test_small_directories_need_no_jobs_and_large_ones_have_logs(run, recipe):
     assert run("validate", "data/train").stdout == "data/train: in order\n"
     assert not (recipe / "data/train/log").exists()

@@ -66,3 +66,12 @@ def test_a_straight_line_through_the_two_largest(monkeypatch):
 def test_a_part_that_is_not_there_is_named():
     done = scale("--parts", "start nowhere")
     assert done.returncode == 2 and "there is no nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--utterances", "10k"], "--utterances: '10k' are no numbers above 0"),
+    (["--utterances", "10 0"], "--utterances: '10 0' are no numbers above 0"),
+    (["--folder", "/nowhere"], "--folder: /nowhere is no folder")])
+def test_mistakes_are_told_before_anything_is_measured(words, message):
+    done = scale(*words)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

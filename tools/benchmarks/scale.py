@@ -37,6 +37,10 @@ def main() -> None:
     strange = sorted(set(args.parts.split()) - set(PARTS.split()))
     if strange:
         parser.error(f"--parts: there is no {strange[0]}; known: {PARTS}")
+    if not all(word.isdecimal() and int(word) for word in args.utterances.split()):
+        parser.error(f"--utterances: '{args.utterances}' are no numbers above 0 with blanks between them")
+    if args.folder and not args.folder.is_dir():
+        parser.error(f"--folder: {args.folder} is no folder")
 
     from report import environment, write_section  # after the options: torch takes seconds
     from scale_row import extrapolated
