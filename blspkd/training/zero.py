@@ -32,8 +32,8 @@ def read_zero(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"training.deepspeed: {path}: is no configuration of DeepSpeed; conf/ds_zero2.json is one")
     stage = values.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or not 0 <= stage <= 3:
-        raise ConfigError(f"training.deepspeed: {path}: zero_optimization: stage: {json.dumps(stage)} is no number from "
-                          "0 to 3")
+        raise ConfigError(f"training.deepspeed: {path}: zero_optimization: stage: {json.dumps(stage)} is no number "
+                          "from 0 to 3")
     return values
 
 

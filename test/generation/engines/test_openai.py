@@ -182,7 +182,7 @@ CHOICE = {"index": 0, "text": " six", "finish_reason": "stop"}
 @pytest.mark.parametrize("form, answer, message", [
     ("logprobs", {"choices": [CHOICE | {"logprobs": "none"}]}, "an answer has no token ids, though others had"),
     ("logprobs", {"choices": [CHOICE | {"logprobs": [1]}]}, "an answer has no token ids, though others had"),
-    ("token_ids", {"choices": [CHOICE | {"token_ids": [5] * 13}]}, "utterance utt.: it wrote 13 tokens, though max_tok"),
+    ("token_ids", {"choices": [CHOICE | {"token_ids": [5] * 13}]}, "utterance utt.: it wrote 13 tokens, though max"),
     ("token_ids", {"choices": [CHOICE | {"token_ids": [-1]}]}, "it wrote token -1 of a vocabulary of 400"),
     ("token_ids", {"choices": [CHOICE, CHOICE]}, r"the answer has no choices\[0\].text"),
     ("token_ids", None, "the answer is no JSON object: "),  # 100,000 lists in one another
