@@ -32,7 +32,7 @@ def check_parallel(config: TrainConfig, environment: Mapping[str, str] = os.envi
     world = int(environment.get("WORLD_SIZE", 1))
     _check_environment(training, environment)
     if training.deepspeed:
-        _check_deepspeed(training)
+        _check_deepspeed(config)
         if world == 1 and "RANK" not in environment:
             raise ConfigError("training.deepspeed: there is one process, which knows of no others as DeepSpeed wants "
                               "it; start several, or one with torchrun --standalone --nproc_per_node 1")
@@ -64,7 +64,8 @@ def _check_environment(training: TrainingConfig, environment: Mapping[str, str])
                           f"{str(training.bf16).lower()}; remove it from the environment")
 
 
-def _check_deepspeed(training: TrainingConfig) -> None:
+def _check_deepspeed(config: TrainConfig) -> None:
+    training = config.training
     if training.shard_llm != "none":
         raise ConfigError(f"training.deepspeed: does not go with shard_llm '{training.shard_llm}': both decide where "
                           "weights are; set one of them")
@@ -72,6 +73,9 @@ def _check_deepspeed(training: TrainingConfig) -> None:
         raise ConfigError("training.deepspeed: find_unused_parameters is DistributedDataParallel's, and has no effect "
                           "on DeepSpeed; set it to false")
     check_zero(training)
+    if not config.loss.distils and zero_stage(training.deepspeed) == 3:
+        raise ConfigError("training.deepspeed: w_input, w_response and w_response_ce are 0, so that the LLM, which ZeRO "
+                          "stage 3 splits, never runs; set it to '', or use stage 2")
 
 
 def _check_shards(config: TrainConfig, world: int, on_machine: int) -> None:

@@ -16,7 +16,7 @@ ALIGN = "align"  # its folder in exp/<tag>
 _WITHOUT_LLM = {"loss": {"w_input": 0.0, "w_response": 0.0, "w_response_ce": 0.0, "own_length": 0.0},
                 "model": {"plora_rank": 0},
                 "training": {"freeze_param": [], "cache_teacher": False, "snapshot_steps": [],
-                             "average_checkpoints": 0, "shard_llm": "none"}}
+                             "average_checkpoints": 0, "shard_llm": "none", "deepspeed": ""}}
 
 
 def alignment_of(config: TrainConfig) -> TrainConfig | None:

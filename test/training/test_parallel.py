@@ -89,6 +89,8 @@ def test_it_is_taken(options, environment):
     ({"zero_optimization": {"stage": True}}, [], "zero_optimization: stage: true is no number from 0 to 3"),
     ({}, ["--shard_llm", "all"], "deepspeed: does not go with shard_llm 'all'"),
     ({}, ["--find_unused_parameters", "true"], "find_unused_parameters is DistributedDataParallel's"),
+    ({"zero_optimization": {"stage": 3}}, ["--w_input", "0", "--w_response", "0", "--terms.embedding.weight", "1"],
+     "the LLM, which ZeRO stage 3 splits, never runs"),
     ({"zero_optimization": {"stage": 3}}, ["--most_positions", "9"], "does not go with ZeRO stage 3"),
 ])
 def test_deepspeed_is_refused(ds, changes, options, message):
@@ -130,8 +132,10 @@ def test_the_command_says_so_before_it_reads_anything(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_alignment_before_runs_no_llm_and_is_not_in_parts(tmp_path):
+@pytest.mark.parametrize("options", [["--shard_llm", "all"], ["--deepspeed", "conf/ds_zero3.json"]])
+def test_an_alignment_before_runs_no_llm_and_is_not_in_parts(tmp_path, options):
     from blspkd.training.phases import phases
-    config = config_of("--shard_llm", "all", "--align", "{loss: {terms: {embedding: {weight: 1}}}}")
+    config = config_of(*options, "--align", "{loss: {terms: {embedding: {weight: 1}}}}")
     first, last = (phase for phase, _ in phases(config, tmp_path))
-    assert first.training.shard_llm == "none" and last.training.shard_llm == "all"
+    assert (first.training.shard_llm, first.training.deepspeed) == ("none", "")
+    assert (last.training.shard_llm, last.training.deepspeed) == (config.training.shard_llm, config.training.deepspeed)

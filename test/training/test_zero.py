@@ -24,25 +24,42 @@ def model_of(folder: Path) -> dict[str, torch.Tensor]:
             for key, value in load_file(path).items()}
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_trains_what_data_parallel_does(stage, data_dir, tiny_llm, tiny_encoder, tmp_path):
-    command = ["--llm", tiny_llm, "--speech_encoder", tiny_encoder, "--train_dir", data_dir, "--valid_dir", data_dir,
-               "--pad_to_30s", "false", "--adapter_options",
-               "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}", "--plora_rank", "2",
-               "--warmup_steps", "1", "--batch_utterances", "5", "--num_workers", "0", "--save_steps", "2",
-               "--eval_steps", "2", "--log_steps", "1", "--max_steps", "4", "--schedule", "constant",
-               "--snapshot_steps", "[2]", "--average_checkpoints", "2"]
+COMMAND = ["--pad_to_30s", "false", "--adapter_options",
+           "{heads: 2, ffn_dim: 32, num_pre_cif_layers: 1, num_post_cif_layers: 1}", "--plora_rank", "2",
+           "--warmup_steps", "1", "--batch_utterances", "5", "--num_workers", "0", "--save_steps", "2",
+           "--eval_steps", "2", "--log_steps", "1", "--schedule", "constant"]
+
+
+@pytest.fixture
+def run(data_dir, tiny_llm, tiny_encoder, tmp_path):
+    """A training by two processes in tmp_path/<name>."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                    "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
     def run(name: str, *options: str) -> None:
         done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                               "-m", "blspkd.bin.train", *command, "--output_dir", str(tmp_path / name), *options],
+                               "-m", "blspkd.bin.train", "--llm", tiny_llm, "--speech_encoder", tiny_encoder,
+                               "--train_dir", data_dir, "--valid_dir", data_dir, *COMMAND, "--output_dir",
+                               str(tmp_path / name), *options],
                               env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
-    zero = ["--deepspeed", str(CONF / f"ds_zero{stage}.json")]
-    run("plain")
+    return run
+
+
+def test_an_alignment_before_goes_without(run, tmp_path):
+    """In one process: what phase one leaves behind does not decide how phase two loads its models."""
+    run("both", "--deepspeed", str(CONF / "ds_zero3.json"), "--max_steps", "2", "--align",
+        "{loss: {terms: {embedding: {weight: 1}}}, training: {max_steps: 1}}")
+    assert model_of(tmp_path / "both").keys() > model_of(tmp_path / "both/align").keys() != set()
+    assert (tmp_path / "both/checkpoint-2/latest").exists() and not list((tmp_path / "both/align").rglob("latest"))
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_what_data_parallel_does(stage, run, tmp_path):
+    options = ["--max_steps", "4", "--snapshot_steps", "[2]", "--average_checkpoints", "2"]
+    zero = [*options, "--deepspeed", str(CONF / f"ds_zero{stage}.json")]
+    run("plain", *options)
     run("zero", *zero)
     expected, found = model_of(tmp_path / "plain"), model_of(tmp_path / "zero")
     assert found.keys() == expected.keys() and found
