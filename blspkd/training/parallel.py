@@ -74,8 +74,8 @@ def _check_deepspeed(config: TrainConfig) -> None:
                           "on DeepSpeed; set it to false")
     check_zero(training)
     if not config.loss.distils and zero_stage(training.deepspeed) == 3:
-        raise ConfigError("training.deepspeed: w_input, w_response and w_response_ce are 0, so that the LLM, which ZeRO "
-                          "stage 3 splits, never runs; set it to '', or use stage 2")
+        raise ConfigError("training.deepspeed: w_input, w_response and w_response_ce are 0, so that the LLM, which "
+                          "ZeRO stage 3 splits, never runs; set it to '', or use stage 2")
 
 
 def _check_shards(config: TrainConfig, world: int, on_machine: int) -> None:

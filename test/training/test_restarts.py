@@ -172,8 +172,8 @@ def test_where_one_machine_ends_the_training_the_others_do_not_wait(warm, tmp_pa
     (tmp_path / "work.py").write_text("import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
                                       f"if os.environ['MACHINE'] == '0':\n    {first}\nelse:\n    {other}\n")
     launch = ("import sys; from blspkd.training import agent; agent.LEFT_SECONDS = 2; sys.exit(agent.launch("
-              "['--nnodes', '2', '--nproc_per_node', '1', '--max_restarts', '3', '--rdzv_backend', 'c10d', '--rdzv_id', "
-              f"'x', '--rdzv_endpoint', '{tmp_path}/rendezvous', '--rdzv_conf', 'store_type=file', "
+              "['--nnodes', '2', '--nproc_per_node', '1', '--max_restarts', '3', '--rdzv_backend', 'c10d', "
+              f"'--rdzv_id', 'x', '--rdzv_endpoint', '{tmp_path}/rendezvous', '--rdzv_conf', 'store_type=file', "
               f"'{tmp_path}/work.py']))")
     machines = [subprocess.Popen([warm / "bin/python", "-c", launch], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                  text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "MACHINE": str(machine)})
