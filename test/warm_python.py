@@ -48,7 +48,7 @@ THEN = ("transformers.trainer", "transformers.models.auto.modeling_auto", "trans
 READ_ON_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_")
 NOT_READ = "HF_HUB_DISABLE_PROGRESS_BARS"
 CLIENT = """#!{python} -IS
-import json, os, signal, socket, struct, sys
+import json, os, select, signal, socket, struct, sys
 
 words = sys.argv[1 + (sys.argv[1:2] == ["-u"]):]
 
@@ -84,9 +84,12 @@ environment = {{**os.environ, "PYTHON_EXEC": sys.argv[0]}}  # by which torchrun 
 request = json.dumps([words, environment, os.getcwd()]).encode()
 socket.send_fds(server, [struct.pack("I", len(request))], [0, 1, 2])
 server.sendall(request)
+server.setblocking(False)
+signal.set_wakeup_fd(server.fileno())  # sends the number at once: a handler has to wait where one comes before a call
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
     if signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, lambda number, _: server.send(bytes([number])))
+        signal.signal(number, lambda number, _: None)
+select.select([server], [], [])
 answer = server.recv(4)
 if len(answer) != 4:
     sys.exit("the server of test/warm_python.py has ended")

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +38,7 @@ class LlmServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.scores: dict[tuple[int, ...], torch.Tensor] = {}
         self.released = threading.Event()
+        self.three_under_way = threading.Event()
         self.reset()
 
     def reset(self) -> None:
@@ -108,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
+            if server.under_way >= 3:
+                server.three_under_way.set()
             fault = server.faults.pop(0) if server.faults else server.always
         try:
             self.misbehave(fault) if fault else self.complete(body)
@@ -127,12 +129,12 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "garbage":
             self.tell(b"<html>hello\nthere</html>")
         elif fault == "hang":
-            self.server.released.wait(30)
+            self.server.released.wait(120)
             self.close_connection = True
         elif fault == "redirect":
             self.tell(b"", 307, {"Location": "http://user:password@elsewhere.test/v1?key=1"})
         elif fault == "slow":
-            time.sleep(0.1)
+            self.server.three_under_way.wait(60)
             self.misbehave(429)
         elif fault == "echo of the key":
             self.tell({"error": {"message": f"wrong key {self.headers['Authorization']}"}}, 401)

@@ -208,12 +208,10 @@ def test_a_server_that_hangs_is_left_in_time(tiny_llm, server):
 def test_one_refusal_ends_what_else_is_under_way(tiny_llm, server):
     writer = ContinuationWriter(tiny_llm, configured(server, parallel=4))
     server.faults = ["hang", "hang", 400]
-    start = time.monotonic()
+    before, deadline = set(threading.enumerate()), time.monotonic() + 60  # half as long as the others hang
     with pytest.raises(ServerError, match="HTTP 400"):
         writer.write(TEXTS)
-    assert time.monotonic() - start < 5
-    deadline = time.monotonic() + 5
-    while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+    while any(thread.name.startswith("ThreadPoolExecutor") for thread in set(threading.enumerate()) - before):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
