@@ -139,6 +139,25 @@ def test_failure_shows_log_and_a_command_that_runs_the_job_again(run, tmp_path):
     assert subprocess.run(["bash", "-c", rerun], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_job_that_slurm_starts_after_a_failure_ends_at_once(tmp_path, monkeypatch, keep_going):
+    """Slurm starts it before anybody could take it out of the queue."""
+    (tmp_path / "x.sh").write_text("touch ran.$1; [ $1 = 3 ] || exit 4\n")
+    words = [sys.executable, UTILS / "runner" / "attempt.py", "x.sh", "x.JOB", "--nodes", "1", "--first", "1",
+             "--requeues", "1", "--retries", "1", *(["--keep_going"] if keep_going else [])]
+    statuses = [subprocess.run(words, cwd=tmp_path, env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)}).returncode
+                for number in (2, 3)]
+    monkeypatch.syspath_prepend(UTILS)
+    RemoteJob = importlib.import_module("runner.remote_job").RemoteJob
+    jobs = [RemoteJob(number, "x.log", ["true"], tmp_path / f"x.JOB.{number}.attempts", tmp_path / "x.out")
+            for number in (2, 3)]
+    for job in jobs:
+        job.look(False)
+    assert statuses == ([4, 0] if keep_going else [4, 1])
+    assert (tmp_path / "ran.3").exists() == keep_going
+    assert [(job.status, job.dropped) for job in jobs] == [(4, False), (0, False) if keep_going else (None, True)]
+
+
 def test_keep_going_starts_what_waits_behind_a_failure(run, tmp_path):
     result = run("--keep_going", "true", "--max_jobs_run", 1, "JOB=1:3", "x.JOB.log", "bash", "-c",
                  "touch ran.JOB; [ JOB -ne 1 ]")

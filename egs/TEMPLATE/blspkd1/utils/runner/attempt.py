@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """One attempt at a job of slurm.py, on the node that Slurm gave it; the last line of the scripts that slurm.py writes.
 
-    attempt.py SCRIPT STATE --nodes N --first N --requeues N --retries N
+    attempt.py SCRIPT STATE --nodes N --first N --requeues N --retries N [--keep_going]
 
 `bash SCRIPT NUMBER` does the work of job NUMBER, in its log. Before a time limit Slurm sends us SIGUSR1, which we pass
 on. A job that ends with status 75 (a signal has stopped it), or with any failure after that signal, goes back into the
 queue; so does one that was killed (SIGKILL: a machine without memory), RETRIES times. One that was cancelled (SIGTERM)
-does not. STATE.NUMBER.attempts has a line for every attempt: its exit status, and `again` or `ended`. With several
-nodes, `srun` starts one job on each, and all of them begin again together.
+does not. STATE.NUMBER.attempts has a line for every attempt: its exit status, and `again` or `ended`. Without
+--keep_going a failure also leaves STATE.failed, and a job that Slurm starts after that does nothing but say `dropped`:
+Slurm starts the next one at once, before slurm.py could take it out of the queue. With several nodes, `srun` starts one
+job on each, and all of them begin again together.
 """
 
 import argparse
@@ -85,23 +87,33 @@ def main() -> int:
     parser.add_argument("state")
     for name in ("nodes", "first", "requeues", "retries"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--keep_going", action="store_true")
     options = parser.parse_args()
+    failed = Path(f"{options.state}.failed")
     attempts = Path(f"{options.state}.{number(options.first)}.attempts")
     before = [int(line.split()[0]) for line in attempts.read_text().splitlines()] if attempts.exists() else []
+    if failed.exists():
+        _add_line(attempts, "1 dropped")
+        return 1
 
     attempt = Attempt(command(options.script, options.first, options.nodes))
     status = attempt.run()
     if attempt.cancelled:
         return status  # slurm.py asks Slurm whether that was the time limit, a preemption, or somebody
     again = goes_again(status, attempt.warned, before, options)
-    with open(attempts, "a", encoding="ascii") as file:
-        file.write(f"{status} {'again' if again else 'ended'}\n")
+    if status != 0 and not again and not options.keep_going:
+        failed.touch()
+    _add_line(attempts, f"{status} {'again' if again else 'ended'}")
     if again:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends the job that asks for it
         if subprocess.run(["scontrol", "requeue", slurm_name()], check=False).returncode != 0:
-            with open(attempts, "a", encoding="ascii") as file:
-                file.write(f"{status} ended\n")
+            _add_line(attempts, f"{status} ended")
     return status
+
+
+def _add_line(path: Path, line: str) -> None:
+    with open(path, "a", encoding="ascii") as file:
+        file.write(f"{line}\n")
 
 
 if __name__ == "__main__":

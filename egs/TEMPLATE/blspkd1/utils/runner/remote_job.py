@@ -49,10 +49,13 @@ class RemoteJob:
             self.output.bar = bars[-1] if bars else ""
         if echo and self.output and self.log.exists():
             self._read_on()
-        lines = self.attempts.read_text().split("\n") if self.attempts.exists() else []
+        lines = self.attempts.read_text().split("\n")[:-1] if self.attempts.exists() else []
         again = sum(line.endswith(" again") for line in lines)
-        if len(lines) > 1 and lines[-2].endswith(" ended"):
-            self.end(int(lines[-2].split()[0]))
+        ends = [int(line.split()[0]) for line in lines if line.endswith(" ended")]
+        if ends:
+            self.end(ends[-1])
+        elif lines and lines[-1].endswith(" dropped"):
+            self.dropped = True
         new, self.requeues = again - self.requeues, again
         return new
 

@@ -73,7 +73,8 @@ class Submission:
         command = [*map(quote, inner), *('"$1"'.join(map(quote, request.split(word))) or "''"
                                          for word in (request.log, *request.command))]
         attempt = [f"{UTILS}/runner/attempt.py", str(self.script), str(self.folder / self.name),
-                   f"--nodes={self.nodes}", f"--first={request.first}", *self.limits]
+                   f"--nodes={self.nodes}", f"--first={request.first}", *self.limits,
+                   *(["--keep_going"] if request.options.get("keep_going") == "true" else [])]
         return "\n".join([
             "#!/usr/bin/env bash",
             f"# {program()} wrote this and submitted it with",
@@ -99,6 +100,7 @@ class Submission:
         for job in self.jobs():
             job.attempts.unlink(missing_ok=True)
             job.slurm_output.unlink(missing_ok=True)
+        Path(f"{self.folder / self.name}.failed").unlink(missing_ok=True)
         self.script.write_text(text, encoding="utf-8", errors="surrogateescape")
         try:
             queue = SlurmQueue(submit([*self.arguments(), str(self.script)]), self.job_name)
