@@ -10,6 +10,7 @@ from pathlib import Path
 from blspkd.config_file import load_config, nearest
 from blspkd.errors import ConfigError, DataError
 from blspkd.evaluation.scorers.agreement import AgreementChrf, AgreementExact, AgreementFirstWord
+from blspkd.evaluation.scorers.bad_answer import BadAnswer
 from blspkd.evaluation.scorers.bleu_chrf import Bleu, Chrf
 from blspkd.evaluation.scorers.contains import Contains
 from blspkd.evaluation.scorers.errors import CharacterErrorRate, WordErrorRate
@@ -27,6 +28,7 @@ SCORERS: dict[str, type[Scorer]] = {  # what a task's `metrics` may name
     "agreement_exact": AgreementExact,
     "agreement_chrf": AgreementChrf,
     "agreement_first_word": AgreementFirstWord,
+    "bad_answer": BadAnswer,
     "wer": WordErrorRate,
     "cer": CharacterErrorRate,
 }

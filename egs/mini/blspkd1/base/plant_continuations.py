@@ -5,6 +5,8 @@
     utils/data_dir.sh score data/train_scored --rules "empty looped length foreign"
     python base/plant_continuations.py shuffle data/train_scored utt2score utt2score_random [--seed 0]
     python base/plant_continuations.py shuffle data/train_scored utt2tags utt2tags_random [--seed 0]
+    ./run.sh --stage compare --stop_stage compare --compare_budget scored --train_set train_scored \\
+        --inference_config conf/decode_scored.yaml --expdir exp/scored
 
 `bad` replaces a share of the continuations, by turns, by a loop of their own words and by text in another language (the
 outputs of one task among rows {"task", "output"}); `utt2planted` says which. `styles` writes the numbers of half of the
