@@ -54,13 +54,13 @@ python base/data_dirs.py --sets "${sets}" --spoken_dir "${work}/spoken" --wav_di
 
 make_base_models() {  # what both calls have in common; a training with nothing to do is left out
     base/base_models.sh --lm_dir "${work}/lm" --dev_dirs "${datadir}/valid" --pieces "${pieces}" --seed "${seed}" \
-        --nj "${nj}" --llm_args "--llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" "$@"
+        --nj "${nj}" --llm_args "--optimizer adamw --llm_steps 10000 --learning_rate 5e-4 --input_weight 0.1 ${llm_args}" "$@"
 }
 
 if ${base_models}; then
     log "Train the LLM, and a first recogniser, which tells when each word of ${datadir}/people is spoken"
     make_base_models --recogniser_name aligner --train_dirs "${datadir}/synthetic ${datadir}/people" --repeats "1 12" \
-        --recogniser_args "${recogniser} --recogniser_steps 5000 --early_percents= ${recogniser_args}"
+        --recogniser_args "${recogniser} --optimizer adamw --recogniser_steps 5000 --early_percents= ${recogniser_args}"
     utils/copy_data_dir.sh "${datadir}/people" "${work}/aligned"
     python base/align_words.py --recogniser exp/base/aligner --tokenizer_dir exp/base/tokenizer --data_dirs "${work}/aligned"
     log "Splice recordings into ${datadir}/spliced"
@@ -68,7 +68,7 @@ if ${base_models}; then
         --forbidden "${datadir}/test/text" --output_dir "${datadir}/spliced" --wav_dir "${work}/spliced" --seed "${seed}"
     log "Train the recogniser"
     make_base_models --train_dirs "${datadir}/synthetic ${work}/aligned ${datadir}/spliced" --repeats "${repeats}" \
-        --recogniser_args "--init_dir exp/base/aligner ${recogniser} --recogniser_steps 11000 --max_mask_bins 20 \
+        --recogniser_args "--init_dir exp/base/aligner ${recogniser} --optimizer adamw --recogniser_steps 11000 --max_mask_bins 20 \
 --threads ${nj} ${recogniser_args}"
 fi
 

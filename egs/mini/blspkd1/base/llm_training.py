@@ -41,7 +41,7 @@ def make_llm(options: LlmOptions, made_from: dict) -> None:
         return exchange_loss(model, exchanges, rows, options, generator)
 
     schedule = Schedule(options.llm_steps, options.learning_rate, min(options.warmup_steps, options.llm_steps // 2),
-                        options.batch_size, options.seed, options.save_steps)
+                        options.batch_size, options.seed, options.save_steps, options.optimizer)
     checkpoint = folder.with_name(folder.name + ".checkpoint.safetensors")
     train(model, step_loss, exchanges.lengths, schedule, checkpoint, fingerprint(made_from), "train LLM")
 

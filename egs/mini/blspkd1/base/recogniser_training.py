@@ -83,7 +83,7 @@ def make_recogniser(options: RecogniserOptions, made_from: dict, early: dict[int
 
     schedule = Schedule(options.recogniser_steps, options.learning_rate,
                         min(options.warmup_steps, options.recogniser_steps // 2), options.batch_size, options.seed,
-                        options.save_steps)
+                        options.save_steps, options.optimizer)
 
     def evaluate_and_save(into: Path) -> None:
         model.eval()

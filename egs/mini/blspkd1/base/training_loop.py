@@ -1,7 +1,7 @@
 """A training loop that can be killed at any moment and gives the same weights as one that was not.
 
 Nothing random has a state that would have to be saved: the order of the batches follows from (seed, epoch), everything
-else in a step from (seed, step). A checkpoint is then weights, AdamW's moments and the number of steps done, in one
+else in a step from (seed, step). A checkpoint is then weights, the optimisers' moments and the number of steps done, in one
 safetensors file that appears whole or not at all.
 """
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from optimizers import make_optimizers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from blspkd.files import atomic_path
 from blspkd.progress import progress_bar
@@ -23,7 +25,7 @@ from blspkd.progress import progress_bar
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW with linear warm-up and linear decay to zero."""
+    """Linear warm-up and linear decay to zero."""
 
     steps: int
     learning_rate: float
@@ -31,6 +33,7 @@ class Schedule:
     batch_size: int
     seed: int
     save_steps: int  # steps between checkpoints: what a kill can cost
+    optimizer: str  # one of optimizers.KINDS
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
 
@@ -53,9 +56,8 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
     to do once so many steps are done; it is done before that step's checkpoint, so that no kill can leave it out.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98),
-                                  weight_decay=schedule.weight_decay, fused=True)
-    done = _load(checkpoint, fingerprint, module, optimizer)
+    optimizers = make_optimizers(module, schedule.optimizer, schedule.learning_rate, schedule.weight_decay)
+    done = _load(checkpoint, fingerprint, module, optimizers)
     if done:
         print(f"{what}: going on after step {done}", flush=True)
     bar = progress_bar(what, total=schedule.steps, unit="step")
@@ -65,13 +67,14 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
     batches = islice(_batches(lengths, schedule.batch_size, schedule.seed), done, schedule.steps)
     for step, rows in enumerate(batches, start=done):
         generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
+        for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
             group["lr"] = schedule.rate(step)
         loss = step_loss(step, rows, generator)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         bar.set_postfix_str(f"loss={running:.3f}", refresh=False)
         bar.update()
@@ -79,7 +82,7 @@ def train(module: nn.Module, step_loss: StepLoss, lengths: np.ndarray, schedule:
             after[step + 1]()
             module.train()
         if (step + 1) % schedule.save_steps == 0 and step + 1 < schedule.steps:
-            _save(checkpoint, fingerprint, step + 1, module, optimizer)
+            _save(checkpoint, fingerprint, step + 1, module, optimizers)
     bar.close()
     module.eval()
 
@@ -107,15 +110,16 @@ def _batches(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.nda
         epoch += 1
 
 
-def _save(path: Path, fingerprint: str, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _save(path: Path, fingerprint: str, step: int, module: nn.Module, optimizers: list[Optimizer]) -> None:
     tensors = {f"weights.{name}": parameter.detach() for name, parameter in module.named_parameters()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{number}.{name}": value for name, value in state.items()})
+    for which, optimizer in enumerate(optimizers):
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{which}.{number}.{name}": value for name, value in state.items()})
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"step": json.dumps(step), "fingerprint": fingerprint})
 
 
-def _load(path: Path, fingerprint: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _load(path: Path, fingerprint: str, module: nn.Module, optimizers: list[Optimizer]) -> int:
     """Restore a checkpoint; return the number of steps done, 0 where there is none that fits."""
     if not path.is_file():
         return 0
@@ -124,14 +128,15 @@ def _load(path: Path, fingerprint: str, module: nn.Module, optimizer: torch.opti
         if metadata["fingerprint"] != fingerprint:
             return 0
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
-            number, _, entry = rest.partition(".")
-            state.setdefault(int(number), {})[entry] = tensor
+            which, number, entry = rest.split(".", 2)
+            states[int(which)].setdefault(int(number), {})[entry] = tensor
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(tensors[f"weights.{name}"])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return json.loads(metadata["step"])
