@@ -1,8 +1,8 @@
 """A training loop that can be killed at any moment and gives the same weights as one that was not.
 
 Nothing random has a state that would have to be saved: the order of the batches follows from (seed, epoch), everything
-else in a step from (seed, step). A checkpoint is then weights, the optimisers' moments and the number of steps done, in one
-safetensors file that appears whole or not at all.
+else in a step from (seed, step). A checkpoint is then weights, the optimisers' moments and the number of steps done, in
+one safetensors file that appears whole or not at all.
 """
 
 import json
