@@ -125,12 +125,15 @@ class CompareConfig:
     reference: str = "blspkd"  # the system that the others are compared with
     chance: str = "blspkd"  # the system whose first run also hears other utterances; empty: none
     snapshots: list = field(default_factory=list)  # systems whose first run is also measured before its end
+    # system -> its control, which lacks the one thing that should matter: their differences have a table of their own
+    controls: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, BudgetConfig] = field(default_factory=lambda: {"full": BudgetConfig()})
 
     def __post_init__(self):
         if self.reference not in self.systems:
             raise ConfigError(f"reference: '{self.reference}' is not one of systems: {', '.join(self.systems)}")
-        for key, names in (("chance", [self.chance] if self.chance else []), ("snapshots", self.snapshots)):
+        for key, names in (("chance", [self.chance] if self.chance else []), ("snapshots", self.snapshots),
+                           ("controls", [*self.controls, *self.controls.values()])):
             for name in names:
                 if name not in self.systems:
                     raise ConfigError(f"{key}: '{name}' is not one of systems: {', '.join(self.systems)}")
@@ -152,7 +155,9 @@ class CompareConfig:
         systems = {name: seeds for name, seeds in self.systems.items() if name in limit.systems or not limit.systems}
         return replace(self, systems=systems, budgets={budget: limit},
                        chance=self.chance if self.chance in systems else "",
-                       snapshots=[name for name in self.snapshots if name in systems])
+                       snapshots=[name for name in self.snapshots if name in systems],
+                       controls={name: control for name, control in self.controls.items()
+                                 if name in systems and control in systems})
 
 
 @dataclass

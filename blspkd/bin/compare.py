@@ -20,7 +20,14 @@ from pathlib import Path
 from blspkd.config_file import load_config
 from blspkd.errors import DataError, command
 from blspkd.evaluation.changed_answers import update_changed_results
-from blspkd.evaluation.comparison import Comparison, all_rows, measure, measure_snapshots, write_comparison
+from blspkd.evaluation.comparison import (
+    Comparison,
+    all_rows,
+    measure,
+    measure_controls,
+    measure_snapshots,
+    write_comparison,
+)
 from blspkd.evaluation.comparison_plan import Run, check_typed, finished_runs, plan, strangers
 from blspkd.evaluation.cost import update_cost_results
 from blspkd.evaluation.results import write_results
@@ -85,7 +92,8 @@ def main(words: list[str] | None = None) -> None:
             update_changed_results(args.exp_dir, run, decoding, args.test_sets.split())
     measured = measure(runs, config.reference, args.exp_dir, decoding, args.test_sets.split())
     comparison = Comparison(config.reference, args.budget, config.budgets[args.budget].max_steps, measured,
-                            measure_snapshots(runs, args.exp_dir, args.test_sets.split()))
+                            measure_snapshots(runs, args.exp_dir, args.test_sets.split()),
+                            measure_controls(measured, runs, config.controls, args.exp_dir, decoding))
     write_results(Path(args.exp_dir) / "results.json", all_rows(runs, args.exp_dir))
     write_comparison(Path(args.exp_dir) / "comparison.json", comparison)
     print(screen(comparison))

@@ -2,7 +2,7 @@
 
 import json
 import statistics as means
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -29,10 +29,12 @@ class Measured:
     values: list[float]  # one per seed
     n: int  # utterances
     ci95: list[float]  # of the values over utterances: widest of the seeds
-    difference: float | None = None  # mean minus the reference's; None for the reference itself, or where not compared
+    # mean minus the reference's, or the control's; None for the reference itself, or where not compared
+    difference: float | None = None
     difference_ci95: list[float] | None = None  # None too where there are too few utterances to say
     p: float | None = None
     p_holm: float | None = None  # corrected for all systems that were compared on this set and metric
+    control: str = ""  # the system that the difference is to; empty: the reference
 
     @property
     def mean(self) -> float:
@@ -70,6 +72,7 @@ class Comparison:
     max_steps: int  # optimiser steps of every training; 0: what its own configuration says
     measured: list[Measured]
     snapshots: list[Snapshot] = field(default_factory=list)
+    controls: list[Measured] = field(default_factory=list)  # systems that have a control, with their difference to it
 
 
 def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: DecodeConfig,
@@ -89,12 +92,23 @@ def measure(runs: Sequence[Run], reference: str, folder: str | Path, config: Dec
     measured = [Measured(*key, [row.value for row in rows], rows[0].n,
                          [min(row.ci95[0] for row in rows), max(row.ci95[1] for row in rows)])
                 for key, rows in sorted(found.items(), key=lambda item: order.index(item[0][0]))]
-    readers = [run.name for run in runs if run.reads == TRANSCRIPT]  # compare_run.sh scores with the same
-    if readers:
-        config = replace(config, typed=str(Path(folder) / readers[0]))
-    compared = _Comparison(folder, config, by_system[reference])
-    return _with_holm([compared.with_difference(one, by_system[one.system])
+    differences = _Differences(folder, config, runs)
+    return _with_holm([differences.between(one, by_system[one.system], by_system[reference])
                        if one.system in by_system and one.system != reference else one for one in measured])
+
+
+def measure_controls(measured: Sequence[Measured], runs: Sequence[Run], controls: Mapping[str, str],
+                     folder: str | Path, config: DecodeConfig) -> list[Measured]:
+    """What `measure` found of the systems in `controls`, {system: its control}, with their differences to that."""
+    differences = _Differences(folder, config, runs)
+    of = {name: [run for run in runs if run.system == name] for name in {*controls, *controls.values()}}
+    found = []
+    for one in measured:
+        control = controls.get(one.system, "")
+        if of.get(one.system) and of.get(control):
+            alone = replace(one, difference=None, difference_ci95=None, p=None, p_holm=None, control=control)
+            found.append(differences.between(alone, of[one.system], of[control]))
+    return _with_holm([one for one in found if one.difference is not None])
 
 
 def _with_holm(measured: Sequence[Measured]) -> list[Measured]:
@@ -137,21 +151,24 @@ def _shown_as(row: Row, run: Run) -> str:
     return f"{run.system}, typed" if row.system == "text" and not run.reads else row.system
 
 
-class _Comparison:
-    """Differences to one system; the statistics of every run are computed once."""
+class _Differences:
+    """Between systems; the statistics of every run are computed once."""
 
-    def __init__(self, folder: str | Path, config: DecodeConfig, reference: Sequence[Run]):
-        self.folder, self.config, self.reference = folder, config, reference
+    def __init__(self, folder: str | Path, config: DecodeConfig, runs: Sequence[Run]):
+        readers = [run.name for run in runs if run.reads == TRANSCRIPT]  # compare_run.sh scores with the same
+        self.folder = folder
+        self.config = replace(config, typed=str(Path(folder) / readers[0])) if readers else config
         self._found: dict[tuple[str, str, str, str], Statistics | None] = {}
-        self._utterances: dict[str, list[str]] = {}
+        self._utterances: dict[str, tuple[str, list[str]]] = {}  # of a set: whose, and which
 
-    def with_difference(self, one: Measured, runs: Sequence[Run]) -> Measured:
-        own, theirs = ([self._statistics(run, one.set, one.task, one.metric) for run in same]
-                       for same in (runs, self.reference))
+    def between(self, one: Measured, runs: Sequence[Run], others: Sequence[Run]) -> Measured:
+        """`one` with the difference of the runs of its system to those of another; as it is where there is none."""
+        theirs, own = ([self._statistics(run, one.set, one.task, one.metric) for run in same]
+                       for same in (others, runs))
         if None in own or None in theirs:
             return one
         difference = paired_difference(own, theirs, self.config.num_bootstrap, self.config.seed,
-                                       (not runs[0].reads, not self.reference[0].reads))
+                                       (not runs[0].reads, not others[0].reads))
         return replace(one, difference=difference.value, p=difference.p,
                        difference_ci95=None if difference.ci95 is None else list(difference.ci95))
 
@@ -187,9 +204,9 @@ class _Comparison:
         if typed:
             answers = with_typed(answers, exp_dir, task, set_name, run.decoded_as, self.config)
         ids = [row["utt_id"] for row in answers]
-        if self._utterances.setdefault(set_name, ids) != ids:
-            raise DataError(f"{path}: other utterances than those of {self.reference[0].name}; remove it and run the "
-                            "comparison again")
+        whose, known = self._utterances.setdefault(set_name, (run.name, ids))
+        if known != ids:
+            raise DataError(f"{path}: other utterances than those of {whose}; remove it and run the comparison again")
         return answers
 
 
@@ -198,7 +215,8 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> None:
     head = {"reference": comparison.reference, "budget": comparison.budget, "max_steps": comparison.max_steps}
     with atomic_write(path) as file:
         file.write(json.dumps(head)[:-1])
-        for name, found in (("measured", comparison.measured), ("snapshots", comparison.snapshots)):
+        for name in ("measured", "snapshots", "controls"):
+            found = getattr(comparison, name)
             lines = [json.dumps(asdict(one), ensure_ascii=False) for one in found]
             file.write(f', "{name}": [\n' + ",\n".join(lines) + "\n]")
         file.write("}\n")
@@ -209,7 +227,8 @@ def read_comparison(path: str | Path) -> "Comparison":
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         return Comparison(**{**values, "measured": [Measured(**one) for one in values["measured"]],
-                             "snapshots": [Snapshot(**one) for one in values["snapshots"]]})
+                             "snapshots": [Snapshot(**one) for one in values["snapshots"]],
+                             "controls": [Measured(**one) for one in values.get("controls", [])]})
     except FileNotFoundError:
         raise DataError(f"{path}: missing; run stage 5 (compare)") from None
     except (ValueError, TypeError, KeyError) as error:

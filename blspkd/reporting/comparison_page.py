@@ -52,6 +52,7 @@ def markdown(comparison: Comparison) -> str:
                    if (table := _predictions(comparison, name, tables.first_metrics(tasks)))]
     return render("comparison.md", comparison=comparison, ranges=True, **_legend(comparison), predictions=predictions,
                   snapshots=any(one.task == "alignment" for one in comparison.snapshots),
+                  controls=[(name, _controls(comparison.controls, name)) for name in _sets(comparison.controls, tasks)],
                   groups=[(title, meaning, [(name, _table(measured, name, columns + beside.get(title, [])))
                                             for name in _sets(measured, columns)])
                           for title, meaning, columns in groups])
@@ -74,6 +75,22 @@ def screen(comparison: Comparison) -> str:
                                                      for system, seconds in times.items()))
     blocks.append(render("comparison_legend.md", ranges=False, **_legend(comparison)))
     return "\n\n".join(textwrap.fill(block, tables.WIDTH) if "\n" not in block else block for block in blocks)
+
+
+def _controls(controls: Sequence[Measured], set_name: str) -> str:
+    """Systems with their controls, and the differences to these with their intervals."""
+    columns = [column for column in dict.fromkeys((one.task, one.metric) for one in controls
+                                                  if one.set == set_name and TYPE not in one.task)]
+    rows: dict[tuple[str, str], dict[Column, str]] = {}
+    for one in controls:
+        if one.set == set_name:
+            interval = "" if one.difference_ci95 is None else " [{:+.1f}, {:+.1f}]".format(*one.difference_ci95)
+            rows.setdefault((one.system, one.control), {})[one.task, one.metric] = \
+                f"{one.difference:+.1f}{interval}{_stars(one)}"
+    return tables.markdown_table(
+        ["system", "control", *(tables.escape(_head(column, [])) for column in columns)],
+        [[*(tables.escape(tables.system_label(name)) for name in names), *(cells.get(column, "-") for column in columns)]
+         for names, cells in rows.items()])
 
 
 def _legend(comparison: Comparison) -> dict:
@@ -179,8 +196,12 @@ def _cell(one: Measured | None, with_range: bool) -> str:
     if is_by_count(one.task):
         text += f" (n={one.n})"
     if one.difference is not None:
-        text += f" ({one.difference:+.1f}{'*' * (one.significant + one.significant_of_many)})"
+        text += f" ({one.difference:+.1f}{_stars(one)})"
     return text
+
+
+def _stars(one: Measured) -> str:
+    return "*" * (one.significant + one.significant_of_many)
 
 
 def _number(value: float, metric: str) -> str:

@@ -15,6 +15,7 @@ from blspkd.evaluation.comparison import (
     Snapshot,
     all_rows,
     measure,
+    measure_controls,
     measure_snapshots,
     read_comparison,
     write_comparison,
@@ -305,6 +306,38 @@ def test_means_and_differences(conf_dir, tmp_path):
     assert "| count accuracy | +1.00 (n=5) |" in page  # here the same flags: one orders the models as the other does
     shown = comparison_page.screen(comparison)
     assert "BLSP (2 seeds)" in shown and "-51.2*" in shown
+
+
+def test_systems_are_compared_with_their_controls_too(conf_dir, tmp_path):
+    runs = plan(CONFIG, "full", conf_dir)
+    for run, right in zip(runs, [30, 40, 10, 31, 11, 32], strict=True):
+        make_run(tmp_path, run, right, chance=run.name == "blspkd-seed0")
+    measured = measure(runs, "blspkd", tmp_path, DECODE, ["test"])
+    controls = measure_controls(measured, runs, {"blspkd": "blsp", "blsp": "text"}, tmp_path, DECODE)
+    found = {(one.system, one.control, one.metric): one for one in controls}
+    # the reference has a difference here; costs and what typed text does not have (counts) have none
+    assert found.keys() == {("blspkd", "blsp", "exact_match"), ("blspkd", "blsp", "count_accuracy"),
+                            ("blsp", "text", "exact_match")}
+    [turned] = [one for one in measured if (one.system, one.metric) == ("blsp", "exact_match")]
+    one = found["blspkd", "blsp", "exact_match"]
+    assert one.difference == pytest.approx(-turned.difference) and one.significant_of_many
+    assert found["blsp", "text", "exact_match"].difference == pytest.approx(26.25 - 100)
+    comparison = Comparison("blspkd", "full", 50, measured, [], controls)
+    write_comparison(tmp_path / "comparison.json", comparison)
+    assert read_comparison(tmp_path / "comparison.json") == comparison
+    page = comparison_page.markdown(comparison)
+    low, high = one.difference_ci95
+    cell = f"+51.2 [{low:+.1f}, {high:+.1f}]**"
+    assert "### Against their controls" in page and f"| BLSP-KD | BLSP | {cell} | {cell} |" in page
+    assert "controls" not in comparison_page.markdown(replace(comparison, controls=[]))
+
+
+def test_controls_are_systems_and_leave_with_them():
+    config = replace(CONFIG, controls={"blsp": "text", "blspkd": "blsp"},
+                     budgets={"few": BudgetConfig(systems=["blsp", "blspkd"])})
+    assert config.of_budget("few").controls == {"blspkd": "blsp"}
+    with pytest.raises(ConfigError, match="controls: 'blsb' is not one of systems"):
+        replace(CONFIG, controls={"blsp": "blsb"})
 
 
 def test_the_legend_says_that_seeds_count_for_nothing_where_there_is_one():
