@@ -79,18 +79,18 @@ def screen(comparison: Comparison) -> str:
 
 def _controls(controls: Sequence[Measured], set_name: str) -> str:
     """Systems with their controls, and the differences to these with their intervals."""
-    columns = [column for column in dict.fromkeys((one.task, one.metric) for one in controls
-                                                  if one.set == set_name and TYPE not in one.task)]
+    columns = list(dict.fromkeys((one.task, one.metric) for one in controls
+                                 if one.set == set_name and TYPE not in one.task))
     rows: dict[tuple[str, str], dict[Column, str]] = {}
     for one in controls:
         if one.set == set_name:
             interval = "" if one.difference_ci95 is None else " [{:+.1f}, {:+.1f}]".format(*one.difference_ci95)
             rows.setdefault((one.system, one.control), {})[one.task, one.metric] = \
                 f"{one.difference:+.1f}{interval}{_stars(one)}"
-    return tables.markdown_table(
-        ["system", "control", *(tables.escape(_head(column, [])) for column in columns)],
-        [[*(tables.escape(tables.system_label(name)) for name in names), *(cells.get(column, "-") for column in columns)]
-         for names, cells in rows.items()])
+    heads = ["system", "control", *(tables.escape(_head(column, [])) for column in columns)]
+    lines = [[*(tables.escape(tables.system_label(name)) for name in pair),
+              *(row.get(column, "-") for column in columns)] for pair, row in rows.items()]
+    return tables.markdown_table(heads, lines)
 
 
 def _legend(comparison: Comparison) -> dict:
