@@ -15,7 +15,7 @@ class LlmOptions:
     num_heads: int = 4
     ffn_size: int = 512
     max_positions: int = 512
-    llm_steps: int = 1500
+    llm_steps: int = 1200
     optimizer: str = "muon"  # or adamw, which takes twice as many steps or more
     learning_rate: float = 3.0e-3
     warmup_steps: int = 100
