@@ -23,7 +23,7 @@ class RecogniserOptions:
     ffn_size: int = 576
     dropout: float = 0.0
     text_pieces: int = 700  # of the recogniser's own byte-level BPE vocabulary
-    recogniser_steps: int = 1800
+    recogniser_steps: int = 2400
     optimizer: str = "muon"  # or adamw, which takes twice as many steps or more
     early_percents: str = "40 70"  # of the steps: where earlier models are kept; separated by spaces
     learning_rate: float = 3.0e-3
