@@ -285,6 +285,18 @@ def test_folders_and_words_may_be_called_job(new, tmp_path):
     assert (recipe.folder / "NODE/JOB/train/log/generate_continuations.2.log").is_file()
 
 
+def test_what_trains_base_models_is_code_of_the_corpus_too(new, tmp_path):
+    """A recipe whose base models come from its folder `base`, or a link to another recipe's."""
+    recipe = Recipe(tmp_path / "blspkd1", new)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/train.py").write_text("steps = 1\n")
+    (recipe.folder / "base").symlink_to(tmp_path / "elsewhere")
+    recipe.succeed("--stop_stage", "1")
+    assert "nothing changed" in recipe.succeed("--stop_stage", "1")
+    (tmp_path / "elsewhere/train.py").write_text("steps = 2\n")
+    assert "base: changed" in recipe.succeed("--stop_stage", "1")
+
+
 KALDI = """#!/usr/bin/env bash
 # As Kaldi's run.pl, queue.pl and slurm.pl do it: the letters of the name are replaced wherever they stand.
 set -euo pipefail

@@ -79,7 +79,7 @@ split_words local_data_opts filter_opts continuation_args train_args inference_a
 
 if stage data; then
     needs local/data.sh "write it; it makes these folders in ${datadir}: ${corpus_sets}"
-    if step "${datadir}/.done/corpus.json" --value "local_data_opts=${local_data_opts}" --code local \
+    if step "${datadir}/.done/corpus.json" --value "local_data_opts=${local_data_opts}" --code local $([ ! -d base ] || echo --code base) \
             --outputs "${datadir}/%/wav.scp" "${corpus_sets}" --outputs % "${local_data_outputs}" \
             --remedy "To make the corpus again, remove ${datadir}; to keep it, give other --datadir and --local_data_opts"
     then
