@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from blspkd.errors import ConfigError
 
 KINDS = ("muon", "adamw")
-NS_STEPS = 3  # Newton-Schulz iterations; the usual 5 take a third of a step's time at this size
 OUTSIDE = ("embed", "head", "proj_out")  # in the names of embeddings and of layers that give logits: AdamW's
 
 
@@ -30,5 +29,5 @@ def make_optimizers(module: nn.Module, kind: str, learning_rate: float, weight_d
                                                      weight_decay=weight_decay, fused=True)]
     if matrices:
         optimizers.append(torch.optim.Muon(matrices.values(), lr=learning_rate, weight_decay=weight_decay,
-                                           adjust_lr_fn="match_rms_adamw", ns_steps=NS_STEPS))
+                                           adjust_lr_fn="match_rms_adamw"))
     return optimizers
