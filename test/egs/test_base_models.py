@@ -444,6 +444,18 @@ def test_changed_options_and_data_are_noticed(made, monkeypatch, capsys):
     assert "llm_steps: 8 -> 3" in said and "train.jsonl changed" in said
 
 
+def test_a_model_of_a_version_without_the_option_was_made_by_adamw(made, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BASE))
+    from base_output import is_made
+
+    record = json.loads((made / "llm/training.json").read_text())
+    made_from = record["made_from"]
+    assert made_from["options"].pop("optimizer") == "muon"
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    now = [{**made_from, "options": {**made_from["options"], "optimizer": kind}} for kind in ("adamw", "muon")]
+    assert [is_made(tmp_path, one, "LLM") for one in now] == [True, False]
+
+
 def train_llm(corpus: Path, made: Path, output_dir: Path) -> list:
     return ["python", str(BASE / "train_llm.py"), "--lm_dir", str(corpus / "lm"), "--tokenizer_dir",
             str(made / "tokenizer"), "--output_dir", str(output_dir), "--llm_steps", "8", *LLM_SIZE]

@@ -15,7 +15,8 @@ FOREIGN_SHARE = 0.5  # of an answer's words
 class BadAnswer(Scorer):
     """Empty, looped, or mostly of words that no transcript and no answer to a typed transcript of this set has.
 
-    For instructions without a reference, such as continuing: what did a model learn from bad continuations?
+    For instructions without a reference, such as continuing: what did a model learn from bad continuations? For whole
+    sets: a part of one (by_count, by_first_word) knows fewer words, and calls more of them unknown.
     """
 
     label = "bad answers"

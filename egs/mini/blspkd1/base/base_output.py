@@ -16,6 +16,7 @@ from blspkd.files import atomic_write, contents_digest, json_digest
 
 Options = TypeVar("Options")
 RECORD = "training.json"
+BEFORE = {"optimizer": "adamw"}  # options that records of earlier versions lack, and what they were then
 
 
 def read_options(cls: type[Options], description: str) -> Options:
@@ -46,6 +47,7 @@ def is_made(folder: Path, made_from: dict, what: str) -> bool:
     if not record.is_file():
         return False
     there = json.loads(record.read_text(encoding="utf-8"))["made_from"]
+    there["options"] = {key: value for key, value in BEFORE.items() if key in made_from["options"]} | there["options"]
     if there == made_from:
         print(f"{what}: {folder} is there already")
         return True

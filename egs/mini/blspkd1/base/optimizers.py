@@ -1,7 +1,7 @@
 """Muon for the matrices between a model's embeddings and its heads, AdamW for all else.
 
 Muon (Jordan et al. 2024; scaled to AdamW's updates as in arXiv 2502.16982) makes every singular value of a matrix's
-update alike. These small models learn as much in half of the steps, or less.
+update alike. A step costs more, and these small models need far fewer.
 """
 
 import torch
