@@ -22,7 +22,8 @@ def of_flags(flags):
 
 @pytest.mark.parametrize("metric", SCORERS)
 def test_the_statistics_of_all_utterances_give_the_score(metric):
-    rows = [{"utt_id": str(number), "hypothesis": hypothesis, "reference": reference, "typed": reference}
+    rows = [{"utt_id": str(number), "hypothesis": hypothesis, "reference": reference, "typed": reference,
+             "transcript": reference}
             for number, (hypothesis, reference) in enumerate(zip(HYPOTHESES, REFERENCES, strict=True))]
     found = SCORERS[metric]().statistics(rows, TaskConfig())
     expected = measure(metric, rows, TaskConfig(), 10)[0].value
